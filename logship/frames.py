@@ -1,0 +1,331 @@
+"""What travels between shipper and applier: one struct a frame, plus at most one payload.
+
+On the wire a frame is one or two ZeroMQ message parts: `head` (4 bytes CRC-32C of what
+follows, little-endian; then a MessagePack map tagged `t`) and, for the frames marked so, a
+raw `payload`, whose own CRC-32C over the *unsealed* bytes stands in the head.  Unknown map
+keys are ignored and new keys have defaults, so version N talks to N-1.  docs/link-protocol.md
+is the prose of this file.
+
+All LSNs are plain integers here; all times are seconds since the epoch by the sender's
+clock, for display only: no decision compares two clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import crc32c
+import msgspec
+
+from logship.errors import Code, LogshipError
+from logship.identity import Profile
+
+PROTOCOL_VERSION: Final = 1
+OLDEST_PROTOCOL_VERSION: Final = 1
+MAX_HEAD_BYTES: Final = 256 * 1024
+MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
+"""Refused above this, before anything is allocated for it."""
+MAX_SPAN_BYTES: Final = 4 * 1024 * 1024
+"""Raw WAL bytes of one span, at most.  Also bounds what unsealing may produce."""
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=str.lower):
+    """Base of all frames."""
+
+
+# --- shipper to applier -------------------------------------------------------------------
+
+
+class Hello(Frame, frozen=True):
+    """First frame of a connection.  Nothing else is sent before the welcome."""
+
+    version_min: int
+    version_max: int
+    instance: str
+    shipper_id: str
+    """Random, kept in the shipper's state directory: the same over restarts."""
+    boot_id: str
+    """Random, new at each start of the process."""
+    software: str
+    profile: Profile
+    timeline: int
+    """The primary's current timeline."""
+    flush_lsn: int
+    """The primary's flush position when the hello was made."""
+    protection: str = "async"
+    seed_id: str = ""
+    """The seed this shipper still holds open from before a cut, or ""."""
+
+
+class Span(Frame, frozen=True):
+    """WAL bytes [start_lsn, start_lsn + raw_bytes) of `timeline`.  Payload: sealed bytes.
+
+    Never crosses a segment's end.  Within one timeline of one connection each span starts
+    where the last ended.
+    """
+
+    timeline: int
+    start_lsn: int
+    raw_bytes: int
+    crc32c: int
+    codec: str = "none"
+    flush_lsn: int = 0
+    """The primary's flush position as known when this was sent (0: not known)."""
+    sent_at: float = 0.0
+
+
+class TimelineHistory(Frame, frozen=True):
+    """A `.history` file, sent before any WAL of `timeline`.  Payload: the file, unsealed."""
+
+    timeline: int
+    crc32c: int
+
+
+class ShipperHeartbeat(Frame, frozen=True):
+    """Sent when nothing else was, and whenever what it says changes while idle."""
+
+    timeline: int
+    flush_lsn: int
+    sent_at: float
+    primary_reachable: bool = True
+    sync_state: str = ""
+    """As the primary's pg_stat_replication says of this shipper: sync, quorum, potential,
+    async; "" when not known."""
+    slot_wal_status: str = ""
+    """pg_replication_slots.wal_status: reserved, extended, unreserved, lost; "" not known."""
+
+
+class ProfileChanged(Frame, frozen=True):
+    profile: Profile
+
+
+class GapFound(Frame, frozen=True):
+    """The primary no longer has WAL that the store needs: only a new seed continues."""
+
+    timeline: int
+    from_lsn: int
+    available_lsn: int
+    """Where WAL can be had from again; 0 when not known."""
+    code: str
+    what: str
+
+
+class SeedBegin(Frame, frozen=True):
+    """A base backup starts.  Resets the store's chain to start at `start_lsn`'s segment."""
+
+    seed_id: str
+    timeline: int
+    start_lsn: int
+    estimated_bytes: int
+    tablespaces: list[tuple[int, str]] = msgspec.field(default_factory=list)
+    """(oid, location on the primary)."""
+
+
+class SeedChunk(Frame, frozen=True):
+    """A piece of the seed's archive stream.  Payload: sealed bytes.
+
+    `sequence` counts from 0 over the whole seed.  kind: "archive" (starts the archive of the
+    tablespace whose OID is `archive`, "" for the main data directory; no payload), "manifest"
+    (the manifest starts; no payload), "data" (bytes of whichever started last).
+    """
+
+    seed_id: str
+    sequence: int
+    kind: str
+    archive: str = ""
+    raw_bytes: int = 0
+    crc32c: int = 0
+    codec: str = "none"
+
+
+class SeedEnd(Frame, frozen=True):
+    """The backup is complete on the sending side; WAL up to `end_lsn` makes it consistent."""
+
+    seed_id: str
+    sequence: int
+    timeline: int
+    end_lsn: int
+
+
+class SeedAborted(Frame, frozen=True):
+    """Either side: the seed will not be completed.  Code and words for the operator."""
+
+    seed_id: str
+    code: str
+    what: str
+
+
+class Bye(Frame, frozen=True):
+    """The shipper stops on purpose."""
+
+    reason: str
+
+
+# --- applier to shipper -------------------------------------------------------------------
+
+
+class Welcome(Frame, frozen=True):
+    """Accepts the hello.  `resume_lsn` 0: the store is empty, a seed must come first."""
+
+    version: int
+    window_bytes: int
+    max_span_bytes: int
+    heartbeat_seconds: float
+    """Both sides send at least this often, and call the link lost after 3 times as long."""
+    resume_timeline: int = 0
+    resume_lsn: int = 0
+    """First byte wanted: the durable position.  Everything below it is kept."""
+    known_timelines: list[int] = msgspec.field(default_factory=list)
+    """Timelines whose history the store already has."""
+    seed_wanted: bool = False
+    seed_id: str = ""
+    """The seed that may go on after a cut, or ""."""
+    seed_sequence: int = 0
+    """Its next chunk."""
+
+
+class Ack(Frame, frozen=True):
+    """Positions on `timeline`.  received ≥ durable; durable is what the slot may follow."""
+
+    timeline: int
+    received_lsn: int
+    durable_lsn: int
+    applied_lsn: int = 0
+    """The standby's replay position, 0 when not known."""
+
+
+class ApplierHeartbeat(Frame, frozen=True):
+    sent_at: float
+
+
+class ResumeAt(Frame, frozen=True):
+    """A span did not fit (lost, repeated or reordered): send again from here."""
+
+    timeline: int
+    lsn: int
+    why: str
+
+
+class SeedRequest(Frame, frozen=True):
+    """Start a seed now (the first, or again because an operator asked)."""
+
+    why: str
+
+
+class SeedAck(Frame, frozen=True):
+    """Chunks below `next_sequence` need not be sent again; frees the seed's window."""
+
+    seed_id: str
+    next_sequence: int
+
+
+class SeedDone(Frame, frozen=True):
+    """Verified against its manifest, synced and in place."""
+
+    seed_id: str
+
+
+class Refuse(Frame, frozen=True):
+    """The applier will not go on with this connection."""
+
+    code: str
+    what: str
+    hint: str
+    retryable: bool
+
+
+class Fenced(Frame, frozen=True):
+    """This instance was promoted: nothing of the old line is accepted any more."""
+
+    at: float
+    timeline: int
+    """The timeline the promoted standby opened on (0: still being promoted)."""
+    lsn: int
+
+
+ShipperFrame = (
+    Hello
+    | Span
+    | TimelineHistory
+    | ShipperHeartbeat
+    | ProfileChanged
+    | GapFound
+    | SeedBegin
+    | SeedChunk
+    | SeedEnd
+    | SeedAborted
+    | Bye
+)
+ApplierFrame = (
+    Welcome
+    | Ack
+    | ApplierHeartbeat
+    | ResumeAt
+    | SeedRequest
+    | SeedAck
+    | SeedDone
+    | SeedAborted
+    | Refuse
+    | Fenced
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_shipper_decoder: msgspec.msgpack.Decoder[ShipperFrame] = msgspec.msgpack.Decoder(ShipperFrame)
+_applier_decoder: msgspec.msgpack.Decoder[ApplierFrame] = msgspec.msgpack.Decoder(ApplierFrame)
+
+_PAYLOAD_FRAMES = (Span, TimelineHistory, SeedChunk)
+
+Payload = bytes | memoryview
+_F = TypeVar("_F")
+
+
+def encode(frame: Frame, payload: Payload | None = None) -> list[Payload]:
+    """The message parts of `frame`."""
+    body = _encoder.encode(frame)
+    head = crc32c.crc32c(body).to_bytes(4, "little") + body
+    return [head] if payload is None else [head, payload]
+
+
+def decode_from_shipper(parts: Sequence[Payload]) -> tuple[ShipperFrame, Payload]:
+    """Parse what an applier received.  Raises LogshipError (BAD_FRAME, CHECKSUM_MISMATCH)."""
+    return _decode(_shipper_decoder, parts)
+
+
+def decode_from_applier(parts: Sequence[Payload]) -> tuple[ApplierFrame, Payload]:
+    """Parse what a shipper received.  Raises LogshipError (BAD_FRAME, CHECKSUM_MISMATCH)."""
+    return _decode(_applier_decoder, parts)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_F], parts: Sequence[Payload]) -> tuple[_F, Payload]:
+    if not 1 <= len(parts) <= 2:
+        raise _bad_frame(f"{len(parts)} message parts")
+    head = parts[0]
+    payload: Payload = parts[1] if len(parts) == 2 else b""
+    if not 5 <= len(head) <= MAX_HEAD_BYTES:
+        raise _bad_frame(f"a head of {len(head)} bytes")
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise _bad_frame(f"a payload of {len(payload)} bytes, {MAX_PAYLOAD_BYTES} at most")
+    body = memoryview(head)[4:]
+    if crc32c.crc32c(body) != int.from_bytes(head[:4], "little"):
+        raise LogshipError(
+            Code.CHECKSUM_MISMATCH,
+            "a frame's head does not match its checksum",
+            "nothing of it was used; if this repeats, suspect memory or the network card",
+            retryable=True,
+        )
+    try:
+        frame = decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise _bad_frame(str(error)) from error
+    if len(parts) == 2 and not isinstance(frame, _PAYLOAD_FRAMES):
+        raise _bad_frame(f"{type(frame).__name__} with a payload")
+    return frame, payload
+
+
+def _bad_frame(why: str) -> LogshipError:
+    return LogshipError(
+        Code.BAD_FRAME,
+        f"a frame that can't be read: {why}",
+        "check that both sides run versions of Logship that may talk (docs/link-protocol.md)",
+    )

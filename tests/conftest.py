@@ -1,0 +1,88 @@
+"""Fixtures for every test: places that servers can use, and servers that end with the test."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.support.clusters import ClusterTemplates
+from tests.support.installations import MAJORS, postgres_dir
+from tests.support.servers import PrimaryServer
+
+
+class PrimaryFactory(Protocol):
+    """What the fixture ``primary`` is: call it to get a started server."""
+
+    def __call__(
+        self,
+        major: int = MAJORS[-1],
+        *,
+        name: str = ...,
+        installation: Path | None = ...,
+        start: bool = ...,
+        wal_segsize_mb: int = ...,
+        settings: Mapping[str, str] | None = ...,
+        initdb_args: tuple[str, ...] = ...,
+    ) -> PrimaryServer:
+        """A new cluster of ``major``, or of ``installation`` if given."""
+
+
+def _open_directory() -> Path:
+    """A new directory that every user can enter; the short path suits unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="logship-"))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def shared_tmp_path() -> Iterator[Path]:
+    """A directory that the servers' user can enter (``tmp_path`` is closed to it for root)."""
+    path = _open_directory()
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster_templates() -> Iterator[ClusterTemplates]:
+    """What initdb made, one for each kind of cluster, for this worker to copy."""
+    path = _open_directory()
+    yield ClusterTemplates(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def primary(shared_tmp_path: Path, cluster_templates: ClusterTemplates) -> Iterator[PrimaryFactory]:
+    """Makes real PostgreSQL servers, which end with the test, clones included."""
+    made: list[PrimaryServer] = []
+
+    def make(
+        major: int = MAJORS[-1],
+        *,
+        name: str = "primary",
+        installation: Path | None = None,
+        start: bool = True,
+        wal_segsize_mb: int = 16,
+        settings: Mapping[str, str] | None = None,
+        initdb_args: tuple[str, ...] = (),
+    ) -> PrimaryServer:
+        server = PrimaryServer.create(
+            installation or postgres_dir(major),
+            shared_tmp_path / name,
+            wal_segsize_mb=wal_segsize_mb,
+            settings=settings,
+            initdb_args=initdb_args,
+            templates=cluster_templates,
+        )
+        made.append(server)
+        if start:
+            server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.destroy()

@@ -1,0 +1,1 @@
+"""Tests of one part of Logship against the real thing it talks to."""

@@ -1,0 +1,119 @@
+"""The test servers themselves: what other tests take for granted about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from tests.conftest import PrimaryFactory
+from tests.support.installations import all_majors, older_minor_dir, postgres_dir, wheel_dir
+from tests.support.servers import PrimaryServer
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.integration
+
+
+@all_majors
+def test_a_killed_server_comes_back_with_what_it_committed(
+    primary: PrimaryFactory, major: int
+) -> None:
+    server = primary(major)
+    server.execute("create table kept (id int)")
+    server.execute("insert into kept select generate_series(1, 1000)")
+    server.kill()
+    assert not server.is_running
+
+    server.start()
+    assert server.execute("select count(*) from kept") == [(1000,)]
+    version = server.execute("select current_setting('server_version_num')::int / 10000")
+    assert version == [(major,)]
+
+
+@all_majors
+def test_a_clone_follows_and_opens_on_a_new_timeline(
+    primary: PrimaryFactory, shared_tmp_path: Path, major: int
+) -> None:
+    server = primary(major)
+    server.execute("create table kept (id int)")
+    clone = server.clone_as_standby(shared_tmp_path / "standby")
+    server.execute("insert into kept values (1)")
+    wait_until(lambda: clone.execute("select * from kept") == [(1,)], 30, "row on the standby")
+
+    clone.promote()
+    clone.execute("insert into kept values (2)")
+    timeline = clone.execute("select left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)")
+    assert timeline == [("00000002",)]
+    assert server.execute("select * from kept") == [(1,)]
+
+
+@all_majors
+def test_clusters_have_system_identifiers_of_their_own(primary: PrimaryFactory, major: int) -> None:
+    query = "select system_identifier from pg_control_system()"
+    one = primary(major, name="one").execute(query)
+    two = primary(major, name="two").execute(query)
+    assert one != two
+
+
+@all_majors
+def test_replication_connections_are_accepted(primary: PrimaryFactory, major: int) -> None:
+    server = primary(major)
+    for host in ("127.0.0.1", str(server.socket_directory)):
+        dsn = server.dsn(host=host, replication="true")
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            row = connection.execute("IDENTIFY_SYSTEM").fetchone()
+        assert row is not None
+        assert row[1] == 1
+
+
+def test_segment_size_settings_and_initdb_arguments_take_effect(
+    primary: PrimaryFactory,
+) -> None:
+    server = primary(
+        17, wal_segsize_mb=1, settings={"work_mem": "1MB"}, initdb_args=("--data-checksums",)
+    )
+    rows = server.execute(
+        "select current_setting('wal_segment_size'), current_setting('work_mem'),"
+        " current_setting('data_checksums')"
+    )
+    assert rows == [("1MB", "1MB", "on")]
+
+
+@pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
+def test_every_stop_mode_stops(primary: PrimaryFactory, mode: str) -> None:
+    server = primary(18)
+    server.stop(mode)  # type: ignore[arg-type]
+    assert not server.is_running
+    server.start()
+    with pytest.raises(errors.DivisionByZero):
+        server.execute("select 1 / 0")
+
+
+def test_a_server_that_cannot_start_says_why(primary: PrimaryFactory) -> None:
+    server = primary(18, start=False, settings={"no_such_setting": "1"})
+    with pytest.raises(RuntimeError, match="no_such_setting"):
+        server.start()
+
+
+@pytest.mark.parametrize("major", [16, 17])
+def test_there_is_an_older_minor(primary: PrimaryFactory, major: int) -> None:
+    older = older_minor_dir(major)
+    assert older != postgres_dir(major)
+    assert primary(installation=older).execute("select 1") == [(1,)]
+
+
+def test_the_wheels_server_runs_without_templates(shared_tmp_path: Path) -> None:
+    server = PrimaryServer.create(wheel_dir(), shared_tmp_path / "wheel")
+    try:
+        server.start()
+        assert server.execute("select 1") == [(1,)]
+        assert (wheel_dir() / "bin" / "pg_basebackup").exists()
+    finally:
+        server.destroy()
+
+
+def test_waiting_names_what_did_not_come() -> None:
+    with pytest.raises(TimeoutError, match="no rain"):
+        wait_until(lambda: False, 0.05, "rain")

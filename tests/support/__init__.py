@@ -1,0 +1,1 @@
+"""What tests share: real PostgreSQL servers, free ports, waiting for a condition."""

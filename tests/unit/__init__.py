@@ -1,0 +1,1 @@
+"""Tests of plain logic: no processes, no network, no PostgreSQL."""
