@@ -13,13 +13,14 @@ clock, for display only: no decision compares two clocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import crc32c
 import msgspec
 
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
+from logship.lsn import plain_lsn
 
 PROTOCOL_VERSION: Final = 1
 OLDEST_PROTOCOL_VERSION: Final = 1
@@ -28,6 +29,14 @@ MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 """Refused above this, before anything is allocated for it."""
 MAX_SPAN_BYTES: Final = 4 * 1024 * 1024
 """Raw WAL bytes of one span, at most.  Also bounds what unsealing may produce."""
+SEED_WINDOW_BYTES: Final = 16 * 1024 * 1024
+"""Sealed bytes of seed chunks that may be sent and not yet acknowledged."""
+
+
+WireLsn = Annotated[int, msgspec.Meta(ge=0)]
+WireTimeline = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+WireBytes = Annotated[int, msgspec.Meta(ge=0)]
+WireSequence = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=str.lower):
@@ -49,9 +58,9 @@ class Hello(Frame, frozen=True):
     """Random, new at each start of the process."""
     software: str
     profile: Profile
-    timeline: int
+    timeline: WireTimeline
     """The primary's current timeline."""
-    flush_lsn: int
+    flush_lsn: WireLsn
     """The primary's flush position when the hello was made."""
     protection: str = "async"
     seed_id: str = ""
@@ -65,12 +74,12 @@ class Span(Frame, frozen=True):
     where the last ended.
     """
 
-    timeline: int
-    start_lsn: int
-    raw_bytes: int
+    timeline: WireTimeline
+    start_lsn: WireLsn
+    raw_bytes: WireBytes
     crc32c: int
     codec: str = "none"
-    flush_lsn: int = 0
+    flush_lsn: WireLsn = 0
     """The primary's flush position as known when this was sent (0: not known)."""
     sent_at: float = 0.0
 
@@ -78,15 +87,15 @@ class Span(Frame, frozen=True):
 class TimelineHistory(Frame, frozen=True):
     """A `.history` file, sent before any WAL of `timeline`.  Payload: the file, unsealed."""
 
-    timeline: int
+    timeline: WireTimeline
     crc32c: int
 
 
 class ShipperHeartbeat(Frame, frozen=True):
     """Sent when nothing else was, and whenever what it says changes while idle."""
 
-    timeline: int
-    flush_lsn: int
+    timeline: WireTimeline
+    flush_lsn: WireLsn
     sent_at: float
     primary_reachable: bool = True
     sync_state: str = ""
@@ -94,6 +103,13 @@ class ShipperHeartbeat(Frame, frozen=True):
     async; "" when not known."""
     slot_wal_status: str = ""
     """pg_replication_slots.wal_status: reserved, extended, unreserved, lost; "" not known."""
+    sent_timeline: WireTimeline = 0
+    """With `sent_lsn`, where this connection's next span will start (0: not known).  Filled in
+    by the session.  As frames keep their order, an applier that expects less has lost one."""
+    sent_lsn: WireLsn = 0
+    seed_id: str = ""
+    """The seed in progress on this connection, with the sequence of its next chunk."""
+    seed_sequence: WireSequence = 0
 
 
 class ProfileChanged(Frame, frozen=True):
@@ -103,9 +119,9 @@ class ProfileChanged(Frame, frozen=True):
 class GapFound(Frame, frozen=True):
     """The primary no longer has WAL that the store needs: only a new seed continues."""
 
-    timeline: int
-    from_lsn: int
-    available_lsn: int
+    timeline: WireTimeline
+    from_lsn: WireLsn
+    available_lsn: WireLsn
     """Where WAL can be had from again; 0 when not known."""
     code: str
     what: str
@@ -115,9 +131,9 @@ class SeedBegin(Frame, frozen=True):
     """A base backup starts.  Resets the store's chain to start at `start_lsn`'s segment."""
 
     seed_id: str
-    timeline: int
-    start_lsn: int
-    estimated_bytes: int
+    timeline: WireTimeline
+    start_lsn: WireLsn
+    estimated_bytes: WireBytes
     tablespaces: list[tuple[int, str]] = msgspec.field(default_factory=list)
     """(oid, location on the primary)."""
 
@@ -131,10 +147,10 @@ class SeedChunk(Frame, frozen=True):
     """
 
     seed_id: str
-    sequence: int
+    sequence: WireSequence
     kind: str
     archive: str = ""
-    raw_bytes: int = 0
+    raw_bytes: WireBytes = 0
     crc32c: int = 0
     codec: str = "none"
 
@@ -143,9 +159,9 @@ class SeedEnd(Frame, frozen=True):
     """The backup is complete on the sending side; WAL up to `end_lsn` makes it consistent."""
 
     seed_id: str
-    sequence: int
-    timeline: int
-    end_lsn: int
+    sequence: WireSequence
+    timeline: WireTimeline
+    end_lsn: WireLsn
 
 
 class SeedAborted(Frame, frozen=True):
@@ -173,25 +189,25 @@ class Welcome(Frame, frozen=True):
     max_span_bytes: int
     heartbeat_seconds: float
     """Both sides send at least this often, and call the link lost after 3 times as long."""
-    resume_timeline: int = 0
-    resume_lsn: int = 0
+    resume_timeline: WireTimeline = 0
+    resume_lsn: WireLsn = 0
     """First byte wanted: the durable position.  Everything below it is kept."""
     known_timelines: list[int] = msgspec.field(default_factory=list)
     """Timelines whose history the store already has."""
     seed_wanted: bool = False
     seed_id: str = ""
     """The seed that may go on after a cut, or ""."""
-    seed_sequence: int = 0
+    seed_sequence: WireSequence = 0
     """Its next chunk."""
 
 
 class Ack(Frame, frozen=True):
     """Positions on `timeline`.  received ≥ durable; durable is what the slot may follow."""
 
-    timeline: int
-    received_lsn: int
-    durable_lsn: int
-    applied_lsn: int = 0
+    timeline: WireTimeline
+    received_lsn: WireLsn
+    durable_lsn: WireLsn
+    applied_lsn: WireLsn = 0
     """The standby's replay position, 0 when not known."""
 
 
@@ -202,8 +218,8 @@ class ApplierHeartbeat(Frame, frozen=True):
 class ResumeAt(Frame, frozen=True):
     """A span did not fit (lost, repeated or reordered): send again from here."""
 
-    timeline: int
-    lsn: int
+    timeline: WireTimeline
+    lsn: WireLsn
     why: str
 
 
@@ -214,10 +230,15 @@ class SeedRequest(Frame, frozen=True):
 
 
 class SeedAck(Frame, frozen=True):
-    """Chunks below `next_sequence` need not be sent again; frees the seed's window."""
+    """Chunks below `next_sequence` need not be sent again; frees the seed's window.
+
+    0 answers SeedBegin: the store's new chain has begun, acks from here on are of that chain.
+    """
 
     seed_id: str
-    next_sequence: int
+    next_sequence: WireSequence
+    resend: bool = False
+    """Chunk `next_sequence` was lost or damaged: send again from it."""
 
 
 class SeedDone(Frame, frozen=True):
@@ -239,9 +260,9 @@ class Fenced(Frame, frozen=True):
     """This instance was promoted: nothing of the old line is accepted any more."""
 
     at: float
-    timeline: int
+    timeline: WireTimeline
     """The timeline the promoted standby opened on (0: still being promoted)."""
-    lsn: int
+    lsn: WireLsn
 
 
 ShipperFrame = (
@@ -270,7 +291,7 @@ ApplierFrame = (
     | Fenced
 )
 
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=plain_lsn)
 _shipper_decoder: msgspec.msgpack.Decoder[ShipperFrame] = msgspec.msgpack.Decoder(ShipperFrame)
 _applier_decoder: msgspec.msgpack.Decoder[ApplierFrame] = msgspec.msgpack.Decoder(ApplierFrame)
 
@@ -295,6 +316,24 @@ def decode_from_shipper(parts: Sequence[Payload]) -> tuple[ShipperFrame, Payload
 def decode_from_applier(parts: Sequence[Payload]) -> tuple[ApplierFrame, Payload]:
     """Parse what a shipper received.  Raises LogshipError (BAD_FRAME, CHECKSUM_MISMATCH)."""
     return _decode(_applier_decoder, parts)
+
+
+class _Versions(msgspec.Struct):
+    t: str
+    version_min: int
+    version_max: int
+
+
+def peek_versions(head: Payload) -> tuple[int, int] | None:
+    """(version_min, version_max) of a hello that may be of any protocol version, or None.
+
+    For refusing a peer so new, or so old, that the rest of its hello can't be read.
+    """
+    try:
+        versions = msgspec.msgpack.decode(memoryview(head)[4:], type=_Versions)
+    except msgspec.DecodeError:
+        return None
+    return (versions.version_min, versions.version_max) if versions.t == "hello" else None
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_F], parts: Sequence[Payload]) -> tuple[_F, Payload]:

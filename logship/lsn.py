@@ -43,6 +43,13 @@ class Lsn(int):
         return format(str(self), spec)
 
 
+def plain_lsn(value: object) -> int:
+    """`enc_hook` for msgspec, which encodes no subclasses of int by itself."""
+    if isinstance(value, Lsn):
+        return int(value)
+    raise NotImplementedError(f"can't encode {type(value).__name__}")
+
+
 class Position(NamedTuple):
     """A place in one cluster's log: everything below `lsn` on `timeline`'s history.
 

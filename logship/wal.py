@@ -114,7 +114,7 @@ def check_pages(
         first_of_segment = address % line.segment_bytes == 0
         if magic == 0 and not first_of_segment:
             page = view[offset : offset + WAL_PAGE_BYTES]
-            if page_address or page_timeline or info or any(page):
+            if page_address or page_timeline or info or bytes(page) != bytes(len(page)):
                 raise _bad_page(address, "a page without a header is not empty")
         elif magic != magic_wanted:
             raise _bad_page(

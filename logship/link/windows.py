@@ -1,0 +1,205 @@
+"""Byte windows: how much may be on the way, WAL and seed apart.
+
+The WAL window counts raw bytes from the moment they are sent until the applier acknowledges
+them as received (written to its store, not yet durable).  Both ends keep the same account,
+the applier to refuse a peer that ignores it.
+
+The seed window counts payload bytes of chunks that the applier has not finished with; the
+chunks themselves are kept, so that a seed, unlike WAL, can be sent again after a cut
+without asking the primary for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from logship.frames import (
+    MAX_PAYLOAD_BYTES,
+    SEED_WINDOW_BYTES,
+    Payload,
+    SeedBegin,
+    SeedChunk,
+    SeedEnd,
+)
+from logship.lsn import Position
+
+SEED_ITEM_COST_BYTES: Final = 256
+"""What a chunk counts beside its payload, so that empty ones are bounded too."""
+
+SeedItem = tuple[SeedBegin | SeedChunk | SeedEnd, Payload | None]
+
+
+class Flight:
+    """WAL bytes on the way, as ranges in sending order; neighbours are merged."""
+
+    __slots__ = ("_ranges", "size_bytes")
+
+    def __init__(self) -> None:
+        self._ranges: deque[tuple[int, int, int]] = deque()  # timeline, start, end
+        self.size_bytes = 0
+
+    def add(self, timeline: int, start: int, end: int) -> None:
+        self.size_bytes += end - start
+        if self._ranges and self._ranges[-1][0] == timeline and self._ranges[-1][2] == start:
+            timeline, start, _ = self._ranges.pop()
+        self._ranges.append((timeline, start, end))
+
+    def settle(self, position: Position) -> None:
+        """Everything up to `position` has arrived; that includes all older timelines."""
+        while self._ranges and self._ranges[0][:2] < position:
+            timeline, start, end = self._ranges.popleft()
+            if timeline == position.timeline and end > position.lsn:
+                self._ranges.appendleft((timeline, position.lsn, end))
+                end = position.lsn
+            self.size_bytes -= end - start
+
+    def cut(self, position: Position) -> None:
+        """Everything from `position` on is lost and no longer on the way."""
+        while self._ranges and (self._ranges[-1][0], self._ranges[-1][2]) > position:
+            timeline, start, end = self._ranges.pop()
+            if timeline == position.timeline and start < position.lsn:
+                self._ranges.append((timeline, start, position.lsn))
+                start = position.lsn
+            self.size_bytes -= end - start
+
+    def clear(self) -> None:
+        self._ranges.clear()
+        self.size_bytes = 0
+
+
+def seed_item_cost(payload: Payload | None) -> int:
+    """Bytes that one seed chunk takes of the seed window."""
+    return SEED_ITEM_COST_BYTES + (0 if payload is None else len(payload))
+
+
+class SeedOutbox:
+    """The part of a seed that was read from the primary and not yet acknowledged.
+
+    Outlives sessions: one per seed, kept by whoever reads the base backup.  Add only while
+    `room_bytes` is positive (the last chunk may overdraw it by its own size).
+    """
+
+    def __init__(self, begin: SeedBegin, *, window_bytes: int = SEED_WINDOW_BYTES) -> None:
+        self.begin = begin
+        self.next_sequence = 0
+        """The sequence that the next chunk (or the end) must carry."""
+        self._window_bytes = window_bytes
+        self._items: deque[tuple[SeedChunk | SeedEnd, Payload | None]] = deque()
+        self._size_bytes = 0
+
+    @property
+    def acked_sequence(self) -> int:
+        """Everything below this is with the applier for good."""
+        return self.next_sequence - len(self._items)
+
+    @property
+    def room_bytes(self) -> int:
+        return self._window_bytes - self._size_bytes
+
+    def add(self, item: SeedChunk | SeedEnd, payload: Payload | None = None) -> None:
+        """Keep the next chunk, or the end.  Raises ValueError out of order or for another seed."""
+        if item.seed_id != self.begin.seed_id or item.sequence != self.next_sequence:
+            raise ValueError(
+                f"chunk {item.sequence} of seed {item.seed_id}; "
+                f"{self.next_sequence} of {self.begin.seed_id} is next"
+            )
+        self._items.append((item, payload))
+        self._size_bytes += seed_item_cost(payload)
+        self.next_sequence += 1
+
+    def acked(self, next_sequence: int) -> None:
+        """Forget what lies below `next_sequence`.  An old or repeated ack changes nothing;
+        one for chunks that were never added raises ValueError."""
+        if next_sequence > self.next_sequence:
+            raise ValueError(f"chunk {next_sequence - 1} acknowledged before it was sent")
+        while self.acked_sequence < next_sequence:
+            _, payload = self._items.popleft()
+            self._size_bytes -= seed_item_cost(payload)
+
+    def pending_from(self, sequence: int) -> list[tuple[SeedChunk | SeedEnd, Payload | None]]:
+        """What must be sent (again) when the applier wants chunk `sequence` next.
+
+        Raises ValueError if that is already forgotten: the seed must be started anew.
+        """
+        if not self.acked_sequence <= sequence <= self.next_sequence:
+            raise ValueError(
+                f"chunk {sequence} wanted; only {self.acked_sequence} to "
+                f"{self.next_sequence - 1} are kept"
+            )
+        return [item for item in self._items if item[0].sequence >= sequence]
+
+    def resume(self, seed_id: str, sequence: int) -> list[SeedItem] | None:
+        """What continues the seed after a cut, given `seed_id` and `seed_sequence` of the new
+        welcome; None if it can't be continued and must be started anew.
+
+        A welcome that names no seed has not heard of it: then it starts again from the
+        begin frame, if nothing of it was acknowledged before.
+        Send each through the session's `seed`.
+        """
+        if seed_id == self.begin.seed_id:
+            if not self.acked_sequence <= sequence <= self.next_sequence:
+                return None
+            return list(self.pending_from(sequence))
+        if seed_id or self.acked_sequence:
+            return None
+        return [(self.begin, None), *self._items]
+
+
+class SeedInbox:
+    """The applier's account of a seed: which chunk is next, and how much waits to be used."""
+
+    def __init__(self) -> None:
+        self.seed_id = ""
+        """The seed in progress, or ""."""
+        self.forgotten_id = ""
+        """The last one that ended or was given up: late chunks of it are no offence."""
+        self.chain_begins_for = ""
+        """The seed whose begin was handed up and not answered: acks would be of the chain
+        before it."""
+        self.epoch = 0
+        self.expected = 0
+        self.acked = 0
+        self._costs: deque[int] = deque()  # of the chunks from `acked` on
+        self._size_bytes = 0
+
+    def begin(self, seed_id: str) -> None:
+        self.resume(seed_id, 0)
+        self.chain_begins_for = seed_id
+        self.epoch += 1
+
+    def resume(self, seed_id: str, sequence: int) -> None:
+        self.seed_id = seed_id
+        self.expected = self.acked = sequence
+        self._costs.clear()
+        self._size_bytes = 0
+
+    def forget(self, seed_id: str) -> None:
+        if seed_id == self.seed_id:
+            self.resume("", 0)
+        self.forgotten_id = seed_id
+
+    def add(self, payload: Payload) -> bool:
+        """Chunk `expected` is here.  False if the sender has overrun the window."""
+        self._costs.append(seed_item_cost(payload))
+        self._size_bytes += self._costs[-1]
+        self.expected += 1
+        return self._size_bytes <= SEED_WINDOW_BYTES + MAX_PAYLOAD_BYTES + SEED_ITEM_COST_BYTES
+
+    def settle(self, next_sequence: int) -> None:
+        """Chunks below `next_sequence` are done with.  Raises ValueError if they never came."""
+        if not self.acked <= next_sequence <= self.expected:
+            raise ValueError(f"{next_sequence} acked, {self.expected} is expected next")
+        while self.acked < next_sequence:
+            self._size_bytes -= self._costs.popleft()
+            self.acked += 1
+
+    def set_back(self, sequence: int) -> bool:
+        """Chunk `sequence` and all after it must come again.  False if that is so already."""
+        if not self.acked <= sequence < self.expected:
+            return False
+        while self.expected > sequence:
+            self._size_bytes -= self._costs.pop()
+            self.expected -= 1
+        self.epoch += 1
+        return True

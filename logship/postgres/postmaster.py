@@ -1,0 +1,113 @@
+"""Who runs a data directory: `postmaster.pid`, and whether it tells the truth.
+
+Source: `src/include/utils/pidfile.h` (its lines), `CreateLockFile` in
+`src/backend/utils/init/miscinit.c` (what a starting server does with a file it finds).
+After SIGKILL or a reboot the file stays, and its process id may by then be anyone's: with
+many servers under one account, soon another server's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+PID_FILE = "postmaster.pid"
+
+
+class Status(StrEnum):
+    """What a server says of itself (line 8), or STOPPED if none runs."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    """Also: a hot standby that replays and is not consistent yet."""
+    STANDBY = "standby"
+    """Replays and takes no connections, as `hot_standby` is off."""
+    READY = "ready"
+    """Takes connections."""
+    STOPPING = "stopping"
+
+
+class PidFile(NamedTuple):
+    """The lines of a postmaster.pid that matter here; later ones may not be written yet."""
+
+    pid: int
+    port: int | None
+    socket_directory: Path | None
+    status: Status
+
+
+def read_pid_file(data_directory: Path) -> PidFile | None:
+    """What the file says, true or not; None if there is none or it is not written yet."""
+    try:
+        text = (data_directory / PID_FILE).read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    lines = [line.strip() for line in text.splitlines()] + [""] * 8
+    try:
+        pid = abs(int(lines[0]))  # negative: a single-user backend
+    except ValueError:
+        return None
+    status = Status.STARTING
+    with contextlib.suppress(ValueError):
+        status = Status(lines[7])
+    port = int(lines[3]) if lines[3].isdigit() else None
+    return PidFile(pid, port, Path(lines[4]) if lines[4] else None, status)
+
+
+def running_postmaster(data_directory: Path) -> PidFile | None:
+    """The pid file, if a server of this very data directory runs under its process id."""
+    found = read_pid_file(data_directory)
+    if found is None or not _runs_in(found.pid, data_directory):
+        return None
+    return found
+
+
+def stale_locks(data_directory: Path) -> list[Path]:
+    """Lock files of a dead server that would keep a new one from starting.
+
+    A starting server removes a dead one's files itself, unless their process id is in use:
+    then it gives up, whoever that process is (`CreateLockFile`).  Those are returned here:
+    postmaster.pid, and the unix socket's with the same process id in it.  Not told apart by
+    process id is shared memory still attached to: that a starting server checks by itself.
+    """
+    found = read_pid_file(data_directory)
+    if found is None or not _exists(found.pid) or _runs_in(found.pid, data_directory):
+        return []
+    locks = [data_directory / PID_FILE]
+    if found.port is not None and found.socket_directory is not None:
+        socket_lock = found.socket_directory / f".s.PGSQL.{found.port}.lock"
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if int(socket_lock.read_text(encoding="utf-8").splitlines()[0]) == found.pid:
+                locks.append(socket_lock)
+    return locks
+
+
+def _exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _runs_in(pid: int, data_directory: Path) -> bool:
+    """Whether `pid` is a `postgres` that works in this data directory, as a postmaster does."""
+    process = Path(f"/proc/{pid}")
+    try:
+        program = str((process / "exe").readlink()).removesuffix(" (deleted)")  # upgraded
+        return Path(program).name == "postgres" and (process / "cwd").samefile(data_directory)
+    except PermissionError:
+        # Root in a container without CAP_SYS_PTRACE may not look, but everybody sees this.
+        return _command_names(process, data_directory)
+    except OSError:
+        return False  # gone, or a zombie
+
+
+def _command_names(process: Path, data_directory: Path) -> bool:
+    """Whether the command line is that of a postmaster started as `pg_ctl` does."""
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        at = words.index(b"-D")
+        given = Path(os.fsdecode(words[at + 1]))
+        return Path(os.fsdecode(words[0])).name == "postgres" and given.samefile(data_directory)
+    except (OSError, ValueError, IndexError):
+        return False

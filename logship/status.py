@@ -1,0 +1,132 @@
+"""The status document: what the applier knows of an instance, as its API gives it.
+
+`applier.operations` fills it, `shipper status` shows it, scripts read it.  What is not known
+is null (None), never 0 or "".  LSNs are text (`16/B374D848`), times are seconds since the
+epoch by the recovery server's clock, sizes are bytes.  Keys are added, never renamed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+Phase = Literal["waiting", "seeding", "following", "blocked", "promoting", "promoted"]
+
+
+class IncarnationStatus(TypedDict):
+    """Which cluster the instance is now."""
+
+    system_identifier: str
+    """Decimal, as text: JSON readers lose digits of 64-bit numbers."""
+    major: int
+
+
+class LinkStatus(TypedDict):
+    """state: connected, lost (it was there before), never.  since: of that state."""
+
+    state: Literal["connected", "lost", "never"]
+    since: float | None
+
+
+class ProtectionStatus(TypedDict):
+    """configured: as the shipper is told.  in_effect: sync_state as the primary's
+    pg_stat_replication says (sync, quorum, potential, async), "unknown" when that is stale."""
+
+    configured: Literal["async", "sync"] | None
+    in_effect: str
+
+
+class PrimaryStatus(TypedDict):
+    """As last heard from the shipper, at `heard_at`."""
+
+    flush_lsn: str | None
+    timeline: int | None
+    heard_at: float | None
+    reachable: bool | None
+    slot_wal_status: str | None
+
+
+class StoreStatus(TypedDict):
+    """Positions of the current chain: its first, last written, last durable byte (exclusive)."""
+
+    start: str | None
+    written: str | None
+    durable: str | None
+
+
+class StandbyStatus(TypedDict):
+    """The standby server.  state: stopped, starting, running, failed, promoted."""
+
+    state: str | None
+    version: str | None
+    """Of the installation it runs on, "17.9"."""
+    port: int | None
+    flush_lsn: str | None
+    replay_lsn: str | None
+    last_error: str | None
+
+
+class TransferGap(TypedDict):
+    """What the primary has flushed and the store has not: the exposure."""
+
+    bytes: int | None
+    seconds: float | None
+
+
+class ApplyGap(TypedDict):
+    """What the store has and the standby has not replayed: the work left."""
+
+    bytes: int | None
+
+
+class SeedStatus(TypedDict):
+    running: bool
+    bytes_done: int | None
+    bytes_estimated: int | None
+
+
+class GapStatus(TypedDict):
+    """WAL that the primary no longer has and the store needs: only a new seed goes on."""
+
+    from_lsn: str
+    available_lsn: str | None
+    code: str
+    what: str
+
+
+class CompatFinding(TypedDict):
+    rule: str
+    verdict: Literal["pass", "warn", "block"]
+    what: str
+    hint: str
+
+
+class CompatStatus(TypedDict):
+    verdict: Literal["pass", "warn", "block"] | None
+    findings: list[CompatFinding]
+
+
+class Alarm(TypedDict):
+    code: str
+    what: str
+    hint: str
+
+
+class InstanceStatus(TypedDict):
+    """All of it."""
+
+    name: str
+    phase: Phase
+    link: LinkStatus
+    incarnation: IncarnationStatus | None
+    protection: ProtectionStatus
+    primary: PrimaryStatus
+    store: StoreStatus
+    standby: StandbyStatus
+    transfer_gap: TransferGap
+    apply_gap: ApplyGap
+    seed: SeedStatus | None
+    gap: GapStatus | None
+    compat: CompatStatus | None
+    promotion: dict[str, Any] | None
+    """The record that a promotion leaves: when, where it opened, what was lost."""
+    alarms: list[Alarm]

@@ -1,0 +1,327 @@
+"""A production host and a recovery host in one directory: real processes on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from logship.applier_client import ApplierClient
+from logship.errors import LogshipError
+from logship.link.keys import generate
+from logship.status import InstanceStatus
+from tests.support.installations import cache_directory
+from tests.support.processes import server_account
+from tests.support.servers import PrimaryServer
+from tests.support.waiting import free_port, wait_until
+
+PATIENCE_SECONDS = 60.0
+
+_APPLIER = """
+directory = "{directory}/applier"
+[link]
+listen = "tcp://127.0.0.1:{link_port}"
+secret_key_file = "{directory}/keys/applier.key"
+heartbeat_seconds = 0.3
+[api]
+socket = "{directory}/run/applier.sock"
+[wal_server]
+socket_directory = "{directory}/run/wal"
+[postgres]
+installations = ["{cache}"]
+run_as = "{run_as}"
+[store]
+keep_free_mb = {keep_free_mb}
+[standby]
+shared_buffers_mb = 16
+"""
+
+_INSTANCE = """
+[instances.{name}]
+public_key_file = "{directory}/keys/{name}.pub"
+port = {port}
+{more}
+"""
+
+_SHIPPER = """
+instance = "{name}"
+state_directory = "{directory}/shipper{suffix}"
+protection = "{protection}"
+[primary]
+conninfo = "{conninfo}"
+connect_timeout_seconds = 3
+[link]
+address = "{address}"
+applier_public_key_file = "{directory}/keys/applier.pub"
+secret_key_file = "{key_file}"
+"""
+
+
+class Process:
+    """One `shipper run` or `applier run`, with its log."""
+
+    def __init__(self, program: str, settings: Path, log: Path) -> None:
+        self.program = program
+        self.settings = settings
+        self.log_file = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert not self.is_running
+        code = f"from {self.program}.commands import main; raise SystemExit(main())"
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code, "run", "--config", self.settings],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it and wait; returns its exit status."""
+        if self._process is None:
+            return 0
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
+            os.kill(self._process.pid, signal.SIGCONT)
+        return self.wait()
+
+    def wait(self, timeout_seconds: float = PATIENCE_SECONDS) -> int:
+        assert self._process is not None
+        return self._process.wait(timeout_seconds)
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it logged, one dict an event."""
+        events = []
+        for line in self.log.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                events.append(json.loads(line))
+        return events
+
+
+class Pair:
+    """Keys, settings and processes of one applier and its shippers.
+
+    Make it, `add` instances, `start`; `destroy` ends everything that was started.
+    """
+
+    def __init__(self, directory: Path, *, keep_free_mb: int = 1) -> None:
+        self.directory = directory
+        self.link_port = free_port()
+        self.keep_free_mb = keep_free_mb
+        self.instances: dict[str, str] = {}
+        self.standby_ports: dict[str, int] = {}
+        (directory / "run").mkdir(mode=0o711)
+        generate(directory / "keys", "applier")
+        self.applier = Process("applier", directory / "applier.toml", directory / "applier.log")
+        self.shippers: dict[str, Process] = {}
+        self.client = ApplierClient(directory / "run" / "applier.sock")
+
+    # --- settings -------------------------------------------------------------------------
+
+    def add(self, name: str, *, more: str = "") -> None:
+        """An instance in the applier's settings, with its own key.  Restart the applier."""
+        if name not in self.standby_ports:
+            generate(self.directory / "keys", name)
+            self.standby_ports[name] = free_port()
+        self.instances[name] = _INSTANCE.format(
+            name=name, directory=self.directory, port=self.standby_ports[name], more=more
+        )
+        self.write_applier_settings()
+
+    def write_applier_settings(self) -> None:
+        account = server_account()
+        text = _APPLIER.format(
+            directory=self.directory,
+            link_port=self.link_port,
+            cache=cache_directory(),
+            run_as=account.pw_name if account is not None else "",
+            keep_free_mb=self.keep_free_mb,
+        )
+        self.applier.settings.write_text(text + "".join(self.instances.values()))
+
+    def shipper(
+        self,
+        name: str,
+        conninfo: str,
+        *,
+        protection: str = "async",
+        key: str = "",
+        suffix: str = "",
+        address: str = "",
+    ) -> Process:
+        """Settings and a process for a shipper of `name`; start it yourself."""
+        settings = self.directory / f"shipper-{name}{suffix}.toml"
+        key_file = self.directory / "keys" / f"{key or name}.key"
+        settings.write_text(
+            _SHIPPER.format(
+                name=name,
+                directory=self.directory,
+                suffix=suffix,
+                protection=protection,
+                conninfo=conninfo,
+                address=address or f"tcp://127.0.0.1:{self.link_port}",
+                key_file=key_file,
+            )
+        )
+        process = Process("shipper", settings, self.directory / f"shipper-{name}{suffix}.log")
+        self.shippers[name + suffix] = process
+        return process
+
+    # --- what there is --------------------------------------------------------------------
+
+    def status(self, name: str) -> InstanceStatus:
+        return self.client.instance(name)
+
+    def wait_status(
+        self,
+        name: str,
+        condition: Callable[[InstanceStatus], object],
+        what: str,
+        timeout_seconds: float = PATIENCE_SECONDS,
+    ) -> InstanceStatus:
+        """Wait for a status that satisfies `condition`; a failing applier is shown."""
+
+        def looked() -> InstanceStatus | None:
+            if not self.applier.is_running:
+                raise TimeoutError(f"the applier ended while waiting: {what}")
+            try:
+                status = self.status(name)
+            except LogshipError:
+                return None
+            return status if condition(status) else None
+
+        try:
+            found = wait_until(looked, timeout_seconds, what)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self._last_words(name)}") from None
+        assert found is not None
+        return found
+
+    def wait_following(self, name: str) -> InstanceStatus:
+        """Seeded, and the standby streams."""
+        return self.wait_status(
+            name,
+            lambda s: s["phase"] == "following" and s["standby"]["replay_lsn"] is not None,
+            f"{name} follows",
+        )
+
+    def _last_words(self, name: str) -> str:
+        lines = [f"applier: {line}" for line in self.applier.log.splitlines()[-25:]]
+        for key, process in self.shippers.items():
+            lines += [f"shipper {key}: {line}" for line in process.log.splitlines()[-15:]]
+        with contextlib.suppress(LogshipError):
+            lines.append(json.dumps(self.status(name), indent=1))
+        return "\n".join(lines)
+
+    def standby_directory(self, name: str) -> Path:
+        (found,) = (self.directory / "applier" / "instances" / name).glob("*-*/data")
+        return found
+
+    def standby_pid(self, name: str) -> int:
+        return int((self.standby_directory(name) / "postmaster.pid").read_text().split()[0])
+
+    def standby_sql(self, name: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Query the standby, before or after its promotion, as its superuser."""
+        with psycopg.connect(
+            host=str(self.directory / "run" / "standby" / name),
+            port=self.standby_ports[name],
+            user="postgres",
+            dbname="postgres",
+            autocommit=True,
+        ) as connection:
+            cursor = connection.execute(sql.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def wait_on_standby(self, name: str, sql: str, expected: object) -> None:
+        """Wait until the standby answers `sql` with `expected`."""
+
+        def looked() -> bool:
+            try:
+                return bool(self.standby_sql(name, sql)[0][0] == expected)
+            except psycopg.Error:
+                return False
+
+        try:
+            wait_until(looked, PATIENCE_SECONDS, f"{expected!r} from {sql}")
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self._last_words(name)}") from None
+
+    # --- doing ----------------------------------------------------------------------------
+
+    def protect(self, name: str, server: PrimaryServer, **shipper: Any) -> Process:
+        """Everything up to a standby that follows."""
+        self.add(name)
+        if not self.applier.is_running:
+            self.applier.start()
+        process = self.shipper(name, server.dsn(), **shipper)
+        process.start()
+        self.wait_following(name)
+        return process
+
+    def promote(self, name: str) -> dict[str, Any]:
+        """Through the API.  Returns the record; raises LogshipError."""
+        for event in self.client.promote(name):
+            if "result" in event:
+                result: dict[str, Any] = event["result"]
+                return result
+        raise AssertionError("the promotion ended without a result")
+
+    def command(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end, with this pair's applier."""
+        code = f"from {program}.commands import main; raise SystemExit(main())"
+        environment: Mapping[str, str] = {
+            **os.environ,
+            "LOGSHIP_APPLIER": str(self.directory / "run" / "applier.sock"),
+        }
+        return subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env=environment,
+        )
+
+    def destroy(self) -> None:
+        for process in (*self.shippers.values(), self.applier):
+            if process.is_running:
+                process.stop(signal.SIGKILL)
+        for pid_file in (self.directory / "applier").glob("instances/*/*/data/postmaster.pid"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                _kill_tree(int(pid_file.read_text().split()[0]))
+
+
+def _kill_tree(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for each in [*map(int, children), pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{pid}/cwd").exists(), 10, f"end of {pid}")
