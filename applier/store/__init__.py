@@ -1,0 +1,19 @@
+"""The applier's durable WAL: plain segment files under PostgreSQL's own names.
+
+Imports run downwards:
+
+    store       asyncio shell: which thread writes, which syncs, who shares which flush
+    core        chains, histories, spans in, bytes out, synchronously
+    segments    open segments: preallocation, writing, the group flush, completion
+    recovery    what a directory holds after any crash, from its files alone
+    positions   where WAL fits: pure rules       pages   page checks over any cut: pure
+    refusals    the words for each no
+    layout      names, the slot at the end of a partial segment, chains.json
+
+Everything below `store` does its I/O through `logship.durable.Disk` and runs as it is over a
+simulated one.  docs/store-format.md describes the files.
+"""
+
+from applier.store.store import Store
+
+__all__ = ["Store"]

@@ -1,0 +1,335 @@
+"""The store under asyncio: which thread does what, and who waits for which flush."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from applier.store import layout
+from applier.store.core import StoreCore, open_store
+from applier.store.refusals import unusable
+from logship.durable import Bytes, Disk, RealDisk
+from logship.errors import Code, LogshipError
+from logship.lsn import Lsn, Position
+from logship.wal import History, WalLine
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+
+INLINE_BYTES = 64 * 1024
+"""Spans below this are written in the event loop: a pwrite of 8 KiB takes about 10 µs, the
+way to a thread and back 60 µs and more."""
+
+
+class Store:
+    """The durable WAL of one incarnation.  Made by `open`; all methods but `open` and `close`
+    belong to one event loop.
+
+    The order of its positions: start ≤ durable ≤ written.  Standbys may be shown `written`;
+    only `durable` may be acknowledged.
+    """
+
+    def __init__(self, core: StoreCore, disk: Disk, lock: int | None) -> None:
+        self._core = core
+        self._disk = disk
+        self._lock = lock
+        self._writing = asyncio.Lock()
+        self._write_thread = ThreadPoolExecutor(1, "store-write")
+        self._sync_thread = ThreadPoolExecutor(1, "store-sync")
+        self._spare_thread = ThreadPoolExecutor(1, "store-spare")
+        self._spare_running = False
+        self._flush_running = False
+        self._flush_waiters: asyncio.Future[None] | None = None
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._next_callback = 0
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        line: WalLine | None,
+        *,
+        keep_free_bytes: int,
+        disk: Disk | None = None,
+        read_only: bool = False,
+    ) -> Store:
+        """Open the store in `directory`, made if missing, and recover it.  Blocks: it reads
+        the partial segment, up to one segment's size.
+
+        line: whose WAL it holds; None takes what chains.json says.  keep_free_bytes: what
+        appends leave free on the file system.  read_only: look, change nothing, take no lock
+        (beside a running applier `durable` then means "written and described by a slot").
+
+        Raises LogshipError: STORE_LOCKED (another process has it open), STORE_DAMAGED (bytes
+        once reported durable are gone), SYSTEM_IDENTIFIER_MISMATCH, MAJOR_MISMATCH or
+        SEGMENT_SIZE_MISMATCH (it holds other WAL), DISK_FULL, STORE_FAILED.
+        """
+        disk = disk if disk is not None else RealDisk()
+        lock = None if read_only else _lock(disk, directory)
+        try:
+            core = open_store(
+                disk, directory, line, keep_free_bytes=keep_free_bytes, read_only=read_only
+            )
+        except BaseException:
+            if lock is not None:
+                disk.close(lock)
+            raise
+        return cls(core, disk, lock)
+
+    # --- what it holds ----------------------------------------------------------------------
+
+    @property
+    def directory(self) -> Path:
+        return self._core.directory
+
+    @property
+    def line(self) -> WalLine:
+        return self._core.line
+
+    @property
+    def chains(self) -> list[layout.Chain]:
+        """Oldest first; the last is the current one."""
+        return list(self._core.chains)
+
+    @property
+    def start(self) -> Position | None:
+        """Where the current chain starts, a segment's start; None: no chain, seed first."""
+        chain = self._core.positions
+        return None if chain is None else chain.start
+
+    @property
+    def written(self) -> Position | None:
+        """End of the bytes that `read` serves."""
+        chain = self._core.positions
+        return None if chain is None else chain.written
+
+    @property
+    def durable(self) -> Position | None:
+        """End of the bytes that no crash takes away."""
+        chain = self._core.positions
+        return None if chain is None else chain.durable
+
+    @property
+    def failure(self) -> LogshipError | None:
+        """Why nothing more is written until the store is reopened, if that is so."""
+        return self._core.segments.failure
+
+    def end_of(self, timeline: int) -> Lsn | None:
+        """End of the written bytes of `timeline` in the current chain; None if it has none."""
+        chain = self._core.positions
+        return None if chain is None else chain.end_of(timeline)
+
+    def histories(self) -> dict[int, History]:
+        return dict(self._core.histories)
+
+    def history_content(self, timeline: int) -> bytes | None:
+        """The `.history` file, byte for byte as it came."""
+        return self._core.history_contents.get(timeline)
+
+    def read(self, timeline: int, lsn: int, max_bytes: int) -> bytes:
+        """Written bytes from `lsn` on: at most `max_bytes`, never past the segment's end.
+
+        b"": nothing there yet.  Raises LogshipError(WAL_REMOVED) below the chain's start,
+        except where a whole segment of an earlier chain is still there.
+        """
+        return self._core.read(timeline, lsn, max_bytes)
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have `callback` called, in the loop, after each change of `written` or `start`.
+
+        It must not raise and should only wake somebody.  Returns what ends it.
+        """
+        number = self._next_callback
+        self._next_callback += 1
+        self._callbacks[number] = callback
+
+        def unsubscribe() -> None:
+            self._callbacks.pop(number, None)
+
+        return unsubscribe
+
+    # --- changing it ------------------------------------------------------------------------
+
+    async def begin_chain(self, timeline: int, start_lsn: int, *, seed_id: str = "") -> None:
+        """Start a chain at the segment start of `start_lsn`, because a seed starts there.
+
+        Where the current chain holds that place on that timeline it is shortened from below
+        and loses nothing above.  Otherwise `written` and `durable` fall back to the new start;
+        files at or above it move to superseded/, those below stay, readable, until retention
+        removes them.  The same call again changes nothing.
+
+        Raises LogshipError: DISK_FULL (nothing changed), STORE_FAILED.
+        """
+        async with self._writing:
+            self._check_open()
+            await self._flush()
+            started_at = time.time()
+            await _finish(
+                self._write_thread,
+                lambda: self._core.begin_chain(
+                    timeline, start_lsn, seed_id=seed_id, started_at=started_at
+                ),
+            )
+            self._changed()
+
+    async def add_history(self, timeline: int, content: bytes) -> None:
+        """Keep a timeline's history; durable when this returns.  The same again is fine.
+
+        Raises LogshipError: BAD_HISTORY, HISTORY_CONFLICT, DISK_FULL, STORE_FAILED.
+        """
+        async with self._writing:
+            self._check_open()
+            await _finish(self._write_thread, lambda: self._core.add_history(timeline, content))
+
+    async def append(self, timeline: int, start_lsn: int, data: Bytes) -> Position:
+        """Write a span; returns the written position afterwards.  Not durable yet: `flush`.
+
+        The span must lie in one segment.  Bytes that are held already are compared and
+        dropped; a span below the chain's start is dropped.  `data` must not change until this
+        returns.
+
+        Raises LogshipError, with nothing written: BAD_FRAME, WAL_GAP, WAL_CONFLICT,
+        HISTORY_MISSING, SUPERSEDED (its timeline was left), BAD_WAL_PAGE and what else
+        `wal.check_pages` raises, DISK_FULL (retryable: send it again later), STORE_FAILED
+        (close and reopen the store).
+        """
+        async with self._writing:
+            self._check_open()
+            before = self.written
+            opens_file = self._core.segments.opens_segment(timeline, start_lsn)
+            if len(data) < INLINE_BYTES and not opens_file:
+                position = self._core.write(timeline, start_lsn, data)
+            else:
+                position = await _finish(
+                    self._write_thread, lambda: self._core.write(timeline, start_lsn, data)
+                )
+            if position != before:
+                self._changed()
+            return position
+
+    async def flush(self) -> Position | None:
+        """Make durable what was written before this call; returns the durable position.
+
+        Callers that come while a flush runs share the next one.  Raises LogshipError
+        (STORE_FAILED): the store writes nothing more until it is closed and reopened, and what
+        was not durable before may or may not be afterwards.
+        """
+        self._check_open()
+        return await self._flush()
+
+    async def _flush(self) -> Position | None:
+        self._core.segments.check_usable()
+        if self._core.positions is None or self.durable == self.written:
+            return self.durable
+        if self._flush_waiters is None:
+            self._flush_waiters = asyncio.get_running_loop().create_future()
+            self._flush_waiters.add_done_callback(_retrieved)
+        waiters = self._flush_waiters
+        if not self._flush_running:
+            self._start_flush()
+        await asyncio.shield(waiters)
+        return self.durable
+
+    def _start_flush(self) -> None:
+        waiters = self._flush_waiters
+        assert waiters is not None
+        self._flush_waiters = None
+        self._flush_running = True
+        plan = self._core.segments.prepare_flush()
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._sync_thread, self._core.segments.run_flush, plan)
+        future.add_done_callback(lambda done: self._flush_done(done, waiters))
+
+    def _flush_done(
+        self, done: asyncio.Future[Position | None], waiters: asyncio.Future[None]
+    ) -> None:
+        self._flush_running = False
+        error = done.exception()
+        if error is None:
+            self._core.hardened(done.result())
+            if not waiters.done():
+                waiters.set_result(None)
+        elif not waiters.done():
+            waiters.set_exception(error)
+        if self._flush_waiters is not None:
+            if self._closed:
+                self._flush_waiters.set_exception(self._closed_error())
+            else:
+                self._start_flush()
+
+    def _changed(self) -> None:
+        for callback in list(self._callbacks.values()):
+            callback()
+        wanted = self._core.segments.spare_wanted and not self._closed
+        if wanted and not self._spare_running:
+            self._spare_running = True
+            loop = asyncio.get_running_loop()
+            future = loop.run_in_executor(self._spare_thread, self._core.segments.make_spare)
+            future.add_done_callback(self._spare_done)
+
+    def _spare_done(self, done: asyncio.Future[None]) -> None:
+        self._spare_running = False
+        if not done.cancelled() and (error := done.exception()) is not None:
+            _log.error("preparing a segment failed", exc_info=error)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._closed_error()
+
+    def _closed_error(self) -> LogshipError:
+        return LogshipError(Code.STORE_FAILED, f"the store {self.directory} is closed")
+
+    def close(self) -> None:
+        """Wait for running I/O, close the files, let go of the lock.  Flushes nothing: what
+        was not durable may be lost.  Closing again is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        for thread in (self._write_thread, self._sync_thread, self._spare_thread):
+            thread.shutdown(wait=True)
+        self._core.close()
+        if self._lock is not None:
+            self._disk.close(self._lock)
+
+
+def _lock(disk: Disk, directory: Path) -> int:
+    try:
+        disk.make_directory(directory)
+        return disk.lock(directory / layout.LOCK_NAME)
+    except BlockingIOError as error:
+        raise LogshipError(
+            Code.STORE_LOCKED,
+            f"the store {directory} is in use by another process",
+            "an applier is running on it: use that one, or stop it first",
+        ) from error
+    except OSError as error:
+        raise unusable(error, directory) from error
+
+
+async def _finish(thread: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
+    """Run `work` in `thread`; a cancelled caller still waits for its end, so that whoever
+    takes the lock next does not write beside it."""
+    future = asyncio.get_running_loop().run_in_executor(thread, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue
+        _retrieved(future)
+        raise
+
+
+def _retrieved(future: asyncio.Future[_T]) -> None:
+    """Look at a future's error, so that asyncio does not call it forgotten."""
+    if not future.cancelled():
+        future.exception()
