@@ -1,0 +1,402 @@
+"""The walsender's role: what a standby is told, and which bytes it may have.
+
+Sources: `src/backend/replication/walsender.c` (what a standby is answered),
+`walreceiver.c` and `libpqwalreceiver.c` (what it does with that); PostgreSQL documentation,
+"Streaming Replication Protocol".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+
+from applier.walserver import codec
+from applier.walserver.codec import SqlError
+from applier.walserver.commands import (
+    Command,
+    IdentifySystem,
+    ReadReplicationSlot,
+    Show,
+    StartReplication,
+    TimelineHistory,
+)
+from applier.walserver.gate import OPEN_GATE, Gate
+from applier.walserver.line import Fork, Line
+from applier.walserver.session import Reply, WalRequest
+from applier.walserver.source import WalSource
+from applier.walserver.status import Refusal, StandbyState
+from logship.errors import Code, LogshipError
+from logship.lsn import Lsn
+from logship.wal import WAL_PAGE_BYTES, history_name, segment_name
+
+MAX_SEND_BYTES = 128 * 1024
+"""MAX_SEND_SIZE of walsender.c: the most that one CopyData message carries."""
+
+SENDER_TIMEOUT_SECONDS = 60.0
+"""`wal_sender_timeout`'s default: a client silent for so long is given up."""
+
+_RESEED_HINT = "This standby can't go back: seed it again from the new primary's line."
+
+
+class Phase(Enum):
+    """Of a COPY.  OPEN → ENDING → DONE; a client's CopyDone or an error leads straight to DONE."""
+
+    OPEN = auto()
+    ENDING = auto()
+    """We sent CopyDone as the timeline ended; the client's is awaited."""
+    DONE = auto()
+
+
+class WalSender:
+    """The role behind one standby's session (`session.Role`).
+
+    gate: may be replaced at any time; call the session's `advance` afterwards.
+    wall_clock: Unix time, only ever put into messages.
+    revision: grows with everything that a status report shows, except `sent_lsn` alone.
+    """
+
+    def __init__(
+        self,
+        source: WalSource,
+        server_version: str,
+        *,
+        gate: Gate = OPEN_GATE,
+        timeout_seconds: float = SENDER_TIMEOUT_SECONDS,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.source = source
+        self._line = Line(source)
+        self.server_version = server_version
+        self.gate = gate
+        self.phase = Phase.DONE
+        self.state = StandbyState.STARTUP
+        self.timeline = 0
+        self.sent_lsn = Lsn(0)
+        self.write_lsn = Lsn(0)
+        self.flush_lsn = Lsn(0)
+        self.apply_lsn = Lsn(0)
+        self.last_reply_at: float | None = None
+        self.refusal: Refusal | None = None
+        self.revision = 0
+        self._timeout_seconds = timeout_seconds
+        self._wall_clock = wall_clock
+        self._heard_at = 0.0
+        self._spoke_at = 0.0
+        self._pinged = False
+        self._reply_owed = False
+
+    # Commands
+
+    @property
+    def copying(self) -> bool:
+        return self.phase is not Phase.DONE
+
+    def execute(self, command: Command, now: float) -> Reply:
+        """Answer a command.  Raises SqlError; a refusal of the standby is kept as well."""
+        if isinstance(command, IdentifySystem):
+            return self._identify_system(now)
+        if isinstance(command, TimelineHistory):
+            return self._timeline_history(command.timeline)
+        if isinstance(command, StartReplication):
+            return self._start_replication(command, now)
+        if isinstance(command, ReadReplicationSlot):
+            columns = [
+                ("slot_type", codec.OID_TEXT),
+                ("restart_lsn", codec.OID_TEXT),
+                ("restart_tli", codec.OID_INT8),
+            ]
+            # The answer for a slot that does not exist: there are none here.
+            row = codec.one_row(columns, [None, None, None])
+            return Reply([row, codec.command_complete("READ_REPLICATION_SLOT")])
+        if isinstance(command, Show):
+            return self._show(command.name)
+        raise AssertionError(f"no answer to {command!r}")
+
+    def _identify_system(self, now: float) -> Reply:
+        timeline, lsn = self._visible_end(now)
+        # int4 before PostgreSQL 16; both are read as text.
+        timeline_oid = codec.OID_INT8 if self.source.line.major >= 16 else codec.OID_INT4
+        columns = [
+            ("systemid", codec.OID_TEXT),
+            ("timeline", timeline_oid),
+            ("xlogpos", codec.OID_TEXT),
+            ("dbname", codec.OID_TEXT),
+        ]
+        values = [str(self.source.line.system_identifier), str(timeline), str(lsn), None]
+        row = codec.one_row(columns, values)
+        return Reply([row, codec.command_complete("IDENTIFY_SYSTEM")])
+
+    def _timeline_history(self, timeline: int) -> Reply:
+        try:
+            content = self.source.history_content(timeline)
+        except LogshipError as error:
+            raise SqlError("58030", error.what, hint=error.hint) from error
+        name = history_name(timeline)
+        if content is None:
+            raise SqlError("58P01", f'could not open file "pg_wal/{name}": it never arrived here')
+        columns = [("filename", codec.OID_TEXT), ("content", codec.OID_TEXT)]
+        row = codec.one_row(columns, [name, content])
+        return Reply([row, codec.command_complete("TIMELINE_HISTORY")])
+
+    def _show(self, name: str) -> Reply:
+        mebibytes = self.source.line.segment_bytes >> 20
+        values = {
+            "wal_segment_size": "1GB" if mebibytes == 1024 else f"{mebibytes}MB",
+            "data_directory_mode": "0700",
+            "server_version": self.server_version,
+            "integer_datetimes": "on",
+            "in_hot_standby": "on",
+        }
+        if name not in values:
+            raise SqlError("42704", f'unrecognized configuration parameter "{name}"')
+        row = codec.one_row([(name, codec.OID_TEXT)], [values[name]])
+        return Reply([row, codec.command_complete("SHOW")])
+
+    def _start_replication(self, command: StartReplication, now: float) -> Reply:
+        start, written = self.source.start, self.source.written
+        if start is None or written is None:
+            raise _no_wal()
+        timeline = written.timeline if command.timeline is None else command.timeline
+        fork = self._checked_fork(timeline, command.start, now)
+        if command.start < start.lsn:
+            name = segment_name(timeline, command.start, self.source.line.segment_bytes)
+            raise self._refuse(
+                Code.WAL_REMOVED,
+                SqlError(
+                    "58P01",
+                    f"requested WAL segment {name} has already been removed",
+                    detail=f"The oldest WAL held here begins at {start.lsn}.",
+                    hint="The standby needs WAL from before its seed: seed it again.",
+                ),
+                now,
+            )
+        self.timeline, self.sent_lsn = timeline, command.start
+        if fork is not None and command.start == fork.end_lsn and self._may_pass(fork, now):
+            return Reply(self._next_timeline(fork))
+        self.write_lsn = self.flush_lsn = self.apply_lsn = Lsn(0)
+        self.phase = Phase.OPEN
+        self._heard_at = self._spoke_at = now
+        self._pinged = self._reply_owed = False
+        self.refusal = None
+        self._show_state(now)
+        self.revision += 1
+        return Reply([codec.copy_both_response()], starts_copy=True)
+
+    def _checked_fork(self, timeline: int, start: Lsn, now: float) -> Fork | None:
+        """Where `timeline` ended, None if it is the newest.  Raises if it can't be served."""
+        if not self._line.has(timeline):
+            written = self.source.written
+            newer = written is not None and timeline > written.timeline
+            message = f"requested timeline {timeline} is not in this server's history"
+            raise self._refuse(
+                Code.HISTORY_MISSING if newer else Code.STANDBY_AHEAD_OF_FORK,
+                SqlError(
+                    "55000",
+                    message,
+                    detail=f"The WAL held here ends at {written}.",
+                    hint="It comes when the primary ships it." if newer else _RESEED_HINT,
+                ),
+                now,
+            )
+        fork = self._line.fork_of(timeline)
+        if fork is not None and start > fork.end_lsn:
+            raise self._ahead_of_fork(timeline, start, fork, now)
+        return fork
+
+    # COPY: what comes in
+
+    def copy_data(self, payload: bytes, now: float) -> list[bytes]:
+        """A report of the standby.  Raises SqlError when it shows that it can't follow."""
+        report = codec.standby_report(payload)
+        self._heard_at = now
+        self._pinged = False
+        if isinstance(report, codec.Feedback):
+            return []
+        self.write_lsn = Lsn(report.write_lsn)
+        self.flush_lsn = Lsn(report.flush_lsn)
+        self.apply_lsn = Lsn(report.apply_lsn)
+        self.last_reply_at = now
+        self.revision += 1
+        # Answered by `advance`, once for any number of requests: a client that asks and
+        # does not read must not fill our memory.
+        self._reply_owed |= report.reply_requested
+        self._check_applied(now)
+        return []
+
+    def copy_done(self, now: float) -> list[bytes]:
+        """The client ends the COPY, by itself or after our CopyDone."""
+        fork = self._line.fork_of(self.timeline)
+        messages = [] if self.phase is Phase.ENDING else [codec.copy_done()]
+        told_end = self.phase is Phase.ENDING
+        self.stop_copy()
+        if told_end and fork is not None:
+            return messages + self._next_timeline(fork)
+        return [*messages, codec.command_complete("START_STREAMING")]
+
+    def stop_copy(self) -> None:
+        self.phase = Phase.DONE
+        self.state = StandbyState.REFUSED if self.refusal is not None else StandbyState.STARTUP
+        self.revision += 1
+
+    # COPY: what goes out
+
+    @property
+    def deadline(self) -> float | None:
+        if self.phase is Phase.DONE:
+            return None
+        half = self._timeout_seconds / 2
+        if self.phase is Phase.ENDING:
+            return self._heard_at + self._timeout_seconds
+        if self._pinged:
+            return min(self._heard_at + self._timeout_seconds, self._spoke_at + half)
+        return min(self._heard_at, self._spoke_at) + half
+
+    def advance(self, now: float) -> list[bytes]:
+        """End of timeline, keepalives, and giving up on a silent client (SqlError, fatal)."""
+        if now >= self._heard_at + self._timeout_seconds:
+            raise SqlError("57P05", "terminating connection: the standby is silent", fatal=True)
+        if self.phase is Phase.OPEN:
+            self._checked_fork(self.timeline, Lsn(0), now)
+            self._check_applied(now)
+            fork = self._line.fork_of(self.timeline)
+            if fork is not None and self.sent_lsn >= fork.end_lsn and self._may_pass(fork, now):
+                self.phase = Phase.ENDING
+                self.revision += 1
+                self._spoke_at = now
+                return [codec.copy_done()]
+            self._show_state(now)
+            return self._keepalives(now)
+        # After our CopyDone there is no COPY to put a keepalive into.
+        return []
+
+    def wal_wanted(self, now: float) -> WalRequest | None:
+        """The next bytes that the standby may have; None when there are none."""
+        if self.phase is not Phase.OPEN or not self._line.has(self.timeline):
+            return None
+        found = self._line.locate(self.timeline, self.sent_lsn)
+        if found is None:
+            return None
+        timeline, end = found
+        end = self.gate.limit(now, end)
+        if end <= self.sent_lsn:
+            return None
+        if end - self.sent_lsn > MAX_SEND_BYTES:
+            # As walsender.c does: a cut at a page boundary never splits a record's header.
+            end = Lsn(self.sent_lsn + MAX_SEND_BYTES)
+            end = Lsn(end - end % WAL_PAGE_BYTES)
+        return WalRequest(timeline, self.sent_lsn, end - self.sent_lsn)
+
+    def wal_read(self, request: WalRequest, data: bytes, now: float) -> list[bytes]:
+        """Make a message of the bytes that `wal_wanted` asked for."""
+        written = self.source.written
+        if self.phase is not Phase.OPEN or request.lsn != self.sent_lsn or written is None:
+            return []
+        if not data:
+            return []
+        if len(data) > request.max_bytes:
+            raise AssertionError(f"{len(data)} bytes read, {request.max_bytes} wanted")
+        header = codec.wal_data_header(request.lsn, written.lsn, self._sent_at(), len(data))
+        self.sent_lsn = Lsn(request.lsn + len(data))
+        self._spoke_at = now
+        self._show_state(now)
+        return [header, data]
+
+    def wal_failed(self, error: LogshipError, now: float) -> SqlError:
+        """What to tell a standby whose WAL can't be read."""
+        if error.code is Code.WAL_REMOVED:
+            return self._refuse(error.code, SqlError("58P01", error.what, hint=error.hint), now)
+        return SqlError("58030", error.what, hint=error.hint)
+
+    def _keepalives(self, now: float) -> list[bytes]:
+        half = self._timeout_seconds / 2
+        ping = now >= self._heard_at + half and not self._pinged
+        if not (ping or self._reply_owed or now >= self._spoke_at + half):
+            return []
+        self._pinged |= ping
+        self._reply_owed = False
+        self._spoke_at = now
+        written = self.source.written
+        end = written.lsn if written is not None else self.sent_lsn
+        return [codec.keepalive(end, self._sent_at(), reply_requested=ping)]
+
+    def _sent_at(self) -> int:
+        return codec.postgres_time(self._wall_clock())
+
+    def _next_timeline(self, fork: Fork) -> list[bytes]:
+        """The result set that ends a timeline, and two CommandCompletes.
+
+        `libpqrcv_endstreaming` reads one for the row and one for the command, and
+        `libpqrcv_startstreaming` takes the last as "no more WAL on this timeline".
+        """
+        columns = [("next_tli", codec.OID_INT8), ("next_tli_startpos", codec.OID_TEXT)]
+        row = codec.one_row(columns, [str(fork.next_timeline), str(fork.end_lsn)])
+        complete = [codec.command_complete(tag) for tag in ("START_STREAMING", "START_REPLICATION")]
+        return [row, *complete]
+
+    # What the gate shows of the line
+
+    def _may_pass(self, fork: Fork, now: float) -> bool:
+        """Whether the gate lets a standby leave the timeline that ends in `fork`."""
+        return self.gate.limit(now, Lsn(fork.end_lsn + 1)) > fork.end_lsn
+
+    def _visible_end(self, now: float) -> tuple[int, Lsn]:
+        """Timeline and end as far as the gate lets them be seen (`Gate.limit`)."""
+        written = self.source.written
+        if written is None:
+            raise _no_wal()
+        for timeline, fork in self._line.forks():
+            if not self._may_pass(fork, now):
+                return timeline, self.gate.limit(now, fork.end_lsn)
+        return written.timeline, self.gate.limit(now, written.lsn)
+
+    def _show_state(self, now: float) -> None:
+        written, fork = self.source.written, self._line.fork_of(self.timeline)
+        if written is None:
+            return
+        end = written.lsn if fork is None else fork.end_lsn
+        if self.sent_lsn > end:
+            state = StandbyState.WAITING
+        elif self.sent_lsn == end and (fork is None or self._may_pass(fork, now)):
+            state = StandbyState.STREAMING
+        elif self.gate.limit(now, end) <= self.sent_lsn:
+            state = StandbyState.HELD
+        else:
+            state = StandbyState.CATCHUP
+        if state is not self.state:
+            self.state = state
+            self.revision += 1
+
+    # Refusals
+
+    def _check_applied(self, now: float) -> None:
+        """A standby that has replayed past the fork has another database than the line's.
+
+        The requested start can't show it: walreceivers ask from the segment's start.  The
+        first report does (`XLogWalRcvSendReply` sends the replay position).
+        """
+        fork = self._line.fork_of(self.timeline)
+        if fork is not None and self.apply_lsn > fork.end_lsn:
+            raise self._ahead_of_fork(self.timeline, self.apply_lsn, fork, now)
+
+    def _ahead_of_fork(self, timeline: int, lsn: Lsn, fork: Fork, now: float) -> SqlError:
+        error = SqlError(
+            "55000",
+            f"starting point {lsn} on timeline {timeline} is not in this server's history",
+            detail=(
+                f"This server's history forked from timeline {timeline} at {fork.end_lsn}; "
+                f"the standby is {lsn - fork.end_lsn} bytes ahead of the fork."
+            ),
+            hint=_RESEED_HINT,
+        )
+        return self._refuse(Code.STANDBY_AHEAD_OF_FORK, error, now)
+
+    def _refuse(self, code: Code, error: SqlError, now: float) -> SqlError:
+        self.refusal = Refusal(code, f"{error.message}. {error.detail}".strip(), error.hint, now)
+        self.state = StandbyState.REFUSED
+        self.revision += 1
+        return error
+
+
+def _no_wal() -> SqlError:
+    return SqlError("57P03", "no WAL is held here yet", hint="It comes with the first seed.")

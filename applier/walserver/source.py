@@ -1,0 +1,53 @@
+"""Where the WAL server gets its WAL: the seam between it and the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from logship.lsn import Lsn, Position
+from logship.wal import History, WalLine
+
+
+class WalSource(Protocol):
+    """Contiguous WAL of one incarnation, growing at its end.
+
+    Everything but `read` and `history_content` answers from memory.  All of it is called on
+    the event loop's thread.
+    """
+
+    @property
+    def line(self) -> WalLine:
+        """System identifier, major and segment size."""
+
+    @property
+    def start(self) -> Position | None:
+        """Oldest position held; None before there is any WAL (nothing is served then)."""
+
+    @property
+    def written(self) -> Position | None:
+        """End of what is written, on the newest timeline that has WAL here."""
+
+    def histories(self) -> Mapping[int, History]:
+        """Parsed histories by timeline; has one for each timeline above 1 that has WAL."""
+
+    def history_content(self, timeline: int, /) -> bytes | None:
+        """The `.history` file as the primary wrote it; None if it never arrived."""
+
+    def end_of(self, timeline: int, /) -> Lsn | None:
+        """End of the bytes written on `timeline`; None if it has none here.
+
+        May lie beyond the point where a later timeline forked off: bytes of the old
+        timeline are never removed for that.
+        """
+
+    def read(self, timeline: int, lsn: int, max_bytes: int, /) -> bytes:
+        """Up to `max_bytes` of `timeline` from `lsn`; b"" when nothing is there yet.
+
+        Raises LogshipError: WAL_REMOVED below the oldest bytes held of that timeline,
+        STORE_FAILED or STORE_DAMAGED when the disk gives something else.
+        """
+
+    def subscribe(self, callback: Callable[[], None], /) -> Callable[[], None]:
+        """Call `callback` on the event loop's thread after each change of `written` or `start`.
+        Returns what ends the subscription."""
