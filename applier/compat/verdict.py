@@ -1,0 +1,108 @@
+"""The outcome of a version check, and its two forms: a table to read, dicts for `--json`."""
+
+from __future__ import annotations
+
+import textwrap
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Outcome(IntEnum):
+    """Ordered by severity, so that `max` of several is their overall outcome."""
+
+    PASS = 0
+    WARN = 1
+    BLOCK = 2
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class Finding(NamedTuple):
+    """One rule's answer.
+
+    outcome: after overrides: an overridden block counts as a warning.  primary, standby: the
+    values compared, as text ("" where that side has none).  why: why the rule exists.
+    remedy: what to do now ("" if it passed).  overridden: it would have blocked.
+    """
+
+    rule: str
+    outcome: Outcome
+    primary: str
+    standby: str
+    why: str
+    remedy: str = ""
+    overridden: bool = False
+
+    def as_dict(self) -> dict[str, object]:
+        """The `--json` and HTTP form."""
+        return {**self._asdict(), "outcome": str(self.outcome)}
+
+
+class Verdict(NamedTuple):
+    """All findings, in the rules' order.  `outcome` is the worst of them."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        return max((finding.outcome for finding in self.findings), default=Outcome.PASS)
+
+    @property
+    def blocked(self) -> bool:
+        """The standby must not be started.  Receiving and storing go on."""
+        return self.outcome is Outcome.BLOCK
+
+    @property
+    def overridden(self) -> tuple[str, ...]:
+        """Rules that would have blocked, had an operator not overridden them by name."""
+        return tuple(finding.rule for finding in self.findings if finding.overridden)
+
+    @property
+    def concerns(self) -> tuple[Finding, ...]:
+        """What did not pass, worst first."""
+        return tuple(
+            sorted(
+                (finding for finding in self.findings if finding.outcome is not Outcome.PASS),
+                key=lambda finding: -finding.outcome,
+            )
+        )
+
+    def summary(self) -> str:
+        """One sentence: `blocked: minor-order (17.9 / 17.7), architecture (aarch64 / x86_64)`."""
+        if self.outcome is Outcome.PASS:
+            return f"pass: all {len(self.findings)} rules"
+        worst = [finding for finding in self.findings if finding.outcome is self.outcome]
+        word = "blocked" if self.blocked else "warning"
+        return f"{word}: " + ", ".join(
+            f"{finding.rule} ({finding.primary} / {finding.standby})" for finding in worst
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """The `--json` and HTTP form: outcome, blocked, overridden, findings."""
+        return {
+            "outcome": str(self.outcome),
+            "blocked": self.blocked,
+            "overridden": list(self.overridden),
+            "findings": [finding.as_dict() for finding in self.findings],
+        }
+
+    def table(self, width: int = 100) -> str:
+        """For a terminal: a row per rule, then reason and remedy of all that did not pass."""
+        header = ("rule", "outcome", "primary", "standby")
+        rows = [(f.rule, _word(f), f.primary or "-", f.standby or "-") for f in self.findings]
+        columns = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(size) for cell, size in zip(row, columns, strict=True)).rstrip()
+            for row in (header, *rows)
+        ]
+        for finding in self.concerns:
+            text = f"{finding.rule}: {finding.why}"
+            if finding.remedy:
+                text += f" Remedy: {finding.remedy}"
+            lines += ["", *textwrap.wrap(text, width, subsequent_indent="  ")]
+        return "\n".join(lines)
+
+
+def _word(finding: Finding) -> str:
+    return f"{finding.outcome} (overridden)" if finding.overridden else str(finding.outcome)

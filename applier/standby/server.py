@@ -1,0 +1,446 @@
+"""`Standby`: the asyncio shell that keeps one standby as its `StandbyLife` says.
+
+Idle costs nearly nothing: the server's end is an event (a pidfd), and every two seconds the
+control file's times are looked at, as PostgreSQL writes every change of the primary's
+parameters there before it acts on it (`xlog_redo`, XLOG_PARAMETER_CHANGE).  No SQL runs
+unless somebody asks; positions come from the WAL server's status updates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+
+from applier.standby import probes, server_log
+from applier.standby.configuration import StandbySettings
+from applier.standby.files import StandbyFiles
+from applier.standby.layout import StandbyLayout
+from applier.standby.life import (
+    Command,
+    ConfigurationChanged,
+    Event,
+    Exited,
+    LifeState,
+    StandbyLife,
+    Start,
+    Started,
+    Tick,
+    WantRunning,
+    WantStopped,
+)
+from applier.standby.liveness import ProcessEnd
+from applier.standby.promotion import Opened, ReplayWatch, admit_clients, promote
+from logship.errors import Code, LogshipError
+from logship.identity import Profile
+from logship.lsn import Lsn
+from logship.postgres.process import Server, StopMode
+
+_log = structlog.get_logger(__name__)
+
+_TICK_SECONDS = 2.0
+_START_TIMEOUT_SECONDS = 60.0
+_TICKS_PER_TRIM = 60
+_RETRY_SECONDS = 0.05
+
+
+class StandbyStatus(NamedTuple):
+    """For operators.  state_seconds: how long it has been in `state`.  start_in_seconds: until
+    the next start after a failure (None unless waiting for it).  opened: it is no standby any
+    more.  complaints: rules of the primary's pg_hba.conf that had to be left out."""
+
+    state: LifeState
+    pid: int | None
+    state_seconds: float
+    restarts: int
+    last_failure: str
+    start_in_seconds: float | None
+    opened: bool
+    complaints: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """The `--json` and HTTP form."""
+        return {**self._asdict(), "complaints": list(self.complaints)}
+
+
+class Standby:
+    """One standby of one incarnation.
+
+    opened: whether the server may be out of recovery, because a promotion was begun.  Without
+    it a data directory that is no standby any more is not started.
+
+    Make sure first that the version check passes and that `prepare` was called once for the
+    seed.  Then either keep `watch` running as a task, or call the other methods on their own
+    (`shipper promote --offline`): the server outlives this object in any case.
+
+    Raises UsageError(SETTINGS) for settings that no start could work with.
+    """
+
+    def __init__(
+        self,
+        settings: StandbySettings,
+        layout: StandbyLayout,
+        server: Server,
+        profile: Profile,
+        *,
+        opened: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._layout = layout
+        self._server = server
+        self._may_be_open = opened
+        self._clock = clock
+        self._life = StandbyLife(clock())
+        self._acting = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._process_end: ProcessEnd | None = None
+        self._files = StandbyFiles(settings, layout, server.run_as, profile)
+        self._log_offset_bytes = 0
+        self._connection: probes.Connection | None = None
+        self._connecting = asyncio.Lock()
+        self._complaints: tuple[str, ...] = ()
+
+    # --- what an operator sees ------------------------------------------------------------
+
+    @property
+    def is_opened(self) -> bool:
+        """Whether PostgreSQL has left recovery for good: it removed standby.signal."""
+        layout = self._layout
+        return layout.control_file.exists() and not layout.signal_file.exists()
+
+    def status(self) -> StandbyStatus:
+        life, now = self._life, self._clock()
+        return StandbyStatus(
+            state=life.state,
+            pid=life.pid,
+            state_seconds=now - life.since,
+            restarts=life.restarts,
+            last_failure=life.last_failure,
+            start_in_seconds=None if life.deadline is None else max(0.0, life.deadline - now),
+            opened=self.is_opened,
+            complaints=self._complaints,
+        )
+
+    # --- its life -------------------------------------------------------------------------
+
+    async def ensure_started(self) -> None:
+        """Adopt the server if it runs, else start it; it is kept up from now on by `watch`.
+
+        A standby that was adopted with other settings than now is started anew.  Returns once
+        it runs, which may be before it lets anybody in.
+
+        Raises LogshipError(STANDBY_FAILED): it did not start (retryable, and `watch` does), or
+        the data directory is no standby any more (not retryable).
+        """
+        self._refuse_if_opened()
+        await self._handle(WantRunning())
+        if self._life.state is not LifeState.RUNNING:
+            raise LogshipError(
+                Code.STANDBY_FAILED,
+                f"the standby of {self._settings.instance} did not start: "
+                f"{self._life.last_failure or self._life.state}",
+                f"see {self._layout.log_file}",
+                retryable=True,
+            )
+
+    async def stop(self) -> None:
+        """Stop the server (fast) and leave it down.  Returns when it is down."""
+        await self._handle(WantStopped())
+        if self._life.state is not LifeState.STOPPED:
+            raise LogshipError(
+                Code.STANDBY_FAILED,
+                f"the standby of {self._settings.instance} does not stop",
+                f"see {self._layout.log_file}",
+                retryable=True,
+            )
+
+    async def watch(self) -> None:
+        """Keep the server as it should be until cancelled; the server then stays as it is."""
+        ticks = 0
+        try:
+            while True:
+                await self._wait_for_tick()
+                ticks += 1
+                try:
+                    await self._look()
+                    if ticks % _TICKS_PER_TRIM == 0:
+                        await asyncio.to_thread(server_log.trim, self._layout.log_file)
+                except (LogshipError, OSError) as error:
+                    # A control file that is just being written, say: the next look is near.
+                    _log.warning(
+                        "a look at the standby failed",
+                        instance=self._settings.instance,
+                        why=str(error),
+                    )
+        finally:
+            await self.close()
+
+    async def set_profile(self, profile: Profile) -> None:
+        """The primary changed: take over larger parameters before their WAL record arrives.
+
+        Raises LogshipError(CONTROL_FILE) if the standby's own can't be read.
+        """
+        self._files.profile = profile
+        if self._life.state is not LifeState.STOPPED:
+            await self._raise_floors()
+
+    async def retry_streaming(self) -> None:
+        """Have a standby that lost the WAL server look for it again at once.
+
+        Call it when the WAL server has come up or serves this instance again.  By itself the
+        standby looks every few seconds: each look that fails costs a process and log lines.
+        """
+        # SIGHUP wakes the startup process out of its wait for the next attempt
+        # (`StartupProcSigHupHandler` calls `WakeupRecovery`).
+        await asyncio.to_thread(self._server.reload)
+
+    async def close(self) -> None:
+        """Let go of the server without stopping it."""
+        self._unwatch_pid()
+        await self._disconnect()
+
+    # --- what it says ---------------------------------------------------------------------
+
+    async def positions(self) -> probes.Positions:
+        """Ask the server.  Raises LogshipError(STANDBY_FAILED, retryable)."""
+        try:
+            return await probes.read_positions(await self._connected())
+        except LogshipError:
+            # The session is of a server that ended meanwhile; there may be another.
+            await self._disconnect()
+            return await probes.read_positions(await self._connected())
+
+    async def replayed_everything(self, end_lsn: int, timeout_seconds: float) -> bool:
+        """Wait until what was received up to `end_lsn` is replayed as far as records go.
+
+        True: `promote` loses nothing of it.  False: not within the time, or replay stands
+        still.  Survives restarts of the server meanwhile.
+        """
+        watch = ReplayWatch(Lsn(end_lsn))
+        deadline = self._clock() + timeout_seconds
+        while self._clock() < deadline:
+            try:
+                found = await self.positions()
+                if watch.done(found, self._clock()):
+                    return True
+                if found.replay_pause != probes.NOT_PAUSED:
+                    await self._end_pause()
+                pause_seconds = watch.pause_seconds(found)
+            except LogshipError as error:
+                if not error.retryable:
+                    raise
+                await self._look()
+                pause_seconds = _RETRY_SECONDS
+            await asyncio.sleep(pause_seconds)
+        return False
+
+    # --- the day --------------------------------------------------------------------------
+
+    async def promote(self, timeout_seconds: float = 60.0) -> Opened:
+        """Open the server; see `promotion.promote`.  Note first, durably, that this begins.
+
+        Clients are let in by `admit_clients`, afterwards.
+        """
+        self._may_be_open = True
+        connection = await self._connected()
+        opened = await promote(connection, self._layout.data, self._server.promote, timeout_seconds)
+        _log.info(
+            "standby promoted",
+            instance=self._settings.instance,
+            timeline=opened.timeline,
+            lsn=str(opened.lsn),
+            promote_seconds=round(opened.promote_seconds, 3),
+        )
+        return opened
+
+    async def admit_clients(self) -> tuple[str, ...]:
+        """Put the primary's pg_hba.conf rules into force on the promoted server.
+
+        Rules that this server can't read are left out, as one would make it ignore them all.
+        Returns those, and why; they are in `status` as well.  Raises LogshipError
+        (STANDBY_FAILED) if the server does not answer, or is a standby still.
+        """
+        if not self.is_opened:
+            raise LogshipError(
+                Code.STANDBY_FAILED,
+                f"the standby of {self._settings.instance} is not promoted: it admits nobody",
+                "promote it first",
+            )
+        connection = await self._connected()
+        with probes.standby_errors():
+            self._complaints = await admit_clients(
+                connection, self._layout, self._files.profile.bootstrap_superuser
+            )
+        return self._complaints
+
+    # --- the one place that acts ----------------------------------------------------------
+
+    async def _handle(self, event: Event) -> None:
+        """Give `life` an event, perform its commands, give it what comes of them."""
+        async with self._acting:
+            events: list[Event] = [event]
+            while events:
+                for command in self._life.handle(events.pop(0), self._clock()):
+                    events += await self._perform(command)
+
+    async def _perform(self, command: Command) -> list[Event]:
+        if isinstance(command, Start):
+            return await self._start()
+        return await self._stop()
+
+    async def _start(self) -> list[Event]:
+        changed = False
+        try:
+            self._refuse_if_opened()
+            changed = await asyncio.to_thread(self._files.write)
+            pid = await asyncio.to_thread(self._server.running_pid)
+            if pid is None:
+                changed = False
+                pid = await asyncio.to_thread(self._start_server)
+        except (LogshipError, OSError) as error:
+            why = error.what if isinstance(error, LogshipError) else str(error)
+            pid = await asyncio.to_thread(self._server.running_pid)
+            # One that is slow to start goes on starting: killing it would only prolong it.
+            slow = isinstance(error, LogshipError) and error.retryable and pid is not None
+            _log.error(
+                "standby is slow to start" if slow else "standby does not start",
+                instance=self._settings.instance,
+                why=why,
+            )
+            if pid is None or not slow:
+                return [Exited(why)]
+        self._watch_pid(pid)
+        _log.info("standby runs", instance=self._settings.instance, pid=pid)
+        # One that is open serves clients: only its operator may restart it.
+        if changed and not self.is_opened:
+            return [Started(pid), ConfigurationChanged()]
+        await self.retry_streaming()
+        return [Started(pid)]
+
+    def _start_server(self) -> int:
+        layout = self._layout
+        server_log.trim(layout.log_file)
+        self._log_offset_bytes = server_log.size_bytes(layout.log_file)
+        return self._server.start(
+            config_file=layout.config_file,
+            hba_file=layout.hba_file,
+            log_file=layout.log_file,
+            timeout_seconds=_START_TIMEOUT_SECONDS,
+        )
+
+    async def _stop(self) -> list[Event]:
+        await self._disconnect()
+        modes: tuple[StopMode, ...] = ("fast", "immediate")
+        for mode in modes:
+            try:
+                await asyncio.to_thread(self._server.stop, mode)
+            except LogshipError as error:
+                _log.error(
+                    "standby does not stop",
+                    instance=self._settings.instance,
+                    mode=mode,
+                    why=error.what,
+                )
+            else:
+                self._unwatch_pid()
+                return [Exited("stopped")]
+        # `_look` sees its end, should it come.
+        return []
+
+    # --- looking --------------------------------------------------------------------------
+
+    async def _wait_for_tick(self) -> None:
+        now = self._clock()
+        due = now + _TICK_SECONDS if self._life.deadline is None else self._life.deadline
+        timer = asyncio.get_running_loop().call_later(max(due - now, 0.0), self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+            self._wake.clear()
+
+    async def _look(self) -> None:
+        life = self._life
+        if life.pid is not None and await self._has_ended(pid := life.pid):
+            await self._disconnect()
+            why = await self._why()
+            if life.state is LifeState.RUNNING:
+                _log.error("standby ended", instance=self._settings.instance, why=why)
+            await self._handle(Exited(why, pid))
+            # It may have ended for want of larger parameters, which are known now.
+            await self._raise_floors()
+        elif life.state is LifeState.RUNNING:
+            if self._files.control_file_changed():
+                await self._raise_floors()
+        elif life.deadline is not None and self._clock() >= life.deadline:
+            await self._handle(Tick())
+
+    async def _has_ended(self, pid: int) -> bool:
+        end = self._process_end
+        if end is not None and end.known:
+            return end.pid == pid and end.ended
+        return await asyncio.to_thread(self._server.running_pid) != pid
+
+    async def _raise_floors(self) -> None:
+        """Start anew if replay needs larger parameters than the server was started with."""
+        if self.is_opened:
+            return
+        needed = await asyncio.to_thread(self._files.raised_floors)
+        if needed is None:
+            return
+        _log.info(
+            "the primary raised parameters, its standby is started anew",
+            instance=self._settings.instance,
+            **needed._asdict(),
+        )
+        await self._handle(ConfigurationChanged())
+
+    async def _end_pause(self) -> None:
+        """Somebody paused replay, or PostgreSQL did for want of larger parameters."""
+        await self._raise_floors()
+        connection = await self._connected()
+        with probes.standby_errors():
+            await connection.execute("select pg_wal_replay_resume()")
+
+    async def _why(self) -> str:
+        found = await asyncio.to_thread(
+            server_log.last_failures, self._layout.log_file, self._log_offset_bytes
+        )
+        return "; ".join(found) or "it ended without a word"
+
+    def _refuse_if_opened(self) -> None:
+        if self.is_opened and not self._may_be_open:
+            raise LogshipError(
+                Code.STANDBY_FAILED,
+                f"{self._layout.data} is no standby any more: its standby.signal is gone",
+                "if it was promoted by hand, stop protecting the instance here; else seed it anew",
+            )
+
+    # --- what is held ---------------------------------------------------------------------
+
+    async def _connected(self) -> probes.Connection:
+        """The one session, opened when first needed and again when it broke."""
+        async with self._connecting:
+            if self._connection is None or self._connection.closed:
+                self._connection = await probes.connect(
+                    self._layout, self._settings.port, self._files.profile.bootstrap_superuser
+                )
+            return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def _watch_pid(self, pid: int) -> None:
+        self._unwatch_pid()
+        self._process_end = ProcessEnd(pid, self._wake.set)
+
+    def _unwatch_pid(self) -> None:
+        if self._process_end is not None:
+            self._process_end.close()
+            self._process_end = None
