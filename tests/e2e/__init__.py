@@ -1,1 +1,1 @@
-"""Tests of the shipper and the applier as processes, from end to end."""
+"""The shipper and the applier as processes, beside real servers, from end to end."""

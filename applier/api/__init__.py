@@ -1,0 +1,14 @@
+"""The applier's local HTTP API, for operators' commands and scripts, on a unix socket.
+
+    GET  /v1/instances               {"instances": [status, …]}
+    GET  /v1/instances/NAME          status (`logship.status.InstanceStatus`)
+    POST /v1/instances/NAME/promote  lines of JSON: {"step", "details"} …, then {"result"} or
+                                     {"error", "status"}
+    POST /v1/instances/NAME/seed     {"why"} → what was asked for
+
+Errors are {"error": {"code", "what", "hint", "retryable"}} with status 400 (usage), 404
+(unknown instance), 409 (refused by a check), 503 (may work later), 500 (failed).  The
+socket's permissions are the only access control: who may write to it may promote.
+
+`operations` says what the API asks of the applier; `server` is the HTTP side.
+"""

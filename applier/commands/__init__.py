@@ -1,0 +1,26 @@
+"""The `applier` command line: one module a command, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from logship.commandline import Command, Program, run_program
+
+PROGRAM: Final = Program(
+    "applier",
+    "Receives WAL on the recovery server, keeps it, and has standbys replay it.",
+    {
+        "keygen": Command("logship.keygen_command", "make a pair of keys for the link"),
+        "init": Command("applier.commands.init", "write a commented settings file"),
+        "check": Command("applier.commands.check", "find everything that would stop `run`"),
+        "run": Command("applier.commands.run", "receive, keep and replay, until stopped"),
+        "status": Command("logship.status_command", "show how the instances stand"),
+        "seed": Command("applier.commands.seed", "have an instance seeded (again)"),
+    },
+)
+
+
+def main() -> int:
+    """Entry point.  Returns what the process exits with."""
+    return run_program(PROGRAM, sys.argv[1:])

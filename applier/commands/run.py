@@ -1,0 +1,33 @@
+"""Receive WAL, keep it and have standbys replay it, until a signal stops it.
+
+SIGTERM and SIGINT stop the applier; the standbys go on and are adopted at the next start.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from applier.settings import DEFAULT_SETTINGS_FILE, load_applier_settings
+from logship.errors import ExitCode
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="F",
+        type=Path,
+        default=DEFAULT_SETTINGS_FILE,
+        help="settings file (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = load_applier_settings(args.config)
+    from logship.logs import set_up_logs
+
+    set_up_logs(settings.log)
+    from applier import service
+
+    service.run(settings)
+    return ExitCode.DONE

@@ -1,0 +1,324 @@
+"""The standby of one instance: checked, started, served, and held when it must not go on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import structlog
+
+from applier.compat import DataDirectoryFacts, StandbyProfile, Verdict, check
+from applier.receivers.seed.placement import SeedPlaced, discard_previous, read_placement
+from applier.standby import Standby, StandbyLayout, StandbySettings, prepare
+from applier.store import Store
+from applier.walserver.gate import OPEN_GATE, Gate
+from applier.walserver.status import StandbyStatus
+from logship.errors import Code, LogshipError, RefusedError
+from logship.identity import Profile
+from logship.lsn import Lsn
+from logship.postgres.control_file import read_control_file
+from logship.postgres.installations import Installation, choose
+from logship.postgres.probe import probe
+from logship.postgres.process import Server
+
+if TYPE_CHECKING:
+    from applier.operations.instance import Instance
+
+log = structlog.get_logger(__name__)
+
+
+class Following:
+    """Keeps the standby in step with what the version check allows.
+
+    `verdict` is None until there is a primary to compare with and an installation to run.
+    A blocked standby is held by the WAL server's gate where it is; it is not stopped, as
+    what it has is sound and may be read.
+    """
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self.placed: SeedPlaced | None = None
+        self.installation: Installation | None = None
+        self.verdict: Verdict | None = None
+        self.standby: Standby | None = None
+        self.applied_lsn = Lsn(0)
+        self._watcher: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+
+    # --- the WAL server's side --------------------------------------------------------------
+
+    def serve(self, store: Store) -> None:
+        """Let standbys stream from `store`, held until the version check has spoken."""
+        profile = self._instance.record.profile
+        assert profile is not None
+        version = f"{profile.major}.{profile.minor}"
+        gate = self._gate(store)
+        self._instance.host.wal_server.serve(self._instance.name, store, version, gate)
+
+    def withdraw(self) -> None:
+        self._instance.host.wal_server.withdraw(self._instance.name)
+
+    def standby_status(self) -> StandbyStatus | None:
+        """Our standby as the WAL server knows it; None before it ever came."""
+        statuses = self._instance.host.wal_server.standbys(self._instance.name)
+        return next((s for s in statuses if s.application_name == self._instance.name), None)
+
+    def status_changed(self, status: StandbyStatus) -> None:
+        """The WAL server heard from a standby of this instance."""
+        if status.application_name != self._instance.name:
+            return
+        if status.refusal is not None:
+            refusal = status.refusal
+            self._instance.alarms.raise_error(
+                LogshipError(refusal.code, refusal.what, refusal.hint)
+            )
+        elif status.timeline:
+            self._instance.alarms.clear(Code.STANDBY_AHEAD_OF_FORK)
+        if status.apply_lsn and status.apply_lsn != self.applied_lsn:
+            self.applied_lsn = status.apply_lsn
+            self._instance.standby_moved()
+
+    def _gate(self, store: Store) -> Gate:
+        if self.verdict is not None and not self.verdict.blocked:
+            return OPEN_GATE
+        written = store.written
+        return Gate(hold_at_lsn=written.lsn if written is not None else Lsn(0))
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """After the applier's start: adopt or start what the last one left."""
+        async with self._turn:
+            directory = self._instance.incarnation_directory
+            self.placed = await asyncio.to_thread(read_placement, directory)
+            if self._instance.record.promotion is not None:
+                await self._adopt_promoted()
+                return
+            await self._check()
+            if self._instance.record.fence is None:
+                await self._start()
+
+    async def close(self) -> None:
+        """Leave the server running."""
+        await self._stop_watching()
+        if self.standby is not None:
+            await self.standby.close()
+            self.standby = None
+
+    async def primary_changed(self, profile: Profile) -> None:
+        """Check again, before any WAL that the changed primary wrote is served."""
+        async with self._turn:
+            await self._check()
+            if self.standby is None:
+                await self._start()
+            else:
+                await self.standby.set_profile(profile)
+
+    async def seeded(self) -> None:
+        """A seed was put in place: run the standby on it."""
+        async with self._turn:
+            directory = self._instance.incarnation_directory
+            self.placed = await asyncio.to_thread(read_placement, directory)
+            layout = self._layout()
+            await asyncio.to_thread(prepare, layout, self._instance.host.run_as)
+            await self._check()
+            await self._start()
+            await asyncio.to_thread(discard_previous, directory)
+
+    async def stop(self) -> None:
+        """Take the server down, as its data directory is about to be replaced."""
+        async with self._turn:
+            await self._stop_watching()
+            if self.standby is None and self.placed is not None and self.installation is not None:
+                self.standby = self._make_standby()
+            if self.standby is not None:
+                await self.standby.stop()
+                await self.standby.close()
+                self.standby = None
+            self.applied_lsn = Lsn(0)
+
+    async def ready_to_promote(self) -> Standby:
+        """The running standby, its gate open.  Raises RefusedError when there is none."""
+        async with self._turn:
+            self._refuse_promotion()
+            if self.standby is None:
+                self.standby = self._make_standby()
+            await self.standby.ensure_started()
+            self._instance.host.wal_server.set_gate(self._instance.name, OPEN_GATE)
+            if self._watcher is None:
+                self._watcher = asyncio.create_task(self.standby.watch())
+            return self.standby
+
+    @property
+    def was_opened(self) -> bool:
+        """Whether PostgreSQL has left recovery: it removed standby.signal."""
+        return self.placed is not None and not self._layout().signal_file.exists()
+
+    async def start_opened(self) -> Standby:
+        """The server of a promotion that a crash interrupted after PostgreSQL opened it."""
+        async with self._turn:
+            if self.standby is not None:
+                await self.standby.close()
+            self.standby = self._make_standby(opened=True)
+            await self.standby.ensure_started()
+            return self.standby
+
+    def refuse_promotion_unless_ready(self) -> None:
+        """Raise RefusedError(PROMOTE_REFUSED) if the version check or the data forbid it."""
+        self._refuse_promotion()
+
+    def _refuse_promotion(self) -> None:
+        name = self._instance.name
+        if self.placed is None:
+            raise RefusedError(
+                Code.PROMOTE_REFUSED,
+                f"{name} has no standby: no seed was ever completed",
+                "nothing of it can be opened here",
+            )
+        if self.installation is None or self.verdict is None:
+            raise RefusedError(
+                Code.PROMOTE_REFUSED,
+                f"no installed PostgreSQL can run the standby of {name}",
+                "install its version: applier check lists what is found and what is needed",
+            )
+        if self.verdict.blocked:
+            raise RefusedError(
+                Code.PROMOTE_REFUSED,
+                f"the version check blocks {name}: {self.verdict.summary()}",
+                f"mend it, or override the rule by name in [instances.{name}] overrides",
+            )
+
+    # --- inside -----------------------------------------------------------------------------
+
+    async def _check(self) -> None:
+        """Choose an installation and let the version check decide; set the gate by it."""
+        instance = self._instance
+        profile = instance.record.profile
+        assert profile is not None
+        before = self.verdict
+        try:
+            self.installation = choose(
+                instance.host.installations, profile.major, profile.server_version_num
+            )
+            self.verdict = await self._compare(profile, self.installation)
+        except LogshipError as error:
+            self.installation = self._newest_of(profile.major)
+            self.verdict = None
+            if self.installation is not None:
+                self.verdict = await self._compare(profile, self.installation)
+            if self.verdict is None:
+                instance.alarms.raise_error(error)
+        else:
+            instance.alarms.clear(Code.NO_INSTALLATION)
+        self._tell_verdict(before)
+        if instance.store is not None:
+            instance.host.wal_server.set_gate(instance.name, self._gate(instance.store))
+
+    def _tell_verdict(self, before: Verdict | None) -> None:
+        instance = self._instance
+        if self.verdict is None:
+            return
+        if self.verdict.blocked:
+            instance.alarms.raise_error(
+                LogshipError(
+                    Code.COMPATIBILITY,
+                    f"the standby is not allowed to replay: {self.verdict.summary()}",
+                    "WAL is received and stored meanwhile; shipper status NAME shows the remedy",
+                )
+            )
+        else:
+            instance.alarms.clear(Code.COMPATIBILITY)
+        if before != self.verdict:
+            log.info("version check", instance=instance.name, verdict=self.verdict.summary())
+
+    def _newest_of(self, major: int) -> Installation | None:
+        """The best there is when none is new enough: the check then names what is wrong."""
+        same = [one for one in self._instance.host.installations if one.major == major]
+        return max(same, key=lambda one: one.version_num, default=None)
+
+    async def _compare(self, profile: Profile, installation: Installation) -> Verdict:
+        host = self._instance.host
+        made = await probe(installation, host.run_as, host.probe_cache)
+        facts = None
+        if self.placed is not None:
+            control = await asyncio.to_thread(read_control_file, self._layout().data)
+            facts = DataDirectoryFacts(
+                system_identifier=control.system_identifier,
+                wal_segment_size=control.wal_segment_size,
+                data_checksums=control.data_checksum_version != 0,
+            )
+        return check(
+            profile,
+            StandbyProfile.of(made, facts),
+            self._instance.record.incarnation,
+            frozenset(self._instance.settings.overrides),
+        )
+
+    async def _start(self) -> None:
+        """Start or adopt, if there is a seed and nothing forbids it."""
+        instance = self._instance
+        allowed = self.verdict is not None and not self.verdict.blocked
+        if self.placed is None or not allowed or not instance.settings.run_standby:
+            return
+        if instance.record.promotion is not None:
+            return
+        if self.standby is None:
+            self.standby = self._make_standby()
+        try:
+            await self.standby.ensure_started()
+        except LogshipError as error:
+            log.error("the standby did not start", instance=instance.name, **error.as_dict())
+            if not error.retryable:
+                instance.alarms.raise_error(error)
+                self.standby = None
+                return
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self.standby.watch())
+
+    async def _adopt_promoted(self) -> None:
+        """Keep an eye on a promoted server; who starts and stops it now is its operator."""
+        profile = self._instance.record.profile
+        assert profile is not None
+        self.installation = self._newest_of(profile.major)
+        with contextlib.suppress(LogshipError):
+            self.installation = choose(
+                self._instance.host.installations, profile.major, profile.server_version_num
+            )
+        if self.installation is not None:
+            self.standby = self._make_standby(opened=True)
+
+    async def _stop_watching(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+
+    def _layout(self) -> StandbyLayout:
+        instance = self._instance
+        return StandbyLayout(
+            instance.incarnation_directory, instance.host.standby_socket_directory(instance.name)
+        )
+
+    def _make_standby(self, *, opened: bool = False) -> Standby:
+        instance = self._instance
+        settings = instance.host.settings
+        name = instance.name
+        layout = self._layout()
+        assert self.installation is not None and instance.record.profile is not None
+        return Standby(
+            StandbySettings(
+                instance=name,
+                port=instance.settings.port,
+                wal_server_directory=settings.wal_server.socket_directory,
+                wal_server_port=settings.wal_server.port,
+                listen_addresses=settings.listen_addresses_of(name),
+                shared_buffers_mb=settings.shared_buffers_mb_of(name),
+                settings=settings.parameters_of(name),
+            ),
+            layout,
+            Server(self.installation, layout.data, instance.host.run_as),
+            instance.record.profile,
+            opened=opened,
+        )

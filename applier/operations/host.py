@@ -1,0 +1,54 @@
+"""What all instances of one recovery server share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from applier.settings import ApplierSettings
+from applier.walserver.server import WalServer
+from logship.postgres.installations import Installation
+from logship.postgres.run_as import RunAs
+
+
+class Host:
+    """The recovery server as instances see it: settings, installations, the WAL server."""
+
+    def __init__(
+        self,
+        settings: ApplierSettings,
+        run_as: RunAs,
+        installations: list[Installation],
+        wal_server: WalServer,
+    ) -> None:
+        self.settings = settings
+        self.run_as = run_as
+        self.installations = installations
+        self.wal_server = wal_server
+        self.keep_free_bytes = settings.store.keep_free_mb << 20
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def instance_directory(self, name: str) -> Path:
+        return self.settings.directory / "instances" / name
+
+    @property
+    def probe_cache(self) -> Path:
+        """Where it is remembered what each installation makes."""
+        return self.settings.directory / "installations"
+
+    def standby_socket_directory(self, name: str) -> Path:
+        """Private to the standby's server; beside the WAL server's, for its short path."""
+        return self.settings.wal_server.socket_directory.parent / "standby" / name
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something that outlives its caller; the service waits for it when it stops."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish_spawned(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

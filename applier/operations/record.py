@@ -1,0 +1,107 @@
+"""What is remembered of an instance over restarts: `instance.json`, one durable file.
+
+The fence is the important part: it is written before anything is promoted and is never
+taken back by a restart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from logship import durable
+from logship.errors import Code, LogshipError
+from logship.identity import Incarnation, Profile
+from logship.lsn import plain_lsn
+
+FORMAT = 1
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """The last flush position that the primary was heard to have."""
+
+    timeline: int
+    lsn: int
+    at: float
+    """Seconds since the epoch by the applier's clock."""
+
+
+class Fence(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing of the old line is accepted since `at`."""
+
+    at: float
+    reason: str
+
+
+class Promotion(msgspec.Struct, frozen=True, kw_only=True):
+    """What a promotion did, and what it could not bring back.
+
+    `lost_bytes` is WAL that the primary was heard to have flushed and that was not durable
+    here; None when the primary was never heard.  What the primary flushed after `heard` is
+    not in it: nobody here can know.
+    """
+
+    at: float
+    offline: bool
+    opened_timeline: int
+    opened_lsn: int
+    durable_timeline: int
+    durable_lsn: int
+    heard: Heard | None
+    lost_bytes: int | None
+    promote_seconds: float
+    first_write_seconds: float
+    port: int
+
+
+class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """instance.json.  Replaced as a whole by `save_record`."""
+
+    format: int = FORMAT
+    name: str
+    incarnation: Incarnation | None = None
+    profile: Profile | None = None
+    protection: str = ""
+    """As the shipper's settings say, from its last hello."""
+    fence: Fence | None = None
+    promotion: Promotion | None = None
+    heard: Heard | None = None
+
+
+def record_path(instance_directory: Path) -> Path:
+    return instance_directory / "instance.json"
+
+
+def load_record(instance_directory: Path, name: str) -> InstanceRecord:
+    """Read an instance's record; a fresh one when there is none yet.
+
+    Raises LogshipError(STORE_DAMAGED): an unreadable record might hide a fence, so nothing
+    is assumed in its place.
+    """
+    path = record_path(instance_directory)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return InstanceRecord(name=name)
+    try:
+        record = msgspec.json.decode(data, type=InstanceRecord)
+    except msgspec.DecodeError as error:
+        raise LogshipError(
+            Code.STORE_DAMAGED,
+            f"{path} can't be read: {error}",
+            "restore it from a backup; without it nobody knows whether this instance is fenced",
+        ) from error
+    if record.format > FORMAT:
+        raise LogshipError(
+            Code.STORE_DAMAGED,
+            f"{path} was written by a newer Logship (format {record.format})",
+            "run the newer version",
+        )
+    return record
+
+
+def save_record(instance_directory: Path, record: InstanceRecord) -> None:
+    """Replace the record durably.  Blocking."""
+    data = msgspec.json.format(msgspec.json.encode(record, enc_hook=plain_lsn), indent=2)
+    durable.write_file(record_path(instance_directory), data + b"\n", mode=0o600)

@@ -1,0 +1,199 @@
+"""The status document of one instance: see `logship.status` for what its keys mean."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from applier.compat import Outcome
+from applier.operations.instance import Instance
+from applier.operations.promotion import describe_loss
+from logship import status
+from logship.lsn import Lsn, plain_lsn
+
+STALE_SECONDS = 10.0
+"""What the primary said longer ago than this is not shown as in effect."""
+
+
+def instance_status(instance: Instance) -> status.InstanceStatus:
+    """All that is known of `instance` now.  Reads memory only."""
+    incarnation = instance.record.incarnation
+    return {
+        "name": instance.name,
+        "phase": phase(instance),
+        "link": {"state": _link_state(instance), "since": instance.link.since},
+        "incarnation": None
+        if incarnation is None
+        else {
+            "system_identifier": str(incarnation.system_identifier),
+            "major": incarnation.major,
+        },
+        "protection": _protection(instance),
+        "primary": _primary(instance),
+        "store": _store(instance),
+        "standby": _standby(instance),
+        "transfer_gap": _transfer_gap(instance),
+        "apply_gap": _apply_gap(instance),
+        "seed": _seed(instance),
+        "gap": _gap(instance),
+        "compat": _compat(instance),
+        "promotion": _promotion(instance),
+        "alarms": instance.alarms.as_list(),
+    }
+
+
+def phase(instance: Instance) -> status.Phase:
+    """Where the instance is on its way."""
+    if instance.record.promotion is not None:
+        return "promoted"
+    if instance.record.fence is not None:
+        return "promoting"
+    if instance.seeder is not None:
+        return "seeding"
+    following = instance.following
+    if following.placed is None:
+        return "waiting"
+    if following.verdict is None or following.verdict.blocked:
+        return "blocked"
+    return "following"
+
+
+def _link_state(instance: Instance) -> Any:
+    return instance.link.state
+
+
+def _text(lsn: int | None) -> str | None:
+    return str(Lsn(lsn)) if lsn else None
+
+
+def _fresh(instance: Instance) -> bool:
+    heard_at = instance.link.heard_at
+    connected = instance.link.state == "connected"
+    return connected and heard_at is not None and time.time() - heard_at < STALE_SECONDS
+
+
+def _protection(instance: Instance) -> status.ProtectionStatus:
+    configured: Any = instance.record.protection or None
+    in_effect = instance.link.sync_state if _fresh(instance) else ""
+    return {"configured": configured, "in_effect": in_effect or "unknown"}
+
+
+def _primary(instance: Instance) -> status.PrimaryStatus:
+    link, heard = instance.link, instance.heard
+    return {
+        "flush_lsn": _text(heard.lsn) if heard else None,
+        "timeline": heard.timeline if heard else None,
+        "heard_at": heard.at if heard else None,
+        "reachable": link.primary_reachable if _fresh(instance) else None,
+        "slot_wal_status": link.slot_wal_status or None,
+    }
+
+
+def _store(instance: Instance) -> status.StoreStatus:
+    store = instance.store
+    if store is None or store.start is None:
+        return {"start": None, "written": None, "durable": None}
+    return {
+        "start": str(store.start),
+        "written": str(store.written) if store.written else None,
+        "durable": str(store.durable) if store.durable else None,
+    }
+
+
+def _standby(instance: Instance) -> status.StandbyStatus:
+    following = instance.following
+    server = following.standby.status() if following.standby is not None else None
+    streamed = following.standby_status()
+    installation = following.installation
+    state = str(server.state) if server is not None else None
+    if instance.record.promotion is not None:
+        state = "promoted"
+    return {
+        "state": state,
+        "version": str(installation.version) if installation is not None else None,
+        "port": instance.settings.port,
+        "flush_lsn": _text(streamed.flush_lsn) if streamed else None,
+        "replay_lsn": _text(following.applied_lsn),
+        "last_error": (server.last_failure or None) if server is not None else None,
+    }
+
+
+def _transfer_gap(instance: Instance) -> status.TransferGap:
+    durable = instance.store.durable if instance.store is not None else None
+    if instance.heard is None or durable is None:
+        return {"bytes": None, "seconds": None}
+    if instance.heard.timeline < durable.timeline:
+        return {"bytes": 0, "seconds": 0.0}
+    gap_bytes = max(0, instance.heard.lsn - durable.lsn)
+    since = instance.behind_since
+    seconds = time.time() - since if gap_bytes and since is not None else 0.0
+    return {"bytes": gap_bytes, "seconds": seconds}
+
+
+def _apply_gap(instance: Instance) -> status.ApplyGap:
+    durable = instance.store.durable if instance.store is not None else None
+    applied = instance.following.applied_lsn
+    if durable is None or not applied:
+        return {"bytes": None}
+    return {"bytes": max(0, durable.lsn - applied)}
+
+
+def _seed(instance: Instance) -> status.SeedStatus | None:
+    seeder = instance.seeder
+    if seeder is None:
+        return None
+    return {
+        "running": True,
+        "bytes_done": seeder.received_bytes,
+        "bytes_estimated": seeder.estimated_bytes or None,
+    }
+
+
+def _gap(instance: Instance) -> status.GapStatus | None:
+    gap = instance.gap
+    if gap is None:
+        return None
+    return {
+        "from_lsn": str(Lsn(gap.from_lsn)),
+        "available_lsn": _text(gap.available_lsn),
+        "code": gap.code,
+        "what": gap.what,
+    }
+
+
+def _compat(instance: Instance) -> status.CompatStatus | None:
+    verdict = instance.following.verdict
+    if verdict is None:
+        return None
+    return {
+        "verdict": _outcome(verdict.outcome),
+        "findings": [
+            {
+                "rule": finding.rule,
+                "verdict": _outcome(finding.outcome),
+                "what": f"primary {finding.primary or '-'}, standby {finding.standby or '-'}: "
+                f"{finding.why}",
+                "hint": finding.remedy,
+            }
+            for finding in verdict.findings
+        ],
+    }
+
+
+def _outcome(outcome: Outcome) -> Any:
+    return str(outcome)
+
+
+def _promotion(instance: Instance) -> dict[str, Any] | None:
+    promotion = instance.record.promotion
+    if promotion is None:
+        return None
+    document: dict[str, Any] = msgspec.to_builtins(promotion, enc_hook=plain_lsn)
+    document |= {
+        "opened_lsn": str(Lsn(promotion.opened_lsn)),
+        "durable_lsn": str(Lsn(promotion.durable_lsn)),
+        "lost": describe_loss(promotion),
+    }
+    return document

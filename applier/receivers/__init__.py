@@ -1,0 +1,124 @@
+"""How WAL and seeds come in.
+
+A receiver speaks a road's protocol (now: the link) and hands what arrives to the instance's
+`Intake`, in order.  It acknowledges nothing that the intake has not called durable.
+Every implementation passes `tests/integration/receiver_contract.py`.
+
+`link` is the ZeroMQ road; `seed` unpacks base backups for any road.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from logship.errors import Code, RefusedError
+from logship.frames import (
+    GapFound,
+    Hello,
+    SeedBegin,
+    SeedChunk,
+    SeedEnd,
+    ShipperHeartbeat,
+)
+from logship.identity import Profile
+from logship.lsn import Lsn, Position
+
+
+class Resume(NamedTuple):
+    """Where an accepted sender goes on.  position None: a seed must come first."""
+
+    position: Position | None
+    known_timelines: tuple[int, ...]
+    seed_wanted: bool
+    seed_id: str
+    seed_sequence: int
+
+
+class Positions(NamedTuple):
+    """received ≥ durable on one timeline; applied 0 when not known."""
+
+    received: Position
+    durable: Position
+    applied: Lsn
+
+
+class FencedError(RefusedError):
+    """The instance was promoted (or is being): nothing of the old line is accepted."""
+
+    def __init__(self, at: float, timeline: int, lsn: int) -> None:
+        opened = f"opened on timeline {timeline} at {Lsn(lsn)}" if timeline else "being promoted"
+        super().__init__(
+            Code.FENCED,
+            f"this instance is fenced: its standby was promoted ({opened})",
+            "keep the old primary away from clients; shipper status shows the promotion",
+        )
+        self.at = at
+        self.timeline = timeline
+        self.lsn = lsn
+
+
+class IntakeListener(Protocol):
+    """What a receiver wants to be told while it feeds an intake.  Called in the loop."""
+
+    def positions_changed(self) -> None:
+        """`Intake.positions` moved (also after the durable position moved)."""
+
+    def seed_requested(self, why: str) -> None:
+        """A seed is wanted now."""
+
+    def fenced(self, error: FencedError) -> None:
+        """Send nothing more."""
+
+    def failed(self, error: Exception) -> None:
+        """The store failed outside a call: end the connection, it will come again."""
+
+
+class Intake(Protocol):
+    """One instance as a receiver sees it.  Calls come from one task at a time.
+
+    All of them raise LogshipError; `retryable` tells whether the same sender may come again
+    with the same thing.  FencedError may come from any of them.
+    """
+
+    async def hello(self, hello: Hello, listener: IntakeListener) -> Resume:
+        """Identify the sender's cluster.  From here on `listener` is told until `lost`.
+
+        Raises SYSTEM_IDENTIFIER_MISMATCH, MAJOR_MISMATCH, SEGMENT_SIZE_MISMATCH, …: tell
+        the sender and end the connection.
+        """
+
+    async def history(self, timeline: int, content: bytes) -> None:
+        """Keep a timeline's history file."""
+
+    async def wal(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> None:
+        """Write WAL; returns when it may leave memory (written, not yet durable).
+
+        Waits while the disk is full.  Raises WAL_GAP: send ResumeAt `positions().received`.
+        """
+
+    def heard_from(self, timeline: int, flush_lsn: int) -> None:
+        """The primary's flush position, as the sender knows it."""
+
+    def heartbeat(self, heartbeat: ShipperHeartbeat) -> None: ...
+
+    async def profile(self, profile: Profile) -> None:
+        """The primary changed; comes before any WAL that it wrote since."""
+
+    def gap_found(self, gap: GapFound) -> None:
+        """The sender has no more WAL that joins what is stored."""
+
+    async def seed_begin(self, frame: SeedBegin) -> None: ...
+
+    async def seed_chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None: ...
+
+    async def seed_end(self, frame: SeedEnd) -> None:
+        """Verify, and put in place.  Returns when the seed is the standby's data directory."""
+
+    async def seed_stopped(self, seed_id: str, code: str, what: str) -> None:
+        """The sender gave the seed up."""
+
+    def positions(self) -> Positions | None:
+        """None while there is no chain of WAL (before the first seed)."""
+
+    def lost(self, listener: IntakeListener, why: str) -> None:
+        """The connection ended; `listener` is told nothing more."""

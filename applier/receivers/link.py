@@ -1,0 +1,384 @@
+"""Receiver `link`: one ROUTER for all instances, one session and one worker per connection.
+
+A connection's frames are handled in order by its worker; large spans are unsealed in threads
+as soon as they arrive, so that the next is ready when the one before is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from applier.receivers import FencedError, Intake
+from applier.receivers.seed.receiver import SeedOutOfOrderError
+from logship.errors import Code, LogshipError
+from logship.frames import MAX_SPAN_BYTES, Payload, Welcome
+from logship.link.applier_session import ApplierSession
+from logship.link.events import (
+    ApplierOutput,
+    GapReported,
+    Greeted,
+    HeartbeatDue,
+    HistoryReceived,
+    LinkLost,
+    PeerLeft,
+    PeerRefused,
+    PrimaryHeard,
+    ProfileReceived,
+    SeedBegun,
+    SeedChunkReceived,
+    SeedEnded,
+    SeedStopped,
+    Send,
+    SpanReceived,
+)
+from logship.link.instances import Instances, superseded
+from logship.link.keys import KeyPair
+from logship.link.transport import Peer, Router
+from logship.seal import INLINE_BYTES, unseal
+
+log = structlog.get_logger(__name__)
+
+
+class LinkReceiver:
+    """Feeds the intakes of all instances from one listening socket.
+
+    intakes: by instance name.  allowed: public key (z85 text) to the instances it may ship.
+    """
+
+    def __init__(
+        self,
+        intakes: Mapping[str, Intake],
+        allowed: Mapping[str, frozenset[str]],
+        *,
+        keys: KeyPair,
+        window_bytes: int,
+        heartbeat_seconds: float,
+    ) -> None:
+        self.intakes = intakes
+        self.window_bytes = window_bytes
+        self.heartbeat_seconds = heartbeat_seconds
+        self.instances: Instances[bytes] = Instances(allowed)
+        self.router = Router(
+            keys=keys,
+            allowed_public_keys=allowed,
+            on_message=self._received,
+            on_gone=self._gone,
+        )
+        self._connections: dict[bytes, Connection] = {}
+
+    def start(self, listen: str) -> str:
+        """Listen at `tcp://ADDRESS:PORT`; returns the endpoint in effect (port 0: any).
+
+        Raises LogshipError(SETTINGS) when the address can't be had.
+        """
+        return self.router.bind(listen)
+
+    async def stop(self) -> None:
+        """Stop listening and forget all connections; their shippers will come again."""
+        for connection in list(self._connections.values()):
+            await connection.end("the applier stops")
+        self.router.close()
+
+    def _received(self, peer: Peer, parts: list[Payload]) -> None:
+        connection = self._connections.get(peer.routing_id)
+        if connection is None:
+            connection = self._connections[peer.routing_id] = Connection(self, peer)
+        connection.received(parts)
+
+    def _gone(self, peer: Peer) -> None:
+        connection = self._connections.get(peer.routing_id)
+        if connection is not None:
+            connection.transport_lost("the shipper's connection ended")
+
+    def connection(self, routing_id: bytes) -> Connection | None:
+        return self._connections.get(routing_id)
+
+    def forget(self, peer: Peer) -> None:
+        self._connections.pop(peer.routing_id, None)
+        self.instances.release(peer.routing_id)
+        self.router.drop(peer)
+
+
+class Connection:
+    """One connection: its session, its worker, and what its intake tells it.
+
+    Is the intake's `IntakeListener`.
+    """
+
+    def __init__(self, receiver: LinkReceiver, peer: Peer) -> None:
+        self._receiver = receiver
+        self._peer = peer
+        self._loop = asyncio.get_running_loop()
+        self._session = ApplierSession(now=self._loop.time())
+        self._intake: Intake | None = None
+        self._work: asyncio.Queue[tuple[ApplierOutput, asyncio.Future[Payload] | None]] = (
+            asyncio.Queue()
+        )
+        self._worker = asyncio.create_task(self._handle_in_order())
+        self._timer: asyncio.TimerHandle | None = None
+        self._arm()
+
+    # --- in: the transport and the clock ----------------------------------------------------
+
+    def received(self, parts: list[Payload]) -> None:
+        """A message of this connection."""
+        self._take(self._session.receive(parts, self._loop.time()))
+
+    def transport_lost(self, why: str) -> None:
+        error = LogshipError(Code.LINK_LOST, why, retryable=True)
+        self._take(self._session.lost(error))
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._take(self._session.timer(self._loop.time()))
+        self._arm()
+
+    def _arm(self) -> None:
+        deadline = self._session.deadline
+        if self._timer is None and deadline is not None and not self._session.closed:
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _take(self, outputs: list[ApplierOutput]) -> None:
+        """Carry out what the session returns: send at once, queue the rest in order."""
+        for output in outputs:
+            match output:
+                case Send():
+                    self._receiver.router.send(self._peer, output.parts())
+                case HeartbeatDue():
+                    self._take(self._session.heartbeat(time.time(), self._loop.time()))
+                case PeerRefused(error):
+                    log.warning("refused a shipper", address=self._peer.address, **error.as_dict())
+                    self._finish(error.what)
+                case LinkLost(error):
+                    self._finish(error.what)
+                case PeerLeft(reason):
+                    self._finish(reason)
+                case SpanReceived(span):
+                    self._work.put_nowait((output, self._unsealing(output)))
+                    if span.flush_lsn and self._intake is not None:
+                        self._intake.heard_from(span.timeline, span.flush_lsn)
+                case _:
+                    self._work.put_nowait((output, None))
+        if not self._session.closed:
+            self._arm()
+
+    def _unsealing(self, received: SpanReceived) -> asyncio.Future[Payload] | None:
+        if received.span.raw_bytes <= INLINE_BYTES:
+            return None
+        future = self._loop.run_in_executor(None, _unseal, received)
+        # Dropped work must not be reported as a forgotten error.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return future
+
+    # --- the worker -------------------------------------------------------------------------
+
+    async def _handle_in_order(self) -> None:
+        while True:
+            output, unsealed = await self._work.get()
+            try:
+                await self._handle(output, unsealed)
+            except FencedError as error:
+                self.fenced(error)
+            except LogshipError as error:
+                self._refuse(error)
+            except Exception as error:
+                log.exception("a bug while handling a frame", frame=type(output).__name__)
+                self._refuse(
+                    LogshipError(
+                        Code.INTERNAL,
+                        f"the applier failed: {type(error).__name__}",
+                        "its log has the details; please report them",
+                        retryable=True,
+                    )
+                )
+
+    async def _handle(
+        self, output: ApplierOutput, unsealed: asyncio.Future[Payload] | None
+    ) -> None:
+        if isinstance(output, Greeted):
+            await self._greet(output)
+            return
+        intake = self._intake
+        if intake is None or self._session.closed:
+            return
+        match output:
+            case SpanReceived():
+                await self._span(intake, output, unsealed)
+            case SeedChunkReceived():
+                await self._seed_chunk(intake, output)
+            case HistoryReceived(timeline, content):
+                await intake.history(timeline, content)
+            case PrimaryHeard(heartbeat):
+                intake.heartbeat(heartbeat)
+            case ProfileReceived(profile):
+                await intake.profile(profile)
+            case GapReported(gap):
+                intake.gap_found(gap)
+            case SeedBegun(begin):
+                await self._seed_begin(intake, output)
+            case SeedEnded(end):
+                await self._seed_end(intake, output)
+            case SeedStopped(seed_id, code, what):
+                await intake.seed_stopped(seed_id, code, what)
+
+    async def _greet(self, greeted: Greeted) -> None:
+        hello = greeted.hello
+        receiver = self._receiver
+        superseded_holder = receiver.instances.claim(
+            self._peer.routing_id, self._peer.public_key, hello, address=self._peer.address
+        )
+        if superseded_holder is not None:
+            old = receiver.connection(superseded_holder.peer)
+            if old is not None:
+                old.refuse(superseded(hello))
+        intake = receiver.intakes[hello.instance]
+        resume = await intake.hello(hello, self)
+        if self._session.closed:
+            intake.lost(self, "the connection ended while it was being accepted")
+            return
+        self._intake = intake
+        position = resume.position
+        welcome = Welcome(
+            version=greeted.version,
+            window_bytes=receiver.window_bytes,
+            max_span_bytes=min(MAX_SPAN_BYTES, receiver.window_bytes // 4),
+            heartbeat_seconds=receiver.heartbeat_seconds,
+            resume_timeline=position.timeline if position else 0,
+            resume_lsn=position.lsn if position else 0,
+            known_timelines=list(resume.known_timelines),
+            seed_wanted=resume.seed_wanted,
+            seed_id=resume.seed_id,
+            seed_sequence=resume.seed_sequence,
+        )
+        self._take(self._session.welcome(welcome, self._loop.time()))
+        log.info(
+            "a shipper is connected",
+            instance=hello.instance,
+            address=self._peer.address,
+            resume=str(position) if position else "needs a seed",
+        )
+
+    async def _span(
+        self, intake: Intake, received: SpanReceived, unsealed: asyncio.Future[Payload] | None
+    ) -> None:
+        if received.epoch != self._session.epoch:
+            return
+        span = received.span
+        try:
+            raw = await unsealed if unsealed is not None else _unseal(received)
+            await intake.wal(span.timeline, span.start_lsn, raw)
+        except FencedError:
+            raise
+        except LogshipError as error:
+            now = self._loop.time()
+            if error.code == Code.WAL_GAP:
+                positions = intake.positions()
+                if positions is not None and not self._session.closed:
+                    self._take(self._session.resume_at(positions.received, error.what, now))
+                    return
+            if error.code in (Code.CHECKSUM_MISMATCH, Code.WAL_GAP):
+                log.warning("a span can't be used", **error.as_dict())
+                self._take(self._session.span_failed(span, error, now))
+                return
+            raise
+        self.positions_changed()
+
+    async def _seed_begin(self, intake: Intake, begun: SeedBegun) -> None:
+        await intake.seed_begin(begun.begin)
+        self._take(self._session.seed_ack(begun.begin.seed_id, 0, self._loop.time()))
+
+    async def _seed_chunk(self, intake: Intake, received: SeedChunkReceived) -> None:
+        if received.epoch != self._session.seed_epoch:
+            return
+        chunk = received.chunk
+        now = self._loop.time()
+        try:
+            await intake.seed_chunk(chunk, received.payload)
+        except FencedError:
+            raise
+        except LogshipError as error:
+            if error.code == Code.CHECKSUM_MISMATCH or isinstance(error, SeedOutOfOrderError):
+                self._take(self._session.chunk_failed(chunk, error, now))
+            else:
+                self._take(self._session.seed_abort(chunk.seed_id, error, now))
+            return
+        self._take(self._session.seed_ack(chunk.seed_id, chunk.sequence + 1, now))
+
+    async def _seed_end(self, intake: Intake, ended: SeedEnded) -> None:
+        seed_id = ended.end.seed_id
+        try:
+            await intake.seed_end(ended.end)
+        except FencedError:
+            raise
+        except LogshipError as error:
+            self._take(self._session.seed_abort(seed_id, error, self._loop.time()))
+            return
+        self._take(self._session.seed_done(seed_id, self._loop.time()))
+
+    # --- IntakeListener -----------------------------------------------------------------------
+
+    def positions_changed(self) -> None:
+        positions = self._intake.positions() if self._intake is not None else None
+        if positions is not None and not self._session.closed:
+            self._take(self._session.ack(*positions, now=self._loop.time()))
+
+    def seed_requested(self, why: str) -> None:
+        if not self._session.closed:
+            self._take(self._session.seed_request(why, self._loop.time()))
+
+    def fenced(self, error: FencedError) -> None:
+        if not self._session.closed:
+            log.warning("told the shipper that it is fenced", address=self._peer.address)
+            self._take(self._session.fence(error.at, error.timeline, error.lsn))
+            self._finish(error.what)
+
+    def failed(self, error: Exception) -> None:
+        if isinstance(error, LogshipError):
+            self.refuse(error)
+        else:
+            self.refuse(LogshipError(Code.INTERNAL, str(error), retryable=True))
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def refuse(self, error: LogshipError) -> None:
+        """Tell the shipper why, and end the connection."""
+        self._refuse(error)
+
+    def _refuse(self, error: LogshipError) -> None:
+        if not self._session.closed:
+            log.warning("refused a shipper", address=self._peer.address, **error.as_dict())
+            self._take(self._session.refuse(error))
+            self._finish(error.what)
+
+    async def end(self, why: str) -> None:
+        """The applier stops: say nothing, the silence is noticed at once by the transport."""
+        self._finish(why)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._worker
+
+    def _finish(self, why: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._receiver.forget(self._peer)
+        if self._intake is not None:
+            intake, self._intake = self._intake, None
+            intake.lost(self, why)
+        self._session.lost(LogshipError(Code.LINK_LOST, why, retryable=True))
+        if self._worker is not asyncio.current_task():
+            self._worker.cancel()
+        else:
+            # The worker itself ends the connection: it stops at its next wait.
+            self._loop.call_soon(self._worker.cancel)
+
+
+def _unseal(received: SpanReceived) -> Payload:
+    span = received.span
+    return unseal(
+        span.codec, span.crc32c, span.raw_bytes, received.payload, max_raw_bytes=MAX_SPAN_BYTES
+    )

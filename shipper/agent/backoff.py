@@ -1,0 +1,38 @@
+"""Growing pauses between attempts, and fewer words about them."""
+
+from __future__ import annotations
+
+import random
+import time
+
+
+class Backoff:
+    """Seconds to wait before each next try: doubling to a cap, with jitter.
+
+    Jitter keeps a hundred shippers from coming back in step after the applier restarts.
+    """
+
+    def __init__(self, first_seconds: float = 0.1, cap_seconds: float = 5.0) -> None:
+        self._next_seconds = first_seconds
+        self._cap_seconds = cap_seconds
+
+    def next_seconds(self) -> float:
+        seconds = self._next_seconds
+        self._next_seconds = min(self._cap_seconds, seconds * 2)
+        return seconds * random.uniform(0.75, 1.25)
+
+
+class Reminder:
+    """Whether a failure is worth a line in the log: when it is new, and once a minute."""
+
+    def __init__(self, every_seconds: float = 60.0) -> None:
+        self._every_seconds = every_seconds
+        self._said = ""
+        self._said_at = 0.0
+
+    def due(self, what: str) -> bool:
+        now = time.monotonic()
+        if what == self._said and now - self._said_at < self._every_seconds:
+            return False
+        self._said, self._said_at = what, now
+        return True

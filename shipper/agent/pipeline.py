@@ -1,0 +1,100 @@
+"""From source to destination: join, seal, send, in order.
+
+Big spans are sealed in threads, several at once, and sent in the order they were read.  A
+small one that meets an empty pipeline is sealed and sent at once in the caller's own step:
+that is the commit latency of an idle system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from logship.lsn import Position
+from logship.seal import INLINE_BYTES, Sealed, seal
+from shipper.destinations import Destination
+from shipper.sources import Source, WalBytes
+
+SEAL_THREADS = 2
+MAX_SEALING_SPANS = 4
+"""Read ahead of the sender by at most so many spans: bounds memory."""
+
+
+class SealPipeline:
+    """Ships what `put` is given.  An error of the sending side is raised by `put`/`drain`."""
+
+    def __init__(self, source: Source, destination: Destination, *, compress: bool) -> None:
+        self._source = source
+        self._destination = destination
+        self._compress = compress
+        self._executor = ThreadPoolExecutor(SEAL_THREADS, thread_name_prefix="seal")
+        self._queue: asyncio.Queue[tuple[WalBytes, asyncio.Future[Sealed]]] = asyncio.Queue(
+            MAX_SEALING_SPANS
+        )
+        self._in_pipeline = 0
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._sender = asyncio.create_task(self._send_in_order())
+        self.sent: Position | None = None
+        """End of what was handed to the destination."""
+
+    async def put(self, span: WalBytes) -> None:
+        """Ship `span`; returns when there is room for the next one to be read."""
+        self._raise_failure()
+        if self._in_pipeline == 0 and span.size_bytes <= INLINE_BYTES:
+            await self._destination.room(span.size_bytes)
+            self._send(span, _seal_span(span.chunks, compress=self._compress))
+            return
+        future = asyncio.get_running_loop().run_in_executor(
+            self._executor, lambda: _seal_span(span.chunks, compress=self._compress)
+        )
+        self._in_pipeline += 1
+        self._drained.clear()
+        putting = asyncio.ensure_future(self._queue.put((span, future)))
+        await asyncio.wait({putting, self._sender}, return_when=asyncio.FIRST_COMPLETED)
+        if not putting.done():
+            putting.cancel()
+        self._raise_failure()
+
+    async def drain(self) -> None:
+        """Return when all that was put is sent."""
+        waiting = asyncio.ensure_future(self._drained.wait())
+        await asyncio.wait({waiting, self._sender}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        self._raise_failure()
+
+    async def close(self) -> None:
+        """Stop; what was not sent is dropped (its sender will be asked for it again)."""
+        self._sender.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._sender
+        while not self._queue.empty():
+            self._queue.get_nowait()[1].cancel()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _send_in_order(self) -> None:
+        while True:
+            span, future = await self._queue.get()
+            sealed = await future
+            await self._destination.room(span.size_bytes)
+            self._send(span, sealed)
+            self._in_pipeline -= 1
+            if self._in_pipeline == 0:
+                self._drained.set()
+
+    def _send(self, span: WalBytes, sealed: Sealed) -> None:
+        flush_lsn = self._source.flush_lsn
+        self._destination.send_span(span.timeline, span.start_lsn, sealed, flush_lsn)
+        self.sent = Position(span.timeline, span.end_lsn)
+
+    def _raise_failure(self) -> None:
+        if self._sender.done() and not self._sender.cancelled():
+            error = self._sender.exception()
+            if error is not None:
+                raise error
+
+
+def _seal_span(chunks: Sequence[bytes | memoryview], *, compress: bool) -> Sealed:
+    return seal(chunks[0] if len(chunks) == 1 else b"".join(chunks), compress=compress)

@@ -1,0 +1,113 @@
+"""The shipper as a process: one per instance, joined from its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from pathlib import Path
+
+import structlog
+
+from logship import __version__, durable
+from logship.errors import Code, LogshipError, RefusedError
+from logship.link.keys import load_pair, load_public
+from shipper.agent.agent import Agent, SendSeed
+from shipper.destinations.link import LinkDestination, ShipperIdentity
+from shipper.seeding.sender import SeedSender
+from shipper.settings import ShipperSettings
+from shipper.sources.stream import StreamSource
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: ShipperSettings) -> None:
+    """The process: `ship` in an event loop of its own.  Raises as `ship`."""
+    asyncio.run(ship(settings))
+
+
+async def ship(settings: ShipperSettings) -> None:
+    """Ship until SIGTERM or SIGINT.
+
+    Raises LogshipError: what makes going on senseless (settings, keys, superseded, another
+    process with the same state directory).
+    """
+    directory = settings.instance_directory
+    durable.make_directory(directory)
+    lock = _lock(directory)
+    try:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        log.info("shipper starts", instance=settings.instance, version=__version__)
+        await _agent(settings, _shipper_id(directory)).run(stop)
+        log.info("shipper stops", instance=settings.instance)
+    finally:
+        os.close(lock)
+
+
+def _agent(settings: ShipperSettings, shipper_id: str) -> Agent:
+    source = StreamSource(
+        settings.primary.conninfo,
+        slot=settings.slot_name,
+        application_name=settings.application_name,
+        create_slot=settings.primary.create_slot,
+        connect_timeout_seconds=settings.primary.connect_timeout_seconds,
+        status_interval_seconds=settings.primary.status_interval_seconds,
+    )
+    public_key = settings.link.applier_public_key or settings.link.applier_public_key_file
+    assert public_key is not None, "the settings were checked for one of the two"
+    destination = LinkDestination(
+        settings.link.address,
+        server_public_key=load_public(public_key),
+        keys=load_pair(settings.link.secret_key_file),
+        identity=ShipperIdentity(
+            instance=settings.instance,
+            shipper_id=shipper_id,
+            boot_id=uuid.uuid4().hex,
+            protection=settings.protection,
+        ),
+    )
+
+    async def take_seed(send: SendSeed, system_identifier: int) -> None:
+        sender = SeedSender(
+            settings.primary.conninfo,
+            fast_checkpoint=settings.seed.checkpoint == "fast",
+            max_rate_kb_s=settings.seed.max_rate_mb_s * 1024 or None,
+            compress=settings.link.compress,
+            system_identifier=system_identifier,
+            application_name=f"{settings.application_name}_seed",
+        )
+        await sender.run(send)
+
+    return Agent(source, destination, take_seed, compress=settings.link.compress)
+
+
+def _lock(directory: Path) -> int:
+    """Two shippers with one state directory would throw each other out for ever."""
+    path = directory / "lock"
+    try:
+        return durable.RealDisk().lock(path)
+    except BlockingIOError as error:
+        raise RefusedError(
+            Code.INSTANCE_BUSY,
+            f"another shipper runs with the state directory {directory}",
+            "stop it first, or give this one its own state_directory",
+        ) from error
+
+
+def _shipper_id(directory: Path) -> str:
+    """Random, kept: tells a restart of this shipper from another one."""
+    path = directory / "shipper-id"
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        made = uuid.uuid4().hex
+        durable.write_file(path, made.encode() + b"\n")
+        return made
+    except (OSError, UnicodeDecodeError) as error:
+        raise LogshipError(
+            Code.SETTINGS, f"{path} can't be read: {error}", "remove it; a new one is made"
+        ) from error

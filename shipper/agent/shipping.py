@@ -1,0 +1,252 @@
+"""One accepted connection: read from the source, ship, pass acknowledgements back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from logship.errors import Code, LogshipError
+from logship.frames import GapFound
+from logship.lsn import Lsn, Position
+from shipper.agent.backoff import Backoff
+from shipper.agent.pipeline import SealPipeline
+from shipper.destinations import (
+    Accepted,
+    Acked,
+    Destination,
+    Facts,
+    Lost,
+    Rewind,
+    SeedFinished,
+    SeedWanted,
+)
+from shipper.sources import HistoryFile, Source, SourceIdentity
+
+log = structlog.get_logger(__name__)
+
+BATCH_BYTES = 1 << 20
+"""Raw WAL of one span under load: large messages are what CURVE and zstd are fast at."""
+
+OBSERVE_SECONDS = 2.0
+LAST_WORD_SECONDS = 0.2
+
+GAP_CODES = frozenset({Code.WAL_REMOVED, Code.TIMELINE_DIVERGED, Code.SLOT_LOST})
+"""Errors that mean: the WAL that the store needs next can't be had from this source."""
+
+
+class Shipping:
+    """Runs until the connection is lost or somebody must act.
+
+    `want_seed(why)` is called when the far end asks for a seed; `seed_finished` when it has
+    one or gave it up.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        destination: Destination,
+        identity: SourceIdentity,
+        accepted: Accepted,
+        *,
+        compress: bool,
+        want_seed: Callable[[str], None],
+        seed_finished: Callable[[SeedFinished], None],
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._identity = identity
+        self._known_timelines = accepted.known_timelines
+        self._max_span_bytes = min(BATCH_BYTES, accepted.max_span_bytes)
+        self._compress = compress
+        self._want_seed = want_seed
+        self._seed_finished = seed_finished
+        self._position = accepted.position
+        self._turn = asyncio.Event()
+        """Set when `_position` was changed from outside: read from there instead."""
+        self._facts = Facts(identity.profile, identity.timeline, identity.flush_lsn, True, "", "")
+        if accepted.seed_wanted:
+            want_seed("the applier has no seed")
+
+    async def run(self) -> LogshipError:
+        """Ship until the connection ends; returns why.  Raises what only the source can."""
+        events = asyncio.create_task(self._follow_events())
+        tasks: set[asyncio.Task[Any]] = {
+            events,
+            asyncio.create_task(self._pump()),
+            asyncio.create_task(self._observe()),
+        }
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if events not in done:
+                # Both notice a lost link; what the far end said about it is the better word.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(events), LAST_WORD_SECONDS)
+            if events.done():
+                return events.result()
+            for task in done:
+                task.result()
+            raise AssertionError("shipping ended without a reason")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- what the far end says ------------------------------------------------------------
+
+    async def _follow_events(self) -> LogshipError:
+        while True:
+            event = await self._destination.next_event()
+            match event:
+                case Acked(received, durable, applied):
+                    self._source.acknowledge(received, durable, applied)
+                case Rewind(position, why):
+                    log.info("reading again from an earlier place", position=str(position), why=why)
+                    self._position = position
+                    self._turn.set()
+                case SeedWanted(why):
+                    self._want_seed(why)
+                case SeedFinished():
+                    self._seed_finished(event)
+                case Lost(error):
+                    return error
+
+    # --- what the primary says ------------------------------------------------------------
+
+    async def _observe(self) -> None:
+        while True:
+            try:
+                seen = await self._source.observe()
+            except LogshipError as error:
+                log.debug("the primary can't be asked", error=error.what)
+            else:
+                self._facts = self._facts._replace(
+                    profile=seen.profile,
+                    sync_state=seen.sync_state,
+                    slot_wal_status=seen.slot_wal_status,
+                )
+            self._tell()
+            await asyncio.sleep(OBSERVE_SECONDS)
+
+    def _tell(self) -> None:
+        self._facts = self._facts._replace(
+            timeline=self._identity.timeline, flush_lsn=self._source.flush_lsn
+        )
+        self._destination.tell(self._facts)
+
+    # --- WAL ------------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        backoff = Backoff()
+        while True:
+            if self._position is None:
+                await self._turn.wait()
+                self._turn.clear()
+                continue
+            self._turn.clear()
+            started_at = time.monotonic()
+            try:
+                await self._ship_from(self._position)
+            except LogshipError as error:
+                if error.code == Code.LINK_LOST:
+                    raise
+                if error.code in GAP_CODES:
+                    await self._report_gap(error)
+                elif error.retryable or error.code == Code.PRIMARY_REFUSED:
+                    if time.monotonic() - started_at > 10:
+                        backoff = Backoff()
+                    await self._reopen(error, backoff)
+                else:
+                    raise
+
+    async def _ship_from(self, position: Position) -> None:
+        """Ship until `_turn`.  `_position` is then where the next reading starts."""
+        pipeline = SealPipeline(self._source, self._destination, compress=self._compress)
+        turning = asyncio.create_task(self._turn.wait())
+        reading = asyncio.create_task(self._read_into(pipeline, position))
+        try:
+            await asyncio.wait({turning, reading}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            turning.cancel()
+            if not reading.done():
+                reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError, LogshipError):
+                await reading
+            await pipeline.close()
+            if not self._turn.is_set():
+                self._position = pipeline.sent or position
+        if reading.done() and not reading.cancelled():
+            reading.result()
+
+    async def _read_into(self, pipeline: SealPipeline, position: Position) -> None:
+        await self._source.start(position, self._known_timelines)
+        self._facts = self._facts._replace(reachable=True)
+        self._tell()
+        while True:
+            events = await self._source.read(self._max_span_bytes)
+            for event in events:
+                if isinstance(event, HistoryFile):
+                    await pipeline.drain()
+                    self._destination.send_history(event.timeline, event.content)
+                    self._known_timelines |= {event.timeline}
+                    self._identity = self._identity._replace(
+                        timeline=max(event.timeline, self._identity.timeline)
+                    )
+                else:
+                    await pipeline.put(event)
+            if not events:
+                self._tell()
+
+    async def _report_gap(self, error: LogshipError) -> None:
+        available = Lsn(0)
+        with contextlib.suppress(LogshipError):
+            available = (await self._source.observe()).slot_restart_lsn or Lsn(0)
+        assert self._position is not None
+        log.error(
+            "WAL that the store needs is gone from the primary; a new seed is needed",
+            code=str(error.code),
+            what=error.what,
+            missing_from=str(self._position),
+            available_from=str(available),
+            hint="on the recovery server: applier seed NAME",
+        )
+        self._destination.send_gap(
+            GapFound(
+                timeline=self._position.timeline,
+                from_lsn=self._position.lsn,
+                available_lsn=available,
+                code=str(error.code),
+                what=error.what,
+            )
+        )
+        self._position = None
+
+    async def _reopen(self, error: LogshipError, backoff: Backoff) -> None:
+        """The primary went away: say so, and come back to it when it is there again."""
+        self._facts = self._facts._replace(reachable=False)
+        self._tell()
+        log.warning("lost the primary", code=str(error.code), what=error.what)
+        while True:
+            await asyncio.sleep(backoff.next_seconds())
+            try:
+                identity = await self._source.open()
+            except LogshipError as again:
+                log.info("the primary is not back yet", code=str(again.code), what=again.what)
+                self._tell()
+                continue
+            break
+        if identity.profile.incarnation != self._identity.profile.incarnation:
+            raise LogshipError(
+                Code.SYSTEM_IDENTIFIER_MISMATCH,
+                f"conninfo now leads to another cluster ({identity.profile.incarnation}, "
+                f"was {self._identity.profile.incarnation})",
+                "check which server runs there",
+            )
+        self._identity = identity
+        self._facts = self._facts._replace(profile=identity.profile, reachable=True)
+        # Before any WAL that the changed server wrote: the applier checks it first.
+        self._tell()

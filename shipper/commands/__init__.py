@@ -1,0 +1,27 @@
+"""The `shipper` command line: one module a command, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from logship.commandline import Command, Program, run_program
+
+PROGRAM: Final = Program(
+    "shipper",
+    "Ships the WAL of a production PostgreSQL to the recovery server, and promotes there.",
+    {
+        "keygen": Command("logship.keygen_command", "make a pair of keys for the link"),
+        "init": Command("shipper.commands.init", "write a commented settings file"),
+        "check": Command("shipper.commands.check", "find everything that would stop `run`"),
+        "run": Command("shipper.commands.run", "ship, until stopped"),
+        "status": Command("logship.status_command", "show how the instances stand"),
+        "promote": Command("shipper.commands.promote", "open an instance's standby for writing"),
+        "demo": Command("shipper.commands.demo", "protect a cluster, lose it, promote, compare"),
+    },
+)
+
+
+def main() -> int:
+    """Entry point.  Returns what the process exits with."""
+    return run_program(PROGRAM, sys.argv[1:])

@@ -1,0 +1,141 @@
+"""Find everything that would stop `shipper run`, all of it at once, with remedies.
+
+Looks at the settings, the keys, the state directory, the primary (in an ordinary and in a
+replication connection) and the way to the applier.  Changes nothing.  Exits 3 if anything
+fails; warnings do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from logship.checks import (
+    Check,
+    check_directory,
+    failed,
+    ok,
+    show,
+    warn,
+)
+from logship.commandline import add_json_argument
+from logship.errors import LogshipError
+from logship.logs import set_up_logs
+from shipper.settings import DEFAULT_SETTINGS_FILE, ShipperSettings, load_shipper_settings
+
+if TYPE_CHECKING:
+    from logship.link.keys import KeyPair
+
+LINK_TIMEOUT_SECONDS: Final = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="F",
+        type=Path,
+        default=DEFAULT_SETTINGS_FILE,
+        help="settings file (default: %(default)s)",
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = load_shipper_settings(args.config)
+    set_up_logs(settings.log)
+    checks = [ok("settings", f"{args.config} says how to ship {settings.instance}")]
+    checks.append(check_directory("state-directory", settings.instance_directory))
+    checks += check_primary_server(settings)
+    checks += check_link_and_keys(settings)
+    return show(checks, as_json=args.json)
+
+
+def check_primary_server(settings: ShipperSettings) -> Iterator[Check]:
+    """The primary, as far as it answers."""
+    from shipper.commands.primary_facts import read_facts
+    from shipper.commands.primary_rules import check_primary
+
+    yield from _several_hosts(settings)
+    try:
+        facts = read_facts(settings)
+    except LogshipError as error:
+        yield failed("primary", error)
+    else:
+        yield ok("primary", f"answers role {facts.role}")
+        yield from check_primary(facts, settings)
+    yield asyncio.run(_check_replication(settings))
+
+
+async def _check_replication(settings: ShipperSettings) -> Check:
+    from logship.postgres.replication import ReplicationConnection
+
+    try:
+        async with await ReplicationConnection.connect(
+            settings.primary.conninfo,
+            application_name=f"{settings.application_name}_check",
+            timeout_seconds=settings.primary.connect_timeout_seconds,
+        ) as connection:
+            identity = await connection.identify_system()
+            return ok(
+                "replication",
+                f"{connection.target} takes replication connections; system identifier "
+                f"{identity.system_identifier}, timeline {identity.timeline}",
+            )
+    except LogshipError as error:
+        return failed("replication", error)
+
+
+def _several_hosts(settings: ShipperSettings) -> Iterator[Check]:
+    from psycopg.conninfo import conninfo_to_dict
+
+    parameters = conninfo_to_dict(settings.primary.conninfo)
+    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "")
+    wanted = parameters.get("target_session_attrs")
+    if "," in hosts and wanted not in ("read-write", "primary"):
+        yield warn(
+            "hosts",
+            "primary.conninfo names several hosts and takes the first that answers",
+            "add target_session_attrs=read-write to it",
+        )
+
+
+def check_link_and_keys(settings: ShipperSettings) -> Iterator[Check]:
+    """The keys, and whether the applier takes a connection with them."""
+    from logship.link.keys import load_pair, load_public
+
+    keys = applier_key = None
+    try:
+        keys = load_pair(settings.link.secret_key_file)
+        yield ok("secret-key", f"{settings.link.secret_key_file}; its public key is {keys.public}")
+    except LogshipError as error:
+        yield failed("secret-key", error)
+    try:
+        applier_key = load_public(settings.link.applier_key)
+        yield ok("applier-public-key", applier_key)
+    except LogshipError as error:
+        yield failed("applier-public-key", error)
+    if keys is not None and applier_key is not None:
+        yield asyncio.run(_check_link(settings.link.address, applier_key, keys))
+    else:
+        yield warn("link", "not tried: it needs both keys", "mend the keys first")
+
+
+async def _check_link(address: str, applier_key: str, keys: KeyPair) -> Check:
+    from logship.link.transport import Dealer
+
+    dealer = Dealer(
+        address,
+        server_public_key=applier_key,
+        keys=keys,
+        on_message=lambda _parts: None,
+        on_closed=lambda _error: None,
+    )
+    try:
+        await dealer.connect(LINK_TIMEOUT_SECONDS)
+    except LogshipError as error:
+        return failed("link", error)
+    dealer.close()
+    return ok("link", f"the applier at {address} knows our key, and we know its")

@@ -1,0 +1,70 @@
+"""Protect a real cluster, lose it, promote its standby, and compare.
+
+Starts a PostgreSQL primary in a temporary directory, an applier and a shipper beside it,
+seeds a standby, lets concurrent writers commit and remember what was acknowledged, kills the
+primary with SIGKILL in mid-write, promotes, and counts what is there.  Leaves nothing behind.
+
+    story     the steps, in order
+    site      the temporary directory, the primary, the two processes
+    writers   concurrent transactions that are remembered once acknowledged
+    outcome   the comparison, as a table and as JSON
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from logship.commandline import add_json_argument
+from logship.errors import Code, ExitCode, UsageError
+
+MIN_SECONDS, MAX_SECONDS = 1.0, 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seconds", metavar="S", type=float, default=8.0, help="how long to write (default: 8)"
+    )
+    parser.add_argument(
+        "--protection",
+        choices=("sync", "async"),
+        default="async",
+        help="whether commits wait for the recovery server (default: async)",
+    )
+    parser.add_argument(
+        "--postgres", metavar="MAJOR", type=int, help="14 to 18 (default: the newest there is)"
+    )
+    parser.add_argument(
+        "--installations",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="look for PostgreSQL here too (may be repeated)",
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if not MIN_SECONDS <= args.seconds <= MAX_SECONDS:
+        raise UsageError(
+            Code.USAGE,
+            f"--seconds {args.seconds:g} is out of range",
+            f"write for {MIN_SECONDS:g} to {MAX_SECONDS:g} seconds",
+        )
+    import asyncio
+
+    from shipper.commands.demo.outcome import show
+    from shipper.commands.demo.story import tell
+
+    outcome = asyncio.run(
+        tell(
+            major=args.postgres,
+            protection=args.protection,
+            seconds=args.seconds,
+            configured=args.installations,
+            quiet=args.json,
+        )
+    )
+    show(outcome, as_json=args.json)
+    return ExitCode.DONE if outcome.kept_its_promise else ExitCode.FAILED

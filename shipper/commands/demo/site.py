@@ -1,0 +1,282 @@
+"""Where the demo happens: a temporary directory, a primary, a shipper and an applier."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg
+
+from logship.applier_client import ApplierClient
+from logship.errors import Code, LogshipError, UsageError
+from logship.link.keys import generate
+from logship.postgres.installations import Installation, choose, discover
+from logship.postgres.process import Server, Wait
+from logship.postgres.run_as import RunAs
+from logship.status import InstanceStatus
+
+INSTANCE = "demo"
+CACHE_VARIABLE = "LOGSHIP_POSTGRES_CACHE"
+STOP_SECONDS = 10.0
+
+_PRIMARY_CONFIGURATION = """
+listen_addresses = ''
+unix_socket_directories = '{sockets}'
+port = {port}
+wal_level = replica
+max_wal_senders = 10
+shared_buffers = 32MB
+"""
+
+_SHIPPER = """
+instance = "{instance}"
+state_directory = "{directory}/shipper"
+protection = "{protection}"
+
+[primary]
+conninfo = "host={sockets} port={port} user=logship dbname=postgres"
+
+[link]
+address = "tcp://127.0.0.1:{link_port}"
+applier_public_key_file = "{directory}/keys/applier.pub"
+secret_key_file = "{directory}/keys/shipper.key"
+"""
+
+_APPLIER = """
+directory = "{directory}/applier"
+
+[link]
+listen = "tcp://127.0.0.1:{link_port}"
+secret_key_file = "{directory}/keys/applier.key"
+heartbeat_seconds = 0.5
+
+[api]
+socket = "{directory}/run/applier.sock"
+
+[wal_server]
+socket_directory = "{directory}/run/wal"
+
+[postgres]
+installations = ["{installation}"]
+run_as = "{run_as}"
+
+[store]
+keep_free_mb = 64
+
+[standby]
+shared_buffers_mb = 32
+listen_addresses = ""
+
+[instances.{instance}]
+public_key_file = "{directory}/keys/shipper.pub"
+port = {standby_port}
+"""
+
+
+def find_installation(configured: Sequence[Path], major: int | None, run_as: RunAs) -> Installation:
+    """The PostgreSQL to show: `major`, or the newest there is.
+
+    Looks where the applier looks, and where `make postgres` puts servers.
+    Raises LogshipError(NO_INSTALLATION).
+    """
+    found = discover([*configured, *_caches()], run_as=run_as)
+    if major is not None:
+        return choose(found, major, 0)
+    if not found:
+        return choose(found, 18, 0)
+    return found[-1]
+
+
+def _caches() -> list[Path]:
+    named = os.environ.get(CACHE_VARIABLE)
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    places = [
+        Path(named) if named else None,
+        Path("/var/cache/logship/postgres"),
+        Path(home).expanduser() / "logship" / "postgres",
+    ]
+    return [place for place in places if place is not None and place.is_dir()]
+
+
+def server_account() -> RunAs:
+    """Who runs the demo's servers: as root `postgres`, or `nobody` where there is none."""
+    try:
+        return RunAs.of(None)
+    except UsageError:
+        return RunAs.of("nobody")
+
+
+class Site:
+    """Everything that the demo starts.  `close` stops it all and removes it."""
+
+    def __init__(self, installation: Installation, run_as: RunAs, protection: str) -> None:
+        self.installation = installation
+        self.protection = protection
+        self._run_as = run_as
+        self._directory = Path(tempfile.mkdtemp(prefix="logship-demo-"))
+        self._directory.chmod(0o711)
+        self._sockets = self._directory / "primary"
+        self._data = self._sockets / "data"
+        self._port, self._standby_port, self._link_port = _free_ports(3)
+        self.primary = Server(installation, self._data, run_as)
+        self.client = ApplierClient(self._directory / "run" / "applier.sock")
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    # --- the primary ----------------------------------------------------------------------
+
+    def conninfo(self, user: str = "postgres") -> str:
+        return f"host={self._sockets} port={self._port} user={user} dbname=postgres"
+
+    def standby_conninfo(self) -> str:
+        sockets = self._directory / "run" / "standby" / INSTANCE
+        return f"host={sockets} port={self._standby_port} user=postgres dbname=postgres"
+
+    def start_primary(self) -> None:
+        """initdb, start, and the role that the shipper uses.  Raises LogshipError."""
+        self._sockets.mkdir(mode=0o700)
+        self._run_as.chown(self._sockets)
+        made = subprocess.run(
+            [
+                self.installation.bin_dir / "initdb",
+                *("-D", self._data, "-U", "postgres", "--auth", "trust", "--no-sync"),
+                *("--locale", "C", "--encoding", "UTF8"),
+            ],
+            cwd=self._sockets,
+            capture_output=True,
+            check=False,
+            **self._run_as.subprocess_arguments(),
+        )
+        if made.returncode != 0:
+            said = made.stderr.decode("utf-8", "replace").strip()
+            raise LogshipError(Code.STANDBY_FAILED, f"initdb failed: {said}")
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write(_PRIMARY_CONFIGURATION.format(sockets=self._sockets, port=self._port))
+        self.primary.start(
+            config_file=self._data / "postgresql.conf",
+            hba_file=self._data / "pg_hba.conf",
+            log_file=self._sockets / "log",
+            timeout_seconds=30,
+            wait=Wait.READY,
+        )
+        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
+            connection.execute("create role logship login replication")
+            connection.execute("grant pg_monitor to logship")
+
+    def make_commits_wait(self) -> None:
+        """Protection `sync`: the primary's side of it."""
+        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
+            connection.execute(f"alter system set synchronous_standby_names = 'logship_{INSTANCE}'")
+            connection.execute("select pg_reload_conf()")
+
+    def kill_primary(self) -> None:
+        """SIGKILL to the postmaster and all of its children at once."""
+        pid = self.primary.running_pid()
+        if pid is None:
+            return
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in [pid, *map(int, children)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+
+    # --- the two processes ----------------------------------------------------------------
+
+    def start_processes(self) -> None:
+        """Keys, settings, applier, shipper."""
+        directory = self._directory
+        for name in ("applier", "shipper"):
+            generate(directory / "keys", name)
+        values = {
+            "directory": directory,
+            "instance": INSTANCE,
+            "protection": self.protection,
+            "sockets": self._sockets,
+            "port": self._port,
+            "link_port": self._link_port,
+            "standby_port": self._standby_port,
+            "installation": self.installation.bin_dir.parent,
+            "run_as": self._run_as.name if self._run_as.changes else "",
+        }
+        (directory / "run").mkdir(mode=0o711)
+        for name, text in (("applier", _APPLIER), ("shipper", _SHIPPER)):
+            settings = directory / f"{name}.toml"
+            settings.write_text(text.format(**values))
+            with (directory / f"{name}.log").open("wb") as log:
+                program = f"from {name}.commands import main; raise SystemExit(main())"
+                self._processes[name] = subprocess.Popen(
+                    [sys.executable, "-c", program, "run", "--config", settings],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    # Ctrl-C is for the demo alone, which then stops them in order.
+                    start_new_session=True,
+                )
+
+    async def wait_for(self, what: str, seconds: float, ready: object = None) -> InstanceStatus:
+        """Wait until the instance's status satisfies `ready(status)`.
+
+        Raises LogshipError with the end of both logs when it does not, or a process ends.
+        """
+        assert callable(ready)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while loop.time() < deadline:
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    raise self._failed(f"the {name} ended while waiting for {what}")
+            with contextlib.suppress(LogshipError):
+                status = await asyncio.to_thread(self.client.instance, INSTANCE)
+                if ready(status):
+                    return status
+            await asyncio.sleep(0.05)
+        raise self._failed(f"no {what} within {seconds:.0f} s")
+
+    def _failed(self, what: str) -> LogshipError:
+        logs = []
+        for name in self._processes:
+            lines = (self._directory / f"{name}.log").read_text(errors="replace").splitlines()
+            logs += [f"{name}: {line}" for line in lines[-8:]]
+        return LogshipError(Code.STANDBY_FAILED, "\n".join([what, *logs]))
+
+    # --- the end --------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop whatever runs, remove everything."""
+        for name in ("shipper", "applier"):
+            process = self._processes.pop(name, None)
+            if process is not None:
+                _stop(process)
+        for data in self._directory.glob("applier/instances/*/*/data"):
+            _stop_server(Server(self.installation, data, self._run_as))
+        _stop_server(self.primary)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _stop_server(server: Server) -> None:
+    with contextlib.suppress(LogshipError):
+        server.stop("immediate")
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -1,0 +1,104 @@
+"""Open an instance's standby for writing: the primary is lost.
+
+Everything durable on the recovery server is replayed, the standby is promoted, a write is
+tried, and the link is fenced: nothing of the old line is accepted any more.  The last lines
+say what was lost, or that nothing was.
+
+Asks the running applier.  With --offline no applier may run, and this command does it all
+from the recovery server's own disk, told by the applier's settings file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from logship.applier_client import ApplierClient, find_socket
+from logship.commandline import add_json_argument, print_json
+from logship.errors import Code, ExitCode, RefusedError
+from logship.status_command import add_applier_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the instance")
+    parser.add_argument(
+        "--offline", action="store_true", help="without an applier, from local disk alone"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="F",
+        type=Path,
+        help="with --offline: the applier's settings file (default: /etc/logship/applier.toml)",
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="do not ask, even if the primary still answers"
+    )
+    add_json_argument(parser)
+    add_applier_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    progress = _Progress(as_json=args.json)
+    if args.offline:
+        result = _promote_offline(args.name, args.config, progress)
+    else:
+        client = ApplierClient(find_socket(args.applier))
+        if not args.yes and not args.json and sys.stdin.isatty():
+            _confirm(client, args.name)
+        result = _promote_online(client.promote(args.name), progress)
+    if args.json:
+        print_json(result)
+    else:
+        for key, value in result.items():
+            print(f"{key:>24}  {'?' if value is None else value}")
+    return ExitCode.DONE
+
+
+class _Progress:
+    """Shows each step as it is made; with --json on standard error, for the result is alone."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._out = sys.stderr if as_json else sys.stdout
+        self._started = time.monotonic()
+
+    def step(self, step: str, details: dict[str, Any]) -> None:
+        shown = ", ".join(f"{key} {value}" for key, value in details.items())
+        seconds = time.monotonic() - self._started
+        line = f"{seconds:7.1f} s  {step}" + (f" ({shown})" if shown else "")
+        print(line, file=self._out, flush=True)
+
+
+def _promote_online(events: Iterator[dict[str, Any]], progress: _Progress) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for event in events:
+        if "result" in event:
+            result = event["result"]
+        elif "step" in event:
+            progress.step(str(event["step"]), event.get("details") or {})
+    return result
+
+
+def _promote_offline(name: str, config: Path | None, progress: _Progress) -> dict[str, Any]:
+    from applier.service import promote_offline
+    from applier.settings import DEFAULT_SETTINGS_FILE, load_applier_settings
+    from logship.logs import set_up_logs
+
+    settings = load_applier_settings(config or DEFAULT_SETTINGS_FILE)
+    set_up_logs(settings.log)
+    return promote_offline(settings, name, progress.step)
+
+
+def _confirm(client: ApplierClient, name: str) -> None:
+    """Asks only where a mistake is likely: a terminal, and a primary that seems to live."""
+    status = client.instance(name)
+    if status["link"]["state"] != "connected" or not status["primary"]["reachable"]:
+        return
+    print(f"The primary of {name} still answers. Promoting ends its protection:", file=sys.stderr)
+    print("its shipper will be fenced, and two servers will take writes.", file=sys.stderr)
+    print("Promote all the same? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise RefusedError(Code.PROMOTE_REFUSED, "not promoted, as you said", "")

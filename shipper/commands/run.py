@@ -1,0 +1,30 @@
+"""Ship one instance's WAL, until a signal (SIGTERM, SIGINT) stops it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from logship.errors import ExitCode
+from shipper.settings import DEFAULT_SETTINGS_FILE, load_shipper_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="F",
+        type=Path,
+        default=DEFAULT_SETTINGS_FILE,
+        help="settings file (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = load_shipper_settings(args.config)
+    from logship.logs import set_up_logs
+
+    set_up_logs(settings.log)
+    from shipper import agent
+
+    agent.run(settings)
+    return ExitCode.DONE

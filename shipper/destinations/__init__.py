@@ -1,0 +1,111 @@
+"""Where WAL goes.
+
+A destination takes sealed spans, histories and seed chunks in order and says what became
+durable at its far end.  It never says so from memory or after a time-out.  Every
+implementation passes `tests/integration/destination_contract.py`.
+
+`link` is the ZeroMQ road to an applier.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from logship.errors import LogshipError
+from logship.frames import GapFound, SeedAborted, SeedBegin, SeedChunk, SeedEnd
+from logship.identity import Profile
+from logship.lsn import Lsn, Position
+from logship.seal import Sealed
+
+
+class Accepted(NamedTuple):
+    """The far end takes our WAL.  position None: it has none yet and needs a seed."""
+
+    position: Position | None
+    known_timelines: frozenset[int]
+    seed_wanted: bool
+    max_span_bytes: int
+
+
+class Acked(NamedTuple):
+    """received ≥ durable; applied 0 when not known."""
+
+    received: Position
+    durable: Position
+    applied: Lsn
+
+
+class Rewind(NamedTuple):
+    """Send WAL again from here: something was lost on the way, or a seed made a new start."""
+
+    position: Position
+    why: str
+
+
+class SeedWanted(NamedTuple):
+    why: str
+
+
+class SeedFinished(NamedTuple):
+    """The far end has the seed in place (error ""), or gave it up."""
+
+    seed_id: str
+    error: str
+
+
+class Lost(NamedTuple):
+    """The connection ended; `connect` again.  Nothing is in flight any more.
+
+    error.retryable False: somebody must change something first (refused, fenced).
+    """
+
+    error: LogshipError
+
+
+DestinationEvent = Acked | Rewind | SeedWanted | SeedFinished | Lost
+
+
+class Facts(NamedTuple):
+    """What a destination tells its far end about the primary."""
+
+    profile: Profile
+    timeline: int
+    flush_lsn: Lsn
+    reachable: bool
+    sync_state: str
+    slot_wal_status: str
+
+
+class Destination(Protocol):
+    """One far end.  Methods are called in one event loop."""
+
+    async def connect(self, facts: Facts) -> Accepted:
+        """Try once to reach the far end and be accepted.
+
+        Raises LogshipError; `retryable` tells whether to try again soon (unreachable) or
+        rarely (refused: somebody must change something first).
+        """
+
+    def tell(self, facts: Facts) -> None:
+        """The primary's state changed, or time passed; cheap, may be called often."""
+
+    async def room(self, size_bytes: int) -> None:
+        """Wait until `size_bytes` more may be in flight.  Raises LogshipError(LINK_LOST)."""
+
+    def send_span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> None:
+        """Ship WAL that never crosses a segment's end.  Wait for `room` first."""
+
+    def send_history(self, timeline: int, content: bytes) -> None: ...
+
+    def send_gap(self, gap: GapFound) -> None: ...
+
+    async def send_seed(
+        self, frame: SeedBegin | SeedChunk | SeedEnd | SeedAborted, payload: bytes | memoryview
+    ) -> None:
+        """Ship a part of a seed; waits for room, also over a cut of the connection."""
+
+    async def next_event(self) -> DestinationEvent:
+        """What the far end said next.  Acks are merged: only the newest is given."""
+
+    async def close(self, reason: str) -> None:
+        """Say goodbye, let go."""

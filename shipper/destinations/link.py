@@ -1,0 +1,401 @@
+"""Destination `link`: a DEALER to an applier, one session for each connection.
+
+The shell around `ShipperSession`: a timer, two conditions (room, events) and the seed's
+outbox, which keeps what was not acknowledged over a cut of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import NamedTuple
+
+import structlog
+
+from logship import __version__
+from logship.errors import Code, LogshipError
+from logship.frames import (
+    OLDEST_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    GapFound,
+    Hello,
+    Payload,
+    SeedAborted,
+    SeedBegin,
+    SeedChunk,
+    SeedEnd,
+    ShipperHeartbeat,
+)
+from logship.link import events as link
+from logship.link.keys import KeyPair
+from logship.link.shipper_session import ShipperSession
+from logship.link.transport import Dealer
+from logship.link.windows import SeedOutbox
+from logship.lsn import Lsn, Position
+from logship.seal import Sealed
+from shipper.destinations import (
+    Accepted,
+    Acked,
+    DestinationEvent,
+    Facts,
+    Lost,
+    Rewind,
+    SeedFinished,
+    SeedWanted,
+)
+
+log = structlog.get_logger(__name__)
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+
+
+class ShipperIdentity(NamedTuple):
+    """Who we are in a hello: see `logship.frames.Hello`."""
+
+    instance: str
+    shipper_id: str
+    boot_id: str
+    protection: str
+
+
+class LinkDestination:
+    """See `shipper.destinations.Destination`."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        server_public_key: str,
+        keys: KeyPair,
+        identity: ShipperIdentity,
+        connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    ) -> None:
+        self._endpoint = endpoint
+        self._server_public_key = server_public_key
+        self._keys = keys
+        self._identity = identity
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._loop = asyncio.get_running_loop()
+        self._dealer: Dealer | None = None
+        self._session: ShipperSession | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._facts: Facts | None = None
+        self._said: Facts | None = None
+        self._events: deque[DestinationEvent] = deque()
+        self._acked: Acked | None = None
+        self._changed = asyncio.Event()
+        """Set whenever `room`, `next_event` or `send_seed` may have something new."""
+        self._greeting: asyncio.Future[Accepted] | None = None
+        self._outbox: SeedOutbox | None = None
+        self._seed_failure: LogshipError | None = None
+
+    # --- connecting -----------------------------------------------------------------------
+
+    async def connect(self, facts: Facts) -> Accepted:
+        self._drop()
+        self._events.clear()
+        self._acked = None
+        self._facts = self._said = facts
+        self._dealer = Dealer(
+            self._endpoint,
+            server_public_key=self._server_public_key,
+            keys=self._keys,
+            on_message=self._received,
+            on_closed=self._closed,
+        )
+        await self._dealer.connect(self._connect_timeout_seconds)
+        now = self._loop.time()
+        self._session = ShipperSession(self._hello(facts), now=now)
+        self._greeting = self._loop.create_future()
+        self._take(self._session.start(now))
+        try:
+            return await self._greeting
+        finally:
+            self._greeting = None
+
+    def _hello(self, facts: Facts) -> Hello:
+        return Hello(
+            version_min=OLDEST_PROTOCOL_VERSION,
+            version_max=PROTOCOL_VERSION,
+            instance=self._identity.instance,
+            shipper_id=self._identity.shipper_id,
+            boot_id=self._identity.boot_id,
+            software=__version__,
+            profile=facts.profile,
+            timeline=facts.timeline,
+            flush_lsn=facts.flush_lsn,
+            protection=self._identity.protection,
+            seed_id=self._outbox.begin.seed_id if self._outbox is not None else "",
+        )
+
+    def _welcomed(self, event: link.Welcomed) -> None:
+        welcome = event.welcome
+        resumed = self._resume_seed(welcome.seed_id, welcome.seed_sequence)
+        accepted = Accepted(
+            position=self._session.sent if self._session is not None else None,
+            known_timelines=frozenset(welcome.known_timelines),
+            seed_wanted=welcome.seed_wanted and not resumed,
+            max_span_bytes=welcome.max_span_bytes,
+        )
+        if self._greeting is not None and not self._greeting.done():
+            self._greeting.set_result(accepted)
+
+    # --- sending --------------------------------------------------------------------------
+
+    def tell(self, facts: Facts) -> None:
+        before, self._facts = self._said, facts
+        session = self._session
+        if session is None or session.closed or session.welcome is None or before is None:
+            return
+        now = self._loop.time()
+        if facts.profile != before.profile:
+            self._send(session.profile(facts.profile, now))
+        # The flush position goes along with spans and regular heartbeats: it alone is no news.
+        if facts._replace(flush_lsn=before.flush_lsn, profile=before.profile) != before:
+            self._heartbeat()
+        self._said = facts._replace(flush_lsn=before.flush_lsn)
+
+    async def room(self, size_bytes: int) -> None:
+        while True:
+            session = self._open_session()
+            if session.window_room_bytes >= size_bytes:
+                return
+            await self._wait()
+
+    def send_span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> None:
+        session = self._open_session()
+        self._send(
+            session.span(
+                timeline,
+                start_lsn,
+                sealed,
+                self._loop.time(),
+                flush_lsn=flush_lsn,
+                sent_at=time.time(),
+            )
+        )
+
+    def send_history(self, timeline: int, content: bytes) -> None:
+        self._send(self._open_session().history(timeline, content, self._loop.time()))
+
+    def send_gap(self, gap: GapFound) -> None:
+        self._send(self._open_session().gap(gap, self._loop.time()))
+
+    async def close(self, reason: str) -> None:
+        session, dealer = self._session, self._dealer
+        if session is not None and dealer is not None and not session.closed:
+            try:
+                for output in session.bye(reason):
+                    if isinstance(output, link.Send):
+                        dealer.send(output.parts())
+                await dealer.finish()
+            except LogshipError as error:
+                log.debug("could not say goodbye", error=error.what)
+        self._drop()
+
+    # --- seeds ----------------------------------------------------------------------------
+
+    async def send_seed(
+        self, frame: SeedBegin | SeedChunk | SeedEnd | SeedAborted, payload: Payload
+    ) -> None:
+        if isinstance(frame, SeedBegin):
+            await self._begin_seed(frame)
+            return
+        if isinstance(frame, SeedAborted):
+            self._outbox = None
+            session = self._session
+            if session is not None and session.welcome is not None and not session.closed:
+                self._send(session.seed(frame, self._loop.time()))
+            return
+        while True:
+            outbox = self._seed_outbox()
+            if outbox.room_bytes > 0:
+                break
+            await self._wait()
+        kept = payload if isinstance(frame, SeedChunk) and len(payload) else None
+        outbox.add(frame, kept)
+        session = self._session
+        if session is not None and session.welcome is not None and not session.closed:
+            self._send(session.seed(frame, self._loop.time(), kept))
+
+    async def _begin_seed(self, frame: SeedBegin) -> None:
+        self._outbox = SeedOutbox(frame)
+        self._seed_failure = None
+        session = self._session
+        if session is None or session.welcome is None or session.closed:
+            return  # `_resume_seed` begins it on the next connection
+        self._send_begin(session, frame)
+
+    def _send_begin(self, session: ShipperSession, frame: SeedBegin) -> None:
+        self._send(session.seed(frame, self._loop.time()))
+        if session.sent is not None:
+            self._tell_event(Rewind(session.sent, "a seed begins here"))
+
+    def _seed_outbox(self) -> SeedOutbox:
+        if self._seed_failure is not None:
+            raise self._seed_failure
+        if self._outbox is None:
+            raise LogshipError(Code.SEED_FAILED, "the seed was given up", retryable=True)
+        return self._outbox
+
+    def _resume_seed(self, seed_id: str, sequence: int) -> bool:
+        """After a welcome: go on with the seed that a cut interrupted.  False: there is none."""
+        outbox, session = self._outbox, self._session
+        if outbox is None or session is None:
+            return False
+        pending = outbox.resume(seed_id, sequence)
+        if pending is None:
+            self._fail_seed("the applier no longer has the beginning of the seed")
+            return False
+        log.info("going on with the seed", seed_id=outbox.begin.seed_id, chunk=sequence)
+        for frame, payload in pending:
+            self._send(session.seed(frame, self._loop.time(), payload))
+        return True
+
+    def _fail_seed(self, why: str) -> None:
+        if self._outbox is not None:
+            self._outbox = None
+            self._seed_failure = LogshipError(Code.SEED_FAILED, why, retryable=True)
+            self._changed.set()
+
+    def _seed_acked(self, event: link.SeedAcked) -> None:
+        outbox, session = self._outbox, self._session
+        if outbox is None or session is None or outbox.begin.seed_id != event.seed_id:
+            return
+        outbox.acked(event.next_sequence)
+        self._changed.set()
+        if event.resend:
+            for frame, payload in outbox.pending_from(event.next_sequence):
+                self._send(session.seed(frame, self._loop.time(), payload))
+
+    # --- receiving ------------------------------------------------------------------------
+
+    async def next_event(self) -> DestinationEvent:
+        while True:
+            if self._acked is not None:
+                acked, self._acked = self._acked, None
+                return acked
+            if self._events:
+                return self._events.popleft()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        # Several may wait: each looks for itself when anything has changed.
+        changed = self._changed
+        await changed.wait()
+        if self._changed is changed:
+            self._changed = asyncio.Event()
+
+    def _tell_event(self, event: DestinationEvent) -> None:
+        self._events.append(event)
+        self._changed.set()
+
+    def _received(self, parts: list[Payload]) -> None:
+        if self._session is not None:
+            self._take(self._session.receive(parts, self._loop.time()))
+
+    def _closed(self, error: LogshipError) -> None:
+        if self._session is not None:
+            self._take(self._session.lost(error))
+
+    def _take(self, outputs: list[link.ShipperOutput]) -> None:
+        for output in outputs:
+            match output:
+                case link.Send():
+                    self._send(output)
+                case link.HeartbeatDue():
+                    self._heartbeat()
+                case link.Welcomed():
+                    self._welcomed(output)
+                case link.Acked(received, durable, applied):
+                    if received is not None and durable is not None:
+                        self._acked = Acked(received, durable, applied)
+                    self._changed.set()
+                case link.Rewind(timeline, lsn, why):
+                    self._tell_event(Rewind(Position(timeline, lsn), why))
+                case link.SeedRequested(why):
+                    self._tell_event(SeedWanted(why))
+                case link.SeedAcked():
+                    self._seed_acked(output)
+                case link.SeedFinished(seed_id):
+                    self._outbox = None
+                    self._tell_event(SeedFinished(seed_id, ""))
+                case link.SeedStopped(seed_id, _, what):
+                    self._fail_seed(what)
+                    self._tell_event(SeedFinished(seed_id, what))
+                case link.Refused(error) | link.LinkLost(error):
+                    self._ended(error)
+                case link.FencedOff(at, timeline, lsn):
+                    self._ended(_fenced(self._identity.instance, at, timeline, lsn))
+        self._arm()
+
+    def _ended(self, error: LogshipError) -> None:
+        self._drop()
+        if self._greeting is not None and not self._greeting.done():
+            self._greeting.set_exception(error)
+        self._tell_event(Lost(error))
+
+    # --- the session's clock and wire -----------------------------------------------------
+
+    def _heartbeat(self) -> None:
+        session, facts = self._session, self._facts
+        if session is None or facts is None or session.closed:
+            return
+        frame = ShipperHeartbeat(
+            timeline=facts.timeline,
+            flush_lsn=facts.flush_lsn,
+            sent_at=time.time(),
+            primary_reachable=facts.reachable,
+            sync_state=facts.sync_state,
+            slot_wal_status=facts.slot_wal_status,
+        )
+        self._said = facts
+        self._send(session.heartbeat(frame, self._loop.time()))
+
+    def _send(self, send: link.Send) -> None:
+        dealer = self._dealer
+        if dealer is None:
+            return
+        try:
+            dealer.send(send.parts())
+        except LogshipError as error:
+            if self._session is not None:
+                self._take(self._session.lost(error))
+
+    def _arm(self) -> None:
+        session = self._session
+        deadline = session.deadline if session is not None else None
+        if self._timer is None and deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._session is not None:
+            self._take(self._session.timer(self._loop.time()))
+
+    def _open_session(self) -> ShipperSession:
+        session = self._session
+        if session is None or session.closed or session.welcome is None:
+            raise LogshipError(Code.LINK_LOST, "the link is down", retryable=True)
+        return session
+
+    def _drop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        dealer, self._dealer = self._dealer, None
+        self._session = None
+        if dealer is not None:
+            dealer.close()
+        self._changed.set()
+
+
+def _fenced(instance: str, at: float, timeline: int, lsn: int) -> LogshipError:
+    when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
+    where = f"opened on timeline {timeline} at {Lsn(lsn)}" if timeline else "is being opened"
+    return LogshipError(
+        Code.FENCED,
+        f"{instance} was promoted on the recovery server at {when}: its standby {where}",
+        "nothing is shipped any more; keep clients away from this primary",
+    )

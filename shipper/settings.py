@@ -1,0 +1,217 @@
+"""What a shipper is told: one settings file for each instance it ships."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, field
+
+from logship.settings import LogSettings, check_name, load_settings
+from logship.settings_network import check_address, check_one_of_key_and_file, check_public_key
+from logship.settings_schema import Contradiction, Section
+
+DEFAULT_SETTINGS_FILE: Final = Path("/etc/logship/shipper.toml")
+
+_OUR_PARAMETERS = {
+    "replication": "remove it: the shipper asks for replication itself",
+    "application_name": (
+        "remove it: the shipper is always logship_INSTANCE, as synchronous_standby_names needs"
+    ),
+    "connect_timeout": "remove it and use primary.connect_timeout_seconds",
+}
+"""Of libpq's parameters, those that a connection string may not set, and what to do."""
+
+_NOT_A_PRIMARY = ("read-only", "standby", "prefer-standby")
+
+
+def _check_conninfo(key: str, conninfo: str) -> Iterator[tuple[str, str]]:
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parameters = conninfo_to_dict(conninfo)
+    except ProgrammingError:
+        # libpq's message repeats the words it stumbled over, which may be a password's.
+        yield (
+            f"{key} is not a libpq connection string",
+            "use name=value pairs or a postgresql:// URI; quote values that have spaces: 'a b'",
+        )
+        return
+    for name, hint in _OUR_PARAMETERS.items():
+        if name in parameters:
+            yield f"{key} sets {name}, which is not its place", hint
+    if parameters.get("target_session_attrs") in _NOT_A_PRIMARY:
+        yield (
+            f"{key} asks for a standby with target_session_attrs",
+            "a shipper reads from the primary: use target_session_attrs=read-write",
+        )
+
+
+class PrimarySettings(Section, frozen=True, kw_only=True):
+    """The production server whose WAL is shipped."""
+
+    conninfo: Annotated[
+        str,
+        Meta(
+            description=(
+                "A libpq connection string or URI. Better than a password in it: a passfile "
+                "(passfile=...), a service (service=...) or peer authentication. With several "
+                "hosts add target_session_attrs=read-write. Without dbname, the database is "
+                '"postgres".'
+            ),
+            examples=["host=/var/run/postgresql user=logship"],
+            min_length=1,
+            extra={"check": _check_conninfo},
+        ),
+    ]
+    slot: Annotated[
+        str,
+        Meta(
+            description=(
+                "Physical replication slot that keeps WAL until it is durable on the recovery "
+                'server. Empty: logship_INSTANCE, with "_" for every "-".'
+            ),
+            pattern=r"^[a-z0-9_]{0,63}$",
+            extra={"shape": "a slot name: at most 63 of a-z, 0-9 and '_'"},
+        ),
+    ] = ""
+    create_slot: Annotated[bool, Meta(description="Create the slot when it is not there.")] = True
+    connect_timeout_seconds: Annotated[
+        int, Meta(description="Longest wait for one connection attempt.", ge=1, le=600)
+    ] = 10
+    status_interval_seconds: Annotated[
+        float,
+        Meta(
+            description=(
+                "How often the primary is told the durable position when nothing moves; keep it "
+                "well below the primary's wal_sender_timeout. Progress is reported at once."
+            ),
+            gt=0,
+            le=600,
+        ),
+    ] = 10.0
+
+
+class LinkSettings(Section, frozen=True, kw_only=True):
+    """The way to the recovery server.  Encrypted and authenticated with CURVE keys, always."""
+
+    address: Annotated[
+        str,
+        Meta(
+            description="Where the applier listens.",
+            examples=["tcp://recovery.example.com:7432"],
+            extra={"shape": "tcp://HOST:PORT", "check": check_address},
+        ),
+    ]
+    applier_public_key: Annotated[
+        str,
+        Meta(
+            description="The applier's public key (40 characters); this or the file.",
+            extra={"check": check_public_key},
+        ),
+    ] = ""
+    applier_public_key_file: Annotated[
+        Path | None,
+        Meta(
+            description="The file of the applier's public key, as `keygen` wrote it (.pub).",
+            examples=["/etc/logship/applier.pub"],
+        ),
+    ] = None
+    secret_key_file: Annotated[
+        Path,
+        Meta(
+            description="The file of this shipper's secret key, as `keygen` wrote it (.key).",
+            examples=["/etc/logship/shipper.key"],
+        ),
+    ]
+    compress: Annotated[
+        bool, Meta(description="Compress WAL and seeds with zstd before they travel.")
+    ] = True
+
+    @property
+    def applier_key(self) -> str | Path:
+        """The applier's public key or its file, for `logship.link.keys.load_public`."""
+        return self.applier_public_key_file or self.applier_public_key
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        yield from check_one_of_key_and_file(
+            ("applier_public_key",), self.applier_public_key, self.applier_public_key_file
+        )
+
+
+class SeedSettings(Section, frozen=True, kw_only=True):
+    """Base backups, from which standbys start."""
+
+    checkpoint: Annotated[
+        Literal["fast", "spread"],
+        Meta(
+            description=(
+                '"fast" starts at once and costs the primary a checkpoint; "spread" waits for '
+                "one that is paced by checkpoint_completion_target."
+            )
+        ),
+    ] = "fast"
+    max_rate_mb_s: Annotated[
+        int,
+        Meta(
+            description="The primary sends no more than this, in MB a second; 0: no limit.",
+            ge=0,
+            le=1023,
+        ),
+    ] = 0
+
+
+class ShipperSettings(Section, frozen=True, kw_only=True):
+    """Settings of `shipper run`: one instance, its primary, and the link."""
+
+    instance: Annotated[
+        str,
+        Meta(
+            description="The instance's name, the same as in the applier's settings.",
+            examples=["main"],
+            extra={"check": check_name},
+        ),
+    ]
+    state_directory: Annotated[
+        Path,
+        Meta(
+            description="What the shipper remembers over restarts, in a folder for each instance."
+        ),
+    ] = Path("/var/lib/logship/shipper")
+    protection: Annotated[
+        Literal["async", "sync"],
+        Meta(
+            description=(
+                '"sync": the shipper answers as a synchronous standby, so a commit waits until '
+                "it is durable on the recovery server; the primary's synchronous_standby_names "
+                'must name it. "async": commits never wait.'
+            )
+        ),
+    ] = "async"
+    primary: PrimarySettings
+    link: LinkSettings
+    seed: SeedSettings = field(default_factory=SeedSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+    @property
+    def slot_name(self) -> str:
+        """The slot in use, the default filled in."""
+        return self.primary.slot or self.application_name
+
+    @property
+    def application_name(self) -> str:
+        """What the shipper calls itself on the primary, and what synchronous_standby_names
+        must name.  Never needs quotes there."""
+        return "logship_" + self.instance.replace("-", "_")
+
+    @property
+    def instance_directory(self) -> Path:
+        """Where this instance's state is kept."""
+        return self.state_directory / self.instance
+
+
+def load_shipper_settings(file: Path) -> ShipperSettings:
+    """Read a shipper's settings.  Raises SettingsError with everything that is wrong."""
+    return load_settings(file, ShipperSettings)

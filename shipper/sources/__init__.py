@@ -1,0 +1,106 @@
+"""Where WAL comes from.
+
+A source gives one cluster's WAL as `SourceEvent`s, in order and without holes, from a
+position the store asked for.  It is told what became durable (`acknowledge`) and must not
+let the primary forget WAL above that.  Every implementation passes
+`tests/integration/source_contract.py`.
+
+`stream` is the replication protocol.  `plan` decides, with no I/O, which timeline to read
+and from where; `primary` asks the primary over SQL what it is and what it thinks of us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from logship.identity import Profile
+from logship.lsn import Lsn, Position
+
+
+class WalBytes(NamedTuple):
+    """WAL of `timeline` from `start_lsn`.  `chunks` joined never cross a segment's end."""
+
+    timeline: int
+    start_lsn: Lsn
+    chunks: Sequence[bytes | memoryview]
+    size_bytes: int
+
+    @property
+    def end_lsn(self) -> Lsn:
+        return Lsn(self.start_lsn + self.size_bytes)
+
+
+class HistoryFile(NamedTuple):
+    """A timeline's history; comes before any WAL of that timeline."""
+
+    timeline: int
+    content: bytes
+
+
+class SourceIdentity(NamedTuple):
+    """What the source reads from, as of `open`."""
+
+    profile: Profile
+    timeline: int
+    flush_lsn: Lsn
+
+
+class Observation(NamedTuple):
+    """What the source's server says of itself and of us, for status and the version check."""
+
+    profile: Profile
+    sync_state: str
+    """pg_stat_replication.sync_state of our stream, "" when not streaming or not known."""
+    slot_wal_status: str
+    slot_restart_lsn: Lsn | None
+
+
+SourceEvent = WalBytes | HistoryFile
+
+
+class Source(Protocol):
+    """One cluster's WAL.  Not for use by two tasks, except `acknowledge` and `observe`."""
+
+    async def open(self) -> SourceIdentity:
+        """Connect and identify; lets go of an earlier connection first.
+
+        Raises LogshipError; after a retryable one (the primary is down) call it again.
+        """
+
+    async def reserve(self) -> None:
+        """From now on the server keeps its WAL for us.  Call before a seed; `start` does it.
+
+        Raises LogshipError(SLOT_LOST) when that needs the operator.
+        """
+
+    async def start(self, resume: Position, known_timelines: frozenset[int]) -> None:
+        """Begin at `resume`; `known_timelines` need no history file again.
+
+        Raises LogshipError: WAL_REMOVED (the WAL at `resume` is gone, only a seed
+        continues), TIMELINE_DIVERGED (`resume` is not on the source's line), SLOT_IN_USE,
+        and what `open` raises.  WAL_REMOVED may also come from `read`.
+        """
+
+    async def read(self, max_bytes: int) -> list[SourceEvent]:
+        """The next events, waiting for the first; at most about `max_bytes` of WAL.
+
+        An empty list means that only `flush_lsn` moved.  After an error call `open`.
+        """
+
+    @property
+    def flush_lsn(self) -> Lsn:
+        """The server's flush position as last heard."""
+
+    def acknowledge(self, received: Position, durable: Position, applied: Lsn) -> None:
+        """`durable` is on the applier's disk: the server may forget what is below.
+
+        `received` and `applied` are for the server's own views (and `remote_apply`);
+        applied 0 means not known.
+        """
+
+    async def observe(self) -> Observation:
+        """Ask the server how it and our stream are.  Raises LogshipError."""
+
+    async def close(self) -> None:
+        """Let go of the server.  Its slot stays."""

@@ -1,0 +1,54 @@
+"""Runs `shipper` and `applier` as an operator does: the installed programs, as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TIMEOUT_SECONDS = 30
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Standard output as the one JSON object that it must be."""
+        return json.loads(self.out)
+
+
+async def start(
+    *arguments: str | Path, environment: dict[str, str] | None = None
+) -> asyncio.subprocess.Process:
+    """Start one of our programs, with pipes for its output and nothing to read."""
+    program, *rest = map(str, arguments)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("LOGSHIP_", "PG"))}
+    return await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name(program)),
+        *rest,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**clean, **(environment or {})},
+    )
+
+
+async def run(*arguments: str | Path, environment: dict[str, str] | None = None) -> Outcome:
+    """Run one of our programs to its end."""
+    process = await start(*arguments, environment=environment)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.communicate()
+        raise
+    assert process.returncode is not None
+    outcome = Outcome(process.returncode, out.decode(), err.decode())
+    assert "Traceback" not in outcome.out + outcome.err, outcome
+    return outcome

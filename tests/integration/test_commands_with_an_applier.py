@@ -1,0 +1,113 @@
+"""Operators' commands against an applier's API: the installed programs, a real socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from applier.api.operations import Report
+from applier.api.server import ApiServer
+from logship.errors import Code, RefusedError, UsageError
+from logship.status import InstanceStatus
+from tests.integration.command_runner import run
+
+
+class Operations:
+    """An applier whose one instance, `main`, was promoted before or is promoted at once."""
+
+    promoted = False
+
+    def instances(self) -> list[InstanceStatus]:
+        return [self.instance("main")]
+
+    def instance(self, name: str) -> InstanceStatus:
+        if name != "main":
+            raise UsageError(Code.UNKNOWN_INSTANCE, f"there is no instance {name!r}", "look again")
+        return cast(
+            InstanceStatus,
+            {
+                "name": "main",
+                "phase": "following",
+                "transfer_gap": {"bytes": None, "seconds": None},
+                "alarms": [{"code": "slot-lost", "what": "It is gone.", "hint": "Seed again."}],
+            },
+        )
+
+    async def promote(self, name: str, report: Report) -> dict[str, Any]:
+        self.instance(name)
+        if self.promoted:
+            raise RefusedError(Code.ALREADY_PROMOTED, "main is open already", "connect to it")
+        report("replayed what is durable", {"lsn": "0/3000000"})
+        return {"timeline": 2, "lost_bytes": None}
+
+    async def request_seed(self, name: str, why: str) -> dict[str, Any]:
+        self.instance(name)
+        return {"requested": True, "why": why}
+
+
+@pytest.fixture
+def operations() -> Operations:
+    return Operations()
+
+
+@pytest.fixture
+async def applier(operations: Operations, shared_tmp_path: Path) -> AsyncIterator[str]:
+    path = shared_tmp_path / "applier.sock"
+    server = ApiServer(operations, path)
+    await server.start()
+    yield str(path)
+    await server.stop()
+
+
+@pytest.mark.parametrize("program", ["shipper", "applier"])
+async def test_status_shows_what_is_known_and_what_is_not(program: str, applier: str) -> None:
+    outcome = await run(program, "status", "--applier", applier)
+    assert outcome.code == 0, outcome
+    assert outcome.out.splitlines()[1].startswith("main  following  ?")
+    assert "main: It is gone. [slot-lost]\n  hint: Seed again." in outcome.out
+
+
+async def test_status_as_json_is_the_applier_s_own_document(applier: str) -> None:
+    everything = await run("shipper", "status", "--json", environment={"LOGSHIP_APPLIER": applier})
+    one = await run("shipper", "status", "main", "--json", "--applier", applier)
+    assert everything.document["instances"] == [one.document]
+    assert one.document["transfer_gap"] == {"bytes": None, "seconds": None}
+
+
+async def test_status_of_an_unknown_instance_is_a_usage_error(applier: str) -> None:
+    outcome = await run("shipper", "status", "other", "--applier", applier)
+    assert outcome.code == 2
+    assert outcome.err == "error: there is no instance 'other'\nhint: look again\n"
+
+
+async def test_promote_prints_each_step_and_the_result(applier: str) -> None:
+    outcome = await run("shipper", "promote", "main", "--applier", applier)
+    assert outcome.code == 0, outcome
+    step, *result = outcome.out.splitlines()
+    assert step.endswith(" s  replayed what is durable (lsn 0/3000000)")
+    assert [line.split() for line in result] == [["timeline", "2"], ["lost_bytes", "?"]]
+
+
+async def test_promote_as_json_prints_the_result_alone(applier: str) -> None:
+    outcome = await run("shipper", "promote", "main", "--json", "--applier", applier)
+    assert outcome.code == 0
+    assert outcome.document == {"timeline": 2, "lost_bytes": None}
+    assert "replayed what is durable" in outcome.err
+
+
+async def test_a_refused_promotion_exits_with_3(applier: str, operations: Operations) -> None:
+    operations.promoted = True
+    outcome = await run("shipper", "promote", "main", "--applier", applier)
+    assert outcome.code == 3
+    assert outcome.err == "error: main is open already\nhint: connect to it\n"
+
+
+async def test_a_seed_is_asked_for(applier: str) -> None:
+    outcome = await run("applier", "seed", "main", "--why", "new disk", "--applier", applier)
+    assert outcome.code == 0
+    assert "`status main` shows it come" in outcome.out
+    as_json = await run("applier", "seed", "main", "--json", "--applier", applier)
+    assert as_json.document["requested"] is True

@@ -1,0 +1,240 @@
+"""Source `stream` against real servers: the contract, and what is its own."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from logship.errors import Code, LogshipError
+from logship.lsn import Lsn, Position
+from logship.wal import segment_name, segment_start
+from shipper.sources.stream import StreamSource
+from tests.conftest import PrimaryFactory
+from tests.integration.source_contract import (
+    Collected,
+    SourceContract,
+    first_position,
+    read_until,
+)
+from tests.support.installations import MAJORS
+from tests.support.servers import PrimaryServer
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.integration
+
+SLOT = "logship_test"
+
+
+class StreamRig:
+    """A primary and a standby of it that can take over; both are in the conninfo."""
+
+    def __init__(self, server: PrimaryServer, directory: Path) -> None:
+        self.server = server
+        self.directory = directory
+        self.segment_bytes = 16 << 20
+        self.standby: PrimaryServer | None = None
+        self.server.execute("create table t (v text)")
+
+    def conninfo(self) -> str:
+        servers = [self.server] + ([self.standby] if self.standby else [])
+        ports = ",".join(str(server.port) for server in servers)
+        hosts = ",".join("127.0.0.1" for _ in servers)
+        return (
+            f"host={hosts} port={ports} user=postgres dbname=postgres"
+            " target_session_attrs=read-write"
+        )
+
+    def make_source(self) -> StreamSource:
+        if self.standby is None:
+            self.standby = self.server.clone_as_standby(self.directory / "standby")
+        return StreamSource(
+            self.conninfo(), slot=SLOT, application_name="logship_test", connect_timeout_seconds=5
+        )
+
+    def write(self) -> Lsn:
+        self.server.execute("insert into t select repeat('x', 200) from generate_series(1, 500)")
+        flush = self.server.execute("select pg_current_wal_flush_lsn()::text")
+        return Lsn.parse(flush[0][0])
+
+    def wal_file(self, timeline: int, lsn: int) -> Path:
+        name = segment_name(timeline, lsn, self.segment_bytes)
+        return self.server.data / "pg_wal" / name
+
+    def switch_timeline(self) -> None:
+        assert self.standby is not None
+        target = self.write()
+        replayed = "select pg_last_wal_replay_lsn() >= %s::pg_lsn"
+        standby = self.standby
+        wait_until(
+            lambda: standby.execute(replayed, str(target))[0][0], 30, "the standby caught up"
+        )
+        self.server.stop("immediate")
+        standby.promote()
+        wait_until(lambda: not standby.execute("select pg_is_in_recovery()")[0][0], 30, "promoted")
+        self.server, self.standby = standby, self.server
+
+    def restart(self) -> None:
+        self.server.restart()
+
+    def kept_from(self) -> Lsn | None:
+        rows = self.server.execute(
+            "select restart_lsn::text from pg_replication_slots where slot_name = %s", SLOT
+        )
+        return Lsn.parse(rows[0][0]) if rows and rows[0][0] else None
+
+
+class TestStreamSource(SourceContract):
+    @pytest.fixture(params=MAJORS)
+    def rig(
+        self, request: pytest.FixtureRequest, primary: PrimaryFactory, shared_tmp_path: Path
+    ) -> StreamRig:
+        server = primary(
+            request.param, settings={"wal_keep_size": "512MB", "wal_sender_timeout": "10s"}
+        )
+        return StreamRig(server, shared_tmp_path)
+
+
+def source_for(server: PrimaryServer, **options: object) -> StreamSource:
+    return StreamSource(
+        server.dsn(), slot=SLOT, application_name="logship_test", connect_timeout_seconds=5,
+        **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("wal_segsize_mb", [1, 64])
+async def test_any_segment_size_is_taken_from_the_server(
+    primary: PrimaryFactory, wal_segsize_mb: int
+) -> None:
+    server = primary(17, wal_segsize_mb=wal_segsize_mb)
+    source = source_for(server)
+    identity = await source.open()
+    assert identity.profile.wal_segment_size == wal_segsize_mb << 20
+    await source.start(first_position(identity), frozenset())
+    collected = Collected(wal_segsize_mb << 20)
+    server.execute("create table t as select repeat('y', 900) from generate_series(1, 6000)")
+    await read_until(source, collected, 1, Lsn.parse(server.current_wal_lsn()))
+    await source.close()
+
+
+async def test_the_profile_is_the_servers(primary: PrimaryFactory) -> None:
+    server = primary(16, settings={"max_connections": "37", "max_wal_senders": "12"})
+    source = source_for(server)
+    profile = (await source.open()).profile
+    assert profile.major == 16
+    assert profile.max_connections == 37
+    assert profile.max_wal_senders == 12
+    assert profile.bootstrap_superuser == "postgres"
+    assert profile.architecture in ("x86_64", "aarch64")
+    (identifier,) = server.execute("select system_identifier from pg_control_system()")[0]
+    assert profile.system_identifier == identifier
+    await source.close()
+
+
+async def test_a_slot_that_was_dropped_is_made_again_and_nothing_is_skipped(
+    primary: PrimaryFactory,
+) -> None:
+    server = primary(18, settings={"wal_keep_size": "256MB"})
+    source = source_for(server)
+    start = first_position(await source.open())
+    await source.start(start, frozenset())
+    collected = Collected(16 << 20)
+    server.execute("create table t as select repeat('y', 900) from generate_series(1, 100)")
+    await read_until(source, collected, 1, Lsn.parse(server.current_wal_lsn()))
+    await source.close()
+    server.execute("select pg_drop_replication_slot(%s)", SLOT)
+    server.execute("insert into t select repeat('z', 900) from generate_series(1, 100)")
+    again = source_for(server)
+    await again.open()
+    await again.start(collected.end, frozenset())
+    await read_until(again, collected, 1, Lsn.parse(server.current_wal_lsn()))
+    await again.close()
+
+
+@pytest.mark.parametrize("major", [14, 18])
+async def test_wal_that_is_gone_is_a_named_gap_not_a_hole(
+    primary: PrimaryFactory, major: int
+) -> None:
+    server = primary(
+        major, wal_segsize_mb=1, settings={"max_slot_wal_keep_size": "1MB", "max_wal_size": "2MB"}
+    )
+    source = source_for(server)
+    start = first_position(await source.open())
+    await source.reserve()
+    server.execute("create table t (v text)")
+
+    def fill_until_lost() -> bool:
+        server.execute("insert into t select repeat('y', 900) from generate_series(1, 3000)")
+        server.execute("select pg_switch_wal()")
+        server.execute("checkpoint")
+        return bool(server.execute("select wal_status = 'lost' from pg_replication_slots")[0][0])
+
+    await asyncio.to_thread(wait_until, fill_until_lost, 60, "the slot is lost")
+    with pytest.raises(LogshipError) as caught:
+        await source.start(start, frozenset())
+        while True:
+            await asyncio.wait_for(source.read(1 << 20), 10)
+    assert caught.value.code == Code.WAL_REMOVED
+    observation = await source.observe()
+    assert observation.slot_wal_status in ("reserved", "extended")
+    assert observation.slot_restart_lsn is not None and observation.slot_restart_lsn > start.lsn
+    await source.close()
+
+
+async def test_without_leave_to_make_the_slot_a_missing_one_is_an_error(
+    primary: PrimaryFactory,
+) -> None:
+    source = source_for(primary(15), create_slot=False)
+    identity = await source.open()
+    with pytest.raises(LogshipError) as caught:
+        await source.start(first_position(identity), frozenset())
+    assert caught.value.code == Code.SLOT_LOST
+    assert SLOT in caught.value.hint
+    await source.close()
+
+
+async def test_a_store_on_another_line_is_told_apart(primary: PrimaryFactory) -> None:
+    source = source_for(primary(15))
+    identity = await source.open()
+    with pytest.raises(LogshipError) as caught:
+        await source.start(Position(7, segment_start(identity.flush_lsn, 16 << 20)), frozenset())
+    assert caught.value.code == Code.TIMELINE_DIVERGED
+    await source.close()
+
+
+async def test_a_standby_is_not_a_primary(primary: PrimaryFactory, shared_tmp_path: Path) -> None:
+    standby = primary(17).clone_as_standby(shared_tmp_path / "standby")
+    source = source_for(standby)
+    with pytest.raises(LogshipError) as caught:
+        await source.open()
+    assert caught.value.code == Code.PRIMARY_NOT_READY and caught.value.retryable
+    await source.close()
+
+
+async def test_the_primary_shows_our_stream_to_us(primary: PrimaryFactory) -> None:
+    server = primary(17, settings={"synchronous_standby_names": "logship_test"})
+    source = source_for(server)
+    await source.start(first_position(await source.open()), frozenset())
+    seen = ""
+    for _ in range(100):
+        seen = (await source.observe()).sync_state
+        if seen == "sync":
+            break
+        await source.read(1 << 20)
+    assert seen == "sync"
+    await source.close()
+
+
+async def test_a_reader_that_pauses_still_reports(primary: PrimaryFactory) -> None:
+    """A stalled link must not look like a dead standby to the walsender."""
+    server = primary(17, settings={"wal_sender_timeout": "1s"})
+    source = source_for(server, status_interval_seconds=0.2)
+    await source.start(first_position(await source.open()), frozenset())
+    pid = "select pid from pg_stat_replication where application_name = 'logship_test'"
+    (before,) = server.execute(pid)[0]
+    first = server.execute("select now()")[0][0]
+    while (server.execute("select now()")[0][0] - first).total_seconds() < 2.5:
+        await asyncio.sleep(0.1)
+    assert server.execute(pid) == [(before,)]
+    await source.close()
