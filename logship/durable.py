@@ -140,13 +140,17 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def sync_tree(path: Path) -> None:
     """Make every file and directory below `path`, and `path`'s own entries, durable.
 
     Symbolic links are not followed (what a tablespace link points to is its owner's to
     sync).  `path`'s own name is durable only after its parent's sync: `rename` it into place.
     """
-    for directory, _, names in os.walk(path, topdown=False):
+    for directory, _, names in os.walk(path, topdown=False, onerror=_raise):
         for name in names:
             file = Path(directory, name)
             if stat.S_ISREG(file.lstat().st_mode):

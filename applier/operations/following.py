@@ -55,6 +55,8 @@ class Following:
         version = f"{profile.major}.{profile.minor}"
         gate = self._gate(store)
         self._instance.host.wal_server.serve(self._instance.name, store, version, gate)
+        if self.standby is not None:
+            self._instance.host.spawn(self.standby.retry_streaming())
 
     def withdraw(self) -> None:
         self._instance.host.wal_server.withdraw(self._instance.name)
@@ -277,7 +279,10 @@ class Following:
             self._watcher = asyncio.create_task(self.standby.watch())
 
     async def _adopt_promoted(self) -> None:
-        """Keep an eye on a promoted server; who starts and stops it now is its operator."""
+        """It is production now: keep it up, also over a restart of this host.
+
+        An operator who takes it over sets run_standby = false for the instance.
+        """
         profile = self._instance.record.profile
         assert profile is not None
         self.installation = self._newest_of(profile.major)
@@ -285,8 +290,14 @@ class Following:
             self.installation = choose(
                 self._instance.host.installations, profile.major, profile.server_version_num
             )
-        if self.installation is not None:
-            self.standby = self._make_standby(opened=True)
+        if self.installation is None or not self._instance.settings.run_standby:
+            return
+        self.standby = self._make_standby(opened=True)
+        try:
+            await self.standby.ensure_started()
+        except LogshipError as error:
+            self._instance.alarms.raise_error(error)
+        self._watcher = asyncio.create_task(self.standby.watch())
 
     async def _stop_watching(self) -> None:
         watcher, self._watcher = self._watcher, None

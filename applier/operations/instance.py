@@ -26,7 +26,7 @@ from applier.operations.record import (
 )
 from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
-from applier.receivers.seed.receiver import SeedReceiver
+from applier.receivers.seed.receiver import SeedOutOfOrderError, SeedReceiver
 from applier.store import Store
 from logship import durable
 from logship.errors import Code, LogshipError, RefusedError
@@ -48,6 +48,7 @@ HEARD_SAVE_SECONDS = 1.0
 """How often at most the primary's last known flush position is written down."""
 
 FULL_DISK_RETRY_SECONDS = 1.0
+SWAP_TRIES = 5
 
 
 class LinkState(msgspec.Struct):
@@ -390,18 +391,28 @@ class Instance:
         try:
             await self._seeder(frame.seed_id).chunk(frame, payload)
         except LogshipError as error:
-            if not error.retryable:
+            if self.seeder is not None and self.seeder.failure is not None:
                 await self._seed_broke(error)
             raise
 
     async def seed_end(self, frame: SeedEnd) -> None:
         self._check_fence()
         seeder = self._seeder(frame.seed_id)
-        try:
-            await seeder.end(frame, before_swap=self.following.stop)
-        except LogshipError as error:
-            await self._seed_broke(error)
-            raise
+        for tries_left in reversed(range(SWAP_TRIES)):
+            try:
+                await seeder.end(frame, before_swap=self.following.stop)
+                break
+            except SeedOutOfOrderError:
+                raise
+            except LogshipError as error:
+                # A verified seed is too dear to be thrown away because a server was slow
+                # to stop.
+                if seeder.failure is None and tries_left:
+                    log.warning("the seed is not in place yet", **error.as_dict())
+                    await asyncio.sleep(FULL_DISK_RETRY_SECONDS)
+                    continue
+                await self._seed_broke(error)
+                raise
         self.seeder = None
         log.info("the seed is in place", instance=self.name, seed_id=frame.seed_id)
         await self.following.seeded()
@@ -426,7 +437,11 @@ class Instance:
         if self.seeder is not None:
             seeder, self.seeder = self.seeder, None
             log.warning("gave up a seed", instance=self.name, seed_id=seeder.seed_id, why=why)
-            await seeder.abort()
+            try:
+                await seeder.abort()
+            except LogshipError as error:
+                # What is left of it is removed when the next seed begins.
+                log.warning("could not remove an unfinished seed", **error.as_dict())
 
     # --- the fence ------------------------------------------------------------------------
 

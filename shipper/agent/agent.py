@@ -24,6 +24,8 @@ from shipper.sources import Source, SourceIdentity
 log = structlog.get_logger(__name__)
 
 REFUSED_RETRY_SECONDS = 15.0
+FIRST_SEED_PAUSE_SECONDS = 5.0
+MAX_SEED_TRIES = 5
 FATAL_CODES = frozenset({Code.SUPERSEDED})
 
 SeedFrame = SeedBegin | SeedChunk | SeedEnd | SeedAborted
@@ -48,6 +50,7 @@ class Agent:
         self._take_seed = take_seed
         self._compress = compress
         self._seed_task: asyncio.Task[None] | None = None
+        self._seed_failures = 0
         self._system_identifier = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -79,7 +82,7 @@ class Agent:
                 accepted,
                 compress=self._compress,
                 want_seed=self._want_seed,
-                seed_finished=_log_seed,
+                seed_finished=self._seed_finished,
             )
             try:
                 ended = await shipping.run()
@@ -150,19 +153,36 @@ class Agent:
             log.debug("a seed is already on its way", why=why)
             return
         log.info("starting a seed", why=why)
-        self._seed_task = asyncio.create_task(self._seed())
+        self._seed_failures = 0
+        self._seed_task = asyncio.create_task(self._seed(0.0))
 
-    async def _seed(self) -> None:
+    def _seed_finished(self, event: SeedFinished) -> None:
+        if not event.error:
+            log.info("the seed is in place", seed_id=event.seed_id)
+            return
+        log.error("the applier gave up the seed", seed_id=event.seed_id, why=event.error)
+        if self._seed_task is None or self._seed_task.done():
+            self._seed_again()
+
+    async def _seed(self, pause_seconds: float) -> None:
+        await asyncio.sleep(pause_seconds)
         try:
             await self._source.reserve()
             await self._take_seed(self._destination.send_seed, self._system_identifier)
         except LogshipError as error:
-            # The applier was told (SeedAborted) or the link is down; it asks again itself.
             log.error("the seed failed", **error.as_dict())
+            self._seed_again()
 
-
-def _log_seed(event: SeedFinished) -> None:
-    if event.error:
-        log.error("the applier gave up the seed", seed_id=event.seed_id, why=event.error)
-    else:
-        log.info("the seed is in place", seed_id=event.seed_id)
+    def _seed_again(self) -> None:
+        """Try again, more and more rarely, and not for ever: each try costs the primary."""
+        self._seed_failures += 1
+        if self._seed_failures >= MAX_SEED_TRIES:
+            log.error(
+                "no more tries to seed",
+                tries=self._seed_failures,
+                hint="mend what the errors above say, then: applier seed NAME",
+            )
+            return
+        pause_seconds = FIRST_SEED_PAUSE_SECONDS * 2 ** (self._seed_failures - 1)
+        log.info("another try to seed follows", in_seconds=pause_seconds)
+        self._seed_task = asyncio.create_task(self._seed(pause_seconds))

@@ -260,15 +260,16 @@ class StreamSource:
         """Queue the history files that the store lacks, oldest first."""
         if self._history is None:
             return
-        ancestors = [entry.timeline for entry in self._history.ancestors if entry.timeline > 1]
-        for timeline in [*ancestors, self._history.timeline]:
+        # Also of numbers that are not on our line: a walreceiver fetches every one between
+        # its own and the newest (`WalRcvFetchTimeLineHistoryFiles`).
+        for timeline in range(2, self._history.timeline + 1):
             if timeline in self._known_timelines:
                 continue
             try:
                 _, content = await connection.timeline_history(timeline)
             except LogshipError:
-                # A primary seeded from a late backup lacks its oldest ancestors' files; the
-                # newest one names all switch points and is the one that must be there.
+                # A primary that was itself restored lacks some; the newest one names all
+                # switch points and is the one that must be there.
                 if timeline == self._history.timeline:
                     raise
                 continue
