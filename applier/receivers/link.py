@@ -37,6 +37,7 @@ from logship.link.events import (
     SpanReceived,
 )
 from logship.link.instances import Instances, superseded
+from logship.link.alarm import Alarm
 from logship.link.keys import KeyPair
 from logship.link.transport import Peer, Router
 from logship.seal import INLINE_BYTES, unseal
@@ -120,8 +121,8 @@ class Connection:
             asyncio.Queue()
         )
         self._worker = asyncio.create_task(self._handle_in_order())
-        self._timer: asyncio.TimerHandle | None = None
-        self._arm()
+        self._alarm = Alarm(self._on_timer)
+        self._alarm.set(self._session.deadline)
 
     # --- in: the transport and the clock ----------------------------------------------------
 
@@ -134,14 +135,7 @@ class Connection:
         self._take(self._session.lost(error))
 
     def _on_timer(self) -> None:
-        self._timer = None
         self._take(self._session.timer(self._loop.time()))
-        self._arm()
-
-    def _arm(self) -> None:
-        deadline = self._session.deadline
-        if self._timer is None and deadline is not None and not self._session.closed:
-            self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def _take(self, outputs: list[ApplierOutput]) -> None:
         """Carry out what the session returns: send at once, queue the rest in order."""
@@ -165,7 +159,7 @@ class Connection:
                 case _:
                     self._work.put_nowait((output, None))
         if not self._session.closed:
-            self._arm()
+            self._alarm.set(self._session.deadline)
 
     def _unsealing(self, received: SpanReceived) -> asyncio.Future[Payload] | None:
         if received.span.raw_bytes <= INLINE_BYTES:
@@ -219,9 +213,9 @@ class Connection:
                 await intake.profile(profile)
             case GapReported(gap):
                 intake.gap_found(gap)
-            case SeedBegun(begin):
+            case SeedBegun():
                 await self._seed_begin(intake, output)
-            case SeedEnded(end):
+            case SeedEnded():
                 await self._seed_end(intake, output)
             case SeedStopped(seed_id, code, what):
                 await intake.seed_stopped(seed_id, code, what)
@@ -362,9 +356,7 @@ class Connection:
             await self._worker
 
     def _finish(self, why: str) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.cancel()
         self._receiver.forget(self._peer)
         if self._intake is not None:
             intake, self._intake = self._intake, None

@@ -9,6 +9,7 @@ and a new one made with a new hello.
 - `shipper_session`, `applier_session`: the protocol; `events` is what they return,
   `states` their tables, `windows` the byte accounts and the seed's outbox, `acks` the
   applier's acknowledgements.
+- `alarm`: the timer that a session's shell needs.
 - `instances`: which connection holds an instance, and which key may.
 
 docs/link-protocol.md is the prose.  Imports run: transport and sessions beside each other,

@@ -141,7 +141,9 @@ class ApplierSession:
 
     @property
     def deadline(self) -> float | None:
-        """When to call `timer`.  Calling early does nothing."""
+        """When to call `timer`.  Any call may move it, closer too (a welcome, a delayed ack):
+        look at it after each.  Calling `timer` early does nothing; `alarm.Alarm` knows all this.
+        """
         match self.state:
             case ApplierState.AWAITING_HELLO:
                 return self._heard_at + HELLO_TIMEOUT_SECONDS

@@ -141,8 +141,9 @@ class ShipperSession:
 
     @property
     def deadline(self) -> float | None:
-        """When to call `timer`.  Moves with traffic: calling early does nothing, so a shell
-        need not re-arm for each frame."""
+        """When to call `timer`.  Any call may move it, closer too (a welcome, a delayed ack):
+        look at it after each.  Calling `timer` early does nothing; `alarm.Alarm` knows all this.
+        """
         if self.state is ShipperState.GREETING:
             return self._heard_at + WELCOME_TIMEOUT_SECONDS
         if self.state is ShipperState.OPEN and self.welcome is not None:

@@ -28,6 +28,7 @@ from logship.frames import (
     ShipperHeartbeat,
 )
 from logship.link import events as link
+from logship.link.alarm import Alarm
 from logship.link.keys import KeyPair
 from logship.link.shipper_session import ShipperSession
 from logship.link.transport import Dealer
@@ -79,7 +80,7 @@ class LinkDestination:
         self._loop = asyncio.get_running_loop()
         self._dealer: Dealer | None = None
         self._session: ShipperSession | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._on_timer)
         self._facts: Facts | None = None
         self._said: Facts | None = None
         self._events: deque[DestinationEvent] = deque()
@@ -328,7 +329,7 @@ class LinkDestination:
                     self._ended(error)
                 case link.FencedOff(at, timeline, lsn):
                     self._ended(_fenced(self._identity.instance, at, timeline, lsn))
-        self._arm()
+        self._alarm.set(self._session.deadline if self._session is not None else None)
 
     def _ended(self, error: LogshipError) -> None:
         self._drop()
@@ -363,14 +364,7 @@ class LinkDestination:
             if self._session is not None:
                 self._take(self._session.lost(error))
 
-    def _arm(self) -> None:
-        session = self._session
-        deadline = session.deadline if session is not None else None
-        if self._timer is None and deadline is not None:
-            self._timer = self._loop.call_at(deadline, self._on_timer)
-
     def _on_timer(self) -> None:
-        self._timer = None
         if self._session is not None:
             self._take(self._session.timer(self._loop.time()))
 
@@ -381,9 +375,7 @@ class LinkDestination:
         return session
 
     def _drop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.cancel()
         dealer, self._dealer = self._dealer, None
         self._session = None
         if dealer is not None:

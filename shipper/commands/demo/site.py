@@ -89,11 +89,10 @@ def find_installation(configured: Sequence[Path], major: int | None, run_as: Run
     Raises LogshipError(NO_INSTALLATION).
     """
     found = discover([*configured, *_caches()], run_as=run_as)
-    if major is not None:
-        return choose(found, major, 0)
-    if not found:
-        return choose(found, 18, 0)
-    return found[-1]
+    fitting = [one for one in found if major in (None, one.major)]
+    if not fitting:
+        return choose(found, major or 18, 0)  # raises, with the list of what there is
+    return max(fitting, key=lambda one: one.version_num)
 
 
 def _caches() -> list[Path]:

@@ -64,7 +64,7 @@ def test_an_outbox_keeps_chunks_until_they_are_acked() -> None:
     outbox.acked(2)
     outbox.acked(1)
     assert outbox.room_bytes == 1000 - (100 + SEED_ITEM_COST_BYTES)
-    assert [item.sequence for item, _ in outbox.pending_from(2)] == [2]  # type: ignore[union-attr]
+    assert [item.sequence for item, _ in outbox.pending_from(2)] == [2]
     assert outbox.pending_from(3) == []
     with pytest.raises(ValueError, match="wanted"):
         outbox.pending_from(1)
