@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from typing import Any
 
 import structlog
@@ -28,6 +29,12 @@ from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
 
+OPEN_AGAIN_SECONDS = 10.0
+
+FIRST_FINISH_PAUSE_SECONDS = 1.0
+MAX_FINISH_PAUSE_SECONDS = 30.0
+"""Between tries to finish a promotion that was interrupted."""
+
 
 class Service:
     """Every instance of one recovery server, without the roads that lead in.
@@ -46,11 +53,14 @@ class Service:
             on_status=self._standby_reported,
         )
         self._host: Host | None = None
+        self._finishing: set[str] = set()
 
-    async def open(self, names: list[str]) -> None:
+    async def open(self, names: list[str], *, each_for_itself: bool = True) -> None:
         """Take up the instances `names` with what is on disk; standbys are adopted or started.
 
-        Raises LogshipError; nothing is left open then.
+        An instance that can't be taken up is alarmed and tried again, so that it does not
+        stop the others; without `each_for_itself` it is raised.  Raises LogshipError; nothing
+        is left open then.
         """
         await asyncio.to_thread(durable.make_directory, self.settings.directory, 0o711)
         installations = await asyncio.to_thread(
@@ -65,17 +75,41 @@ class Service:
             for name in names:
                 instance = Instance(name, self._host)
                 self.open_instances[name] = instance
-                await instance.open()
+                await self._open(instance, again=each_for_itself)
         except BaseException:
             await self.close()
             raise
 
+    async def _open(self, instance: Instance, *, again: bool) -> None:
+        try:
+            await instance.open()
+        except LogshipError as error:
+            if not again:
+                raise
+            instance.failure = error
+            instance.alarms.raise_error(error)
+            assert self._host is not None
+            self._host.spawn(self._open_again(instance))
+
+    async def _open_again(self, instance: Instance) -> None:
+        while instance.failure is not None:
+            await asyncio.sleep(OPEN_AGAIN_SECONDS)
+            await instance.close()
+            try:
+                await instance.open()
+            except LogshipError as error:
+                instance.failure = error
+                instance.alarms.raise_error(error)
+            else:
+                log.info("the instance is open after all", instance=instance.name)
+                if _is_unfinished(instance):
+                    self._finish_in_background(instance)
+
     def finish_promotions(self) -> None:
         """Go on with what a crash interrupted."""
-        assert self._host is not None
         for instance in self.open_instances.values():
-            if instance.record.fence is not None and instance.record.promotion is None:
-                self._host.spawn(self._finish_promotion(instance))
+            if _is_unfinished(instance):
+                self._finish_in_background(instance)
 
     async def close(self) -> None:
         """Let go of everything; the standbys run on."""
@@ -95,7 +129,13 @@ class Service:
         return instance_status(self._named(name))
 
     async def promote(self, name: str, report: Report) -> dict[str, Any]:
-        return await promote(self._named(name), report)
+        instance = self._named(name)
+        try:
+            return await promote(instance, report)
+        finally:
+            if _is_unfinished(instance) and not instance.promotion_turn.locked():
+                # It failed where PostgreSQL may already be opening: there is no way back.
+                self._finish_in_background(instance)
 
     async def request_seed(self, name: str, why: str) -> dict[str, Any]:
         self._named(name).request_seed(why)
@@ -112,16 +152,41 @@ class Service:
                 f"instances here: {known}",
             ) from None
 
+    def _finish_in_background(self, instance: Instance) -> None:
+        assert self._host is not None
+        if instance.name not in self._finishing:
+            self._finishing.add(instance.name)
+            self._host.spawn(self._finish_promotion(instance))
+
     async def _finish_promotion(self, instance: Instance) -> None:
-        try:
-            await resume(instance, lambda step, facts: log.info("promotion", step=step, **facts))
-        except LogshipError as error:
-            instance.alarms.raise_error(error)
+        """Until it is done: nothing else may become of a fenced instance."""
+        pause_seconds = FIRST_FINISH_PAUSE_SECONDS
+        alarm: Code | None = None
+        while _is_unfinished(instance):
+            try:
+                await resume(
+                    instance, lambda step, facts: log.info("promotion", step=step, **facts)
+                )
+            except LogshipError as error:
+                # An operator's own try may be under way: that is no alarm.
+                if not instance.promotion_turn.locked():
+                    alarm = error.code
+                    instance.alarms.raise_error(error)
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, MAX_FINISH_PAUSE_SECONDS)
+        self._finishing.discard(instance.name)
+        if alarm is not None:
+            instance.alarms.clear(alarm)
 
     def _standby_reported(self, name: str, reported: StandbyStatus) -> None:
         instance = self.open_instances.get(name)
         if instance is not None:
             instance.following.status_changed(reported)
+
+
+def _is_unfinished(instance: Instance) -> bool:
+    """Whether a promotion of it was begun that neither came to its end nor was taken back."""
+    return instance.record.fence is not None and instance.record.promotion is None
 
 
 def run(settings: ApplierSettings) -> None:
@@ -183,12 +248,11 @@ def promote_offline(settings: ApplierSettings, name: str, report: Report) -> dic
 
 
 async def _promote_offline(settings: ApplierSettings, name: str, report: Report) -> dict[str, Any]:
+    started_at = time.monotonic()
     service = Service(settings)
-    await service.open([name])
+    await service.open([name], each_for_itself=False)
     try:
         instance = service.open_instances[name]
-        if instance.record.fence is not None and instance.record.promotion is None:
-            return await resume(instance, report, offline=True)
-        return await promote(instance, report, offline=True)
+        return await promote(instance, report, offline=True, started_at=started_at)
     finally:
         await service.close()

@@ -199,6 +199,8 @@ class Welcome(Frame, frozen=True):
     """The seed that may go on after a cut, or ""."""
     seed_sequence: WireSequence = 0
     """Its next chunk."""
+    seed_done: bool = False
+    """The seed that the hello still held is in place; its SeedDone was lost with the cut."""
 
 
 class Ack(Frame, frozen=True):

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+REFUSAL_CODES = (Code.STANDBY_AHEAD_OF_FORK, Code.WAL_REMOVED, Code.HISTORY_MISSING)
+"""What the WAL server may turn a standby away with; over once it streams."""
+
+CONSISTENT_POLL_SECONDS = 1.0
+
 
 class Following:
     """Keeps the standby in step with what the version check allows.
@@ -42,6 +47,7 @@ class Following:
         self.installation: Installation | None = None
         self.verdict: Verdict | None = None
         self.standby: Standby | None = None
+        self._runs_on: Installation | None = None
         self.applied_lsn = Lsn(0)
         self._watcher: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
@@ -76,7 +82,8 @@ class Following:
                 LogshipError(refusal.code, refusal.what, refusal.hint)
             )
         elif status.timeline:
-            self._instance.alarms.clear(Code.STANDBY_AHEAD_OF_FORK)
+            for code in REFUSAL_CODES:
+                self._instance.alarms.clear(code)
         if status.apply_lsn and status.apply_lsn != self.applied_lsn:
             self.applied_lsn = status.apply_lsn
             self._instance.standby_moved()
@@ -84,8 +91,23 @@ class Following:
     def _gate(self, store: Store) -> Gate:
         if self.verdict is not None and not self.verdict.blocked:
             return OPEN_GATE
+        held_lsn = self._instance.record.held_lsn
+        if held_lsn is not None:
+            return Gate(hold_at_lsn=Lsn(held_lsn))
         written = store.written
         return Gate(hold_at_lsn=written.lsn if written is not None else Lsn(0))
+
+    async def _remember_hold(self) -> None:
+        """Note durably from where on WAL was not checked against the standby, or that all is."""
+        instance = self._instance
+        blocked = self.verdict is None or self.verdict.blocked
+        if blocked == (instance.record.held_lsn is not None):
+            return
+        held_lsn: int | None = None
+        if blocked:
+            written = instance.store.written if instance.store is not None else None
+            held_lsn = int(written.lsn) if written is not None else 0
+        await instance.remember(held_lsn=held_lsn)
 
     # --- life -------------------------------------------------------------------------------
 
@@ -97,9 +119,24 @@ class Following:
             if self._instance.record.promotion is not None:
                 await self._adopt_promoted()
                 return
+            if self._instance.record.fence is None:
+                await self._prepare_again()
             await self._check()
             if self._instance.record.fence is None:
                 await self._start()
+                if self.placed is not None:
+                    self._instance.host.spawn(self._discard_previous())
+
+    async def _prepare_again(self) -> None:
+        """A crash may have come between the seed's arrival and its becoming a standby."""
+        # The signal file is the last that `prepare` makes; once it stands, what is in the data
+        # directory is the standby's own.
+        if self.placed is None or self._layout().signal_file.exists():
+            return
+        try:
+            await asyncio.to_thread(prepare, self._layout(), self._instance.host.run_as)
+        except LogshipError as error:
+            self._instance.alarms.raise_error(error)
 
     async def close(self) -> None:
         """Leave the server running."""
@@ -112,10 +149,22 @@ class Following:
         """Check again, before any WAL that the changed primary wrote is served."""
         async with self._turn:
             await self._check()
-            if self.standby is None:
-                await self._start()
-            else:
-                await self.standby.set_profile(profile)
+            if self.standby is not None:
+                try:
+                    await self.standby.set_profile(profile)
+                except (LogshipError, OSError) as error:
+                    # A damaged standby is no reason to refuse its primary's WAL.
+                    self._alarm_of(error)
+            await self._start()
+
+    def _alarm_of(self, error: LogshipError | OSError) -> None:
+        if not isinstance(error, LogshipError):
+            error = LogshipError(
+                Code.STANDBY_FAILED,
+                f"the standby's files can't be used: {error}",
+                f"look at the disk; a new seed replaces them: applier seed {self._instance.name}",
+            )
+        self._instance.alarms.raise_error(error)
 
     async def seeded(self) -> None:
         """A seed was put in place: run the standby on it."""
@@ -126,7 +175,21 @@ class Following:
             await asyncio.to_thread(prepare, layout, self._instance.host.run_as)
             await self._check()
             await self._start()
-            await asyncio.to_thread(discard_previous, directory)
+            self._instance.host.spawn(self._discard_previous())
+
+    async def _discard_previous(self) -> None:
+        """Remove what the seed replaced, once what replaced it can be opened."""
+        placed = self.placed
+        while self.placed is placed:
+            standby = self.standby
+            if standby is not None:
+                with contextlib.suppress(LogshipError):
+                    await standby.positions()  # it lets nobody in before it is consistent
+                    break
+            await asyncio.sleep(CONSISTENT_POLL_SECONDS)
+        else:
+            return
+        await asyncio.to_thread(discard_previous, self._instance.incarnation_directory)
 
     async def stop(self) -> None:
         """Take the server down, as its data directory is about to be replaced."""
@@ -164,7 +227,23 @@ class Following:
                 await self.standby.close()
             self.standby = self._make_standby(opened=True)
             await self.standby.ensure_started()
+            if self._watcher is None:
+                self._watcher = asyncio.create_task(self.standby.watch())
             return self.standby
+
+    async def admit_clients(self) -> tuple[str, ...]:
+        """Let in whom the primary let in.  Returns what can't be; says it and never raises, as
+        the server is open in any case."""
+        instance = self._instance
+        if self.standby is None:
+            return ()
+        try:
+            complaints = await self.standby.admit_clients()
+        except (LogshipError, OSError) as error:
+            self._alarm_of(error)
+            return (f"clients are not admitted yet: {error}",)
+        instance.alarms.clear(Code.STANDBY_FAILED)
+        return complaints
 
     def refuse_promotion_unless_ready(self) -> None:
         """Raise RefusedError(PROMOTE_REFUSED) if the version check or the data forbid it."""
@@ -194,7 +273,8 @@ class Following:
     # --- inside -----------------------------------------------------------------------------
 
     async def _check(self) -> None:
-        """Choose an installation and let the version check decide; set the gate by it."""
+        """Choose an installation and let the version check decide; close the gate at once if
+        it says so.  `_start` opens it, once the server that was checked is the one that runs."""
         instance = self._instance
         profile = instance.record.profile
         assert profile is not None
@@ -208,12 +288,22 @@ class Following:
             self.installation = self._newest_of(profile.major)
             self.verdict = None
             if self.installation is not None:
-                self.verdict = await self._compare(profile, self.installation)
+                # What can't be compared (a damaged data directory) blocks the standby only:
+                # WAL is received all the same.
+                with contextlib.suppress(LogshipError):
+                    self.verdict = await self._compare(profile, self.installation)
             if self.verdict is None:
                 instance.alarms.raise_error(error)
         else:
             instance.alarms.clear(Code.NO_INSTALLATION)
+            instance.alarms.clear(Code.CONTROL_FILE)
         self._tell_verdict(before)
+        await self._remember_hold()
+        if self.verdict is None or self.verdict.blocked:
+            self._set_gate()
+
+    def _set_gate(self) -> None:
+        instance = self._instance
         if instance.store is not None:
             instance.host.wal_server.set_gate(instance.name, self._gate(instance.store))
 
@@ -265,9 +355,14 @@ class Following:
             return
         if instance.record.promotion is not None:
             return
+        if self.standby is not None and self._runs_on != self.installation:
+            await self._stop_watching()
+            await self.standby.close()
+            self.standby = None
         if self.standby is None:
             self.standby = self._make_standby()
         try:
+            # Restarts a running server that is of another installation than the chosen one.
             await self.standby.ensure_started()
         except LogshipError as error:
             log.error("the standby did not start", instance=instance.name, **error.as_dict())
@@ -275,8 +370,11 @@ class Following:
                 instance.alarms.raise_error(error)
                 self.standby = None
                 return
+        else:
+            instance.alarms.clear(Code.STANDBY_FAILED)
         if self._watcher is None:
             self._watcher = asyncio.create_task(self.standby.watch())
+        self._set_gate()
 
     async def _adopt_promoted(self) -> None:
         """It is production now: keep it up, also over a restart of this host.
@@ -298,6 +396,12 @@ class Following:
         except LogshipError as error:
             self._instance.alarms.raise_error(error)
         self._watcher = asyncio.create_task(self.standby.watch())
+        if self.standby.admits_nobody:
+            # A crash came between the promotion and letting clients in.
+            self._instance.host.spawn(self._admit_in_background())
+
+    async def _admit_in_background(self) -> None:
+        await self.admit_clients()
 
     async def _stop_watching(self) -> None:
         watcher, self._watcher = self._watcher, None
@@ -318,6 +422,7 @@ class Following:
         name = instance.name
         layout = self._layout()
         assert self.installation is not None and instance.record.profile is not None
+        self._runs_on = self.installation
         return Standby(
             StandbySettings(
                 instance=name,

@@ -7,10 +7,15 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from applier.settings import ApplierSettings
 from applier.walserver.server import WalServer
+from logship.errors import LogshipError
 from logship.postgres.installations import Installation
 from logship.postgres.run_as import RunAs
+
+log = structlog.get_logger(__name__)
 
 
 class Host:
@@ -42,11 +47,20 @@ class Host:
         """Private to the standby's server; beside the WAL server's, for its short path."""
         return self.settings.wal_server.socket_directory.parent / "standby" / name
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that outlives its caller; the service waits for it when it stops."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, LogshipError):
+            log.warning("work in the background failed", **error.as_dict())
+        elif error is not None:
+            log.error("a bug in the background", exc_info=error)
 
     async def finish_spawned(self) -> None:
         for task in list(self._tasks):

@@ -14,7 +14,9 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from applier.operations.admission import check_profile, check_same_segments, mismatch
 from applier.operations.alarms import Alarms
+from applier.operations.arrival import Arrival
 from applier.operations.following import Following
 from applier.operations.host import Host
 from applier.operations.record import (
@@ -26,7 +28,6 @@ from applier.operations.record import (
 )
 from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
-from applier.receivers.seed.receiver import SeedOutOfOrderError, SeedReceiver
 from applier.store import Store
 from logship import durable
 from logship.errors import Code, LogshipError, RefusedError
@@ -38,9 +39,9 @@ from logship.frames import (
     SeedEnd,
     ShipperHeartbeat,
 )
-from logship.identity import Incarnation, Profile
+from logship.identity import Profile
 from logship.lsn import Lsn
-from logship.wal import PAGE_MAGIC, WAL_PAGE_BYTES, WalLine, check_segment_size, segment_start
+from logship.wal import WalLine
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,6 @@ HEARD_SAVE_SECONDS = 1.0
 """How often at most the primary's last known flush position is written down."""
 
 FULL_DISK_RETRY_SECONDS = 1.0
-SWAP_TRIES = 5
 
 
 class LinkState(msgspec.Struct):
@@ -77,14 +77,20 @@ class Instance:
         self.link = LinkState()
         self.record = InstanceRecord(name=name)
         self.store: Store | None = None
-        self.seeder: SeedReceiver | None = None
         self.gap: GapFound | None = None
         self.following = Following(self)
+        self.arrival = Arrival(self)
+        self.failure: LogshipError | None = None
+        """Why the instance could not be opened: nothing is received or promoted until it is."""
         self.heard: Heard | None = None
         self.behind_since: float | None = None
         """Since when the store lacks something the primary was heard to have."""
         self._heard_saved_at = 0.0
         self._listener: IntakeListener | None = None
+        self._store_turn = asyncio.Lock()
+        self._record_turn = asyncio.Lock()
+        self.promotion_turn = asyncio.Lock()
+        """Held while a promotion runs: there is never a second one beside it."""
         self._dirty = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
 
@@ -93,23 +99,29 @@ class Instance:
     async def open(self) -> None:
         """Take up what is on disk: record, store, an interrupted seed, the standby.
 
-        Raises LogshipError (STORE_LOCKED, STORE_DAMAGED, …).
+        Raises LogshipError (STORE_LOCKED, STORE_DAMAGED, …); `close`, and it may be tried again.
         """
-        await asyncio.to_thread(durable.make_directory, self.directory, 0o711)
-        self.record = await asyncio.to_thread(load_record, self.directory, self.name)
-        self.heard = self.record.heard
-        if self.record.incarnation is None or self.record.profile is None:
-            return
-        await asyncio.to_thread(recover_placement, self.incarnation_directory)
-        await self._open_store(self.record.profile)
-        await self.following.open()
+        try:
+            await asyncio.to_thread(durable.make_directory, self.directory, 0o711)
+            self.record = await asyncio.to_thread(load_record, self.directory, self.name)
+            self.heard = self.record.heard
+            if self.record.incarnation is not None and self.record.profile is not None:
+                await asyncio.to_thread(recover_placement, self.incarnation_directory)
+                await self._open_store(self.record.profile)
+                await self.following.open()
+        except OSError as error:
+            raise LogshipError(
+                Code.STORE_FAILED,
+                f"{self.directory} can't be used: {error}",
+                "look at the disk and its messages",
+                retryable=True,
+            ) from error
+        self.failure = None
 
     async def close(self) -> None:
         """Leave the standby running, let go of everything else."""
         await self._save_heard(force=True)
-        if self.seeder is not None:
-            await self.seeder.abort()
-            self.seeder = None
+        await self.arrival.give_up("the applier stops")
         await self.following.close()
         await self._close_store()
 
@@ -125,6 +137,8 @@ class Instance:
         self.store = await asyncio.to_thread(
             Store.open, directory, line, keep_free_bytes=self.host.keep_free_bytes
         )
+        for code in (Code.STORE_FAILED, Code.STORE_DAMAGED, Code.STORE_LOCKED):
+            self.alarms.clear(code)
         self._dirty = asyncio.Event()
         self._flusher = asyncio.create_task(self._flush_when_dirty(self.store))
         self.following.serve(self.store)
@@ -141,14 +155,27 @@ class Instance:
             await asyncio.to_thread(store.close)
 
     async def remember(self, **changes: object) -> None:
-        """Change the record, durably, before returning."""
-        record = msgspec.structs.replace(self.record, **changes)
-        await asyncio.to_thread(save_record, self.directory, record)
-        self.record = record
+        """Change the record, durably, before returning.  A cancelled caller changes it too."""
+        await asyncio.shield(self.host.spawn(self._remember(changes)))
+
+    async def _remember(self, changes: dict[str, object]) -> None:
+        # One after the other: two at once would each write the record without the other's
+        # change, and the one that is lost may be the fence.
+        async with self._record_turn:
+            record = msgspec.structs.replace(self.record, **changes)
+            await asyncio.to_thread(save_record, self.directory, record)
+            self.record = record
+
+    async def _ensure_store(self, profile: Profile) -> None:
+        async with self._store_turn:
+            if self.store is None:
+                await self._open_store(profile)
 
     # --- Intake: who sends ----------------------------------------------------------------
 
     async def hello(self, hello: Hello, listener: IntakeListener) -> Resume:
+        if self.failure is not None:
+            raise self.failure
         self._check_fence()
         profile = hello.profile
         check_profile(profile)
@@ -157,38 +184,39 @@ class Instance:
             await self.remember(
                 incarnation=profile.incarnation, profile=profile, protection=hello.protection
             )
-        if self.store is None:
-            await self._open_store(profile)
+        # Of its own: cut off in the middle, an opened store would hold its lock for ever.
+        await asyncio.shield(self.host.spawn(self._ensure_store(profile)))
         await self.following.primary_changed(profile)
+        resuming = await self.arrival.keep_or_give_up(hello.seed_id)
+        # Now, and with no wait after it: a fence that came meanwhile had nobody to tell.
+        self._check_fence()
         self._listener = listener
         self._link_changed("connected")
         self.heard_from(hello.timeline, hello.flush_lsn)
-        assert self.store is not None
-        resuming = self.seeder is not None and self.seeder.seed_id == hello.seed_id
-        if self.seeder is not None and not resuming:
-            await self._give_up_seed("the shipper started over")
+        placed = self.following.placed
+        store = self.opened_store
+        seeder = self.arrival.seeder
+        same = seeder is not None and seeder.seed_id == hello.seed_id
         return Resume(
-            position=self.store.durable,
-            known_timelines=tuple(self.store.histories()),
-            seed_wanted=self._wants_seed() and not resuming,
-            seed_id=self.seeder.seed_id if self.seeder is not None else "",
-            seed_sequence=self.seeder.next_sequence if self.seeder is not None else 0,
+            position=store.durable,
+            known_timelines=tuple(store.histories()),
+            seed_wanted=self._wants_seed(store) and not resuming,
+            seed_id=seeder.seed_id if seeder is not None and same else "",
+            seed_sequence=seeder.next_sequence if seeder is not None and same else 0,
+            seed_done=placed is not None and placed.seed_id == hello.seed_id,
         )
 
-    def _wants_seed(self) -> bool:
-        return self.settings.seed == "auto" and self.following.placed is None
+    def _wants_seed(self, store: Store) -> bool:
+        placed = self.following.placed
+        if placed is None:
+            return self.settings.seed == "auto"
+        # One that was asked for began a chain and never came to its end.
+        return store.current_seed_id not in ("", placed.seed_id)
 
     async def _check_incarnation(self, profile: Profile) -> None:
         known = self.record.incarnation
         if known is None or known == profile.incarnation:
-            stored = self.record.profile
-            if known and stored and stored.wal_segment_size != profile.wal_segment_size:
-                raise RefusedError(
-                    Code.SEGMENT_SIZE_MISMATCH,
-                    f"the primary has WAL segments of {profile.wal_segment_size} bytes, "
-                    f"the store has {stored.wal_segment_size}",
-                    "a changed segment size needs a new seed under a new instance name",
-                )
+            check_same_segments(self.record.profile, profile)
             return
         if self.store is not None and self.store.start is None and self.following.placed is None:
             # Nothing was ever received of the other cluster: it was a first try gone wrong.
@@ -206,6 +234,11 @@ class Instance:
         self.alarms.clear(Code.DISK_FULL)
         log.warning("the shipper is gone", instance=self.name, why=why)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether a sender is there."""
+        return self._listener is not None
+
     def _link_changed(self, state: str) -> None:
         if self.link.state != state:
             self.link.state = state
@@ -214,12 +247,18 @@ class Instance:
     # --- Intake: what is said of the primary ----------------------------------------------
 
     def heard_from(self, timeline: int, flush_lsn: int) -> None:
-        """The primary's flush position, as the sender knows it."""
+        """The primary's flush position and timeline, as the sender says."""
         now = time.time()
         self.link.heard_at = now
         if flush_lsn:
             self.heard = Heard(timeline=timeline, lsn=flush_lsn, at=now)
             self._note_exposure(now)
+
+    def heard_with_span(self, timeline: int, flush_lsn: int) -> None:
+        """The primary's flush position that came with WAL of `timeline`, which may be an older
+        one than the primary is on: the sender is still catching up."""
+        known = self.heard.timeline if self.heard is not None else 0
+        self.heard_from(max(timeline, known), flush_lsn)
 
     def heartbeat(self, heartbeat: ShipperHeartbeat) -> None:
         self.link.primary_reachable = heartbeat.primary_reachable
@@ -227,6 +266,9 @@ class Instance:
         self.link.slot_wal_status = heartbeat.slot_wal_status
         self.heard_from(heartbeat.timeline, heartbeat.flush_lsn)
         self.alarms.slot(heartbeat.slot_wal_status)
+        if self.behind_since is not None:
+            # The flusher saves it too, but has nothing to do while the disk is full.
+            self.host.spawn(self._save_heard())
 
     async def profile(self, profile: Profile) -> None:
         self._check_fence()
@@ -234,6 +276,7 @@ class Instance:
         if self.record.incarnation != profile.incarnation:
             assert self.record.incarnation is not None
             raise mismatch(self.record.incarnation, profile.incarnation)
+        check_same_segments(self.record.profile, profile)
         if profile != self.record.profile:
             await self.remember(profile=profile)
             await self.following.primary_changed(profile)
@@ -259,17 +302,18 @@ class Instance:
 
     async def history(self, timeline: int, content: bytes) -> None:
         self._check_fence()
-        await self._opened_store.add_history(timeline, content)
+        await self.opened_store.add_history(timeline, content)
         log.info("a new timeline", instance=self.name, timeline=timeline)
 
     async def wal(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> None:
         while True:
             self._check_fence()
+            store = self.opened_store
             try:
-                await self._opened_store.append(timeline, start_lsn, data)
+                await store.append(timeline, start_lsn, data)
             except LogshipError as error:
                 if error.code != Code.DISK_FULL:
-                    await self._store_refused(error)
+                    self._store_refused(store, error)
                     raise
                 self.alarms.raise_error(error)
                 await asyncio.sleep(FULL_DISK_RETRY_SECONDS)
@@ -281,11 +325,16 @@ class Instance:
             self.alarms.clear(Code.WAL_GAP)
         self._dirty.set()
 
-    async def _store_refused(self, error: LogshipError) -> None:
-        if error.code in (Code.WAL_CONFLICT, Code.BAD_WAL_PAGE, Code.STORE_FAILED):
+    def _store_refused(self, store: Store, error: LogshipError) -> None:
+        if error.code in (
+            Code.WAL_CONFLICT,
+            Code.BAD_WAL_PAGE,
+            Code.STORE_FAILED,
+            Code.TIMELINE_DIVERGED,
+        ):
             self.alarms.raise_error(error)
         if error.code == Code.STORE_FAILED:
-            await self._reopen_store()
+            self.host.spawn(self._reopen_store(store))
 
     async def _flush_when_dirty(self, store: Store) -> None:
         while True:
@@ -298,7 +347,7 @@ class Instance:
                 if self._listener is not None:
                     self._listener.failed(error)
                 # A new task: this one ends with the store it belongs to.
-                self.host.spawn(self._reopen_store())
+                self.host.spawn(self._reopen_store(store))
                 return
             if self.heard is not None:
                 self._note_exposure(time.time())
@@ -306,22 +355,25 @@ class Instance:
                 self._listener.positions_changed()
             await self._save_heard()
 
-    async def _reopen_store(self) -> None:
+    async def _reopen_store(self, failed: Store) -> None:
         """After a failed fsync nothing in memory is believed: scan what is on the disk."""
         assert self.record.profile is not None
-        while True:
+        async with self._store_turn:
+            if self.store is not failed:
+                return  # somebody else did it
             await self._close_store()
-            try:
-                await self._open_store(self.record.profile)
-            except LogshipError as error:
-                self.alarms.raise_error(error)
-                await asyncio.sleep(FULL_DISK_RETRY_SECONDS)
-                continue
-            break
+            while True:
+                try:
+                    await self._open_store(self.record.profile)
+                except LogshipError as error:
+                    self.alarms.raise_error(error)
+                    await asyncio.sleep(FULL_DISK_RETRY_SECONDS)
+                    continue
+                break
         self.alarms.clear(Code.STORE_FAILED)
 
     @property
-    def _opened_store(self) -> Store:
+    def opened_store(self) -> Store:
         if self.store is None:
             raise LogshipError(Code.STORE_FAILED, "the store is being opened again", retryable=True)
         return self.store
@@ -360,7 +412,7 @@ class Instance:
                 f"no shipper of {self.name} is connected",
                 "a seed comes from the primary: start its shipper, then ask again",
             )
-        if self.seeder is not None:
+        if self.arrival.seeder is not None:
             raise RefusedError(
                 Code.SEED_FAILED, f"a seed of {self.name} is already arriving", "wait for it"
             )
@@ -368,80 +420,20 @@ class Instance:
 
     async def seed_begin(self, frame: SeedBegin) -> None:
         self._check_fence()
-        if self.seeder is not None:
-            await self._give_up_seed("another seed began")
-        assert self.record.profile is not None
-        seeder = SeedReceiver(
-            self.incarnation_directory,
-            run_as=self.host.run_as,
-            keep_free_bytes=self.host.keep_free_bytes,
-            system_identifier=self.record.profile.system_identifier,
-        )
-        await seeder.begin(frame)
-        self.seeder = seeder
-        start = segment_start(frame.start_lsn, self.record.profile.wal_segment_size)
-        await self._opened_store.begin_chain(frame.timeline, start, seed_id=frame.seed_id)
+        await self.arrival.begin(frame)
         self.gap = None
         self.alarms.clear(Code.WAL_GAP)
-        self.alarms.clear(Code.SEED_FAILED)
-        log.info("a seed begins", instance=self.name, seed_id=frame.seed_id, start_lsn=str(start))
 
     async def seed_chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None:
         self._check_fence()
-        try:
-            await self._seeder(frame.seed_id).chunk(frame, payload)
-        except LogshipError as error:
-            if self.seeder is not None and self.seeder.failure is not None:
-                await self._seed_broke(error)
-            raise
+        await self.arrival.chunk(frame, payload)
 
     async def seed_end(self, frame: SeedEnd) -> None:
         self._check_fence()
-        seeder = self._seeder(frame.seed_id)
-        for tries_left in reversed(range(SWAP_TRIES)):
-            try:
-                await seeder.end(frame, before_swap=self.following.stop)
-                break
-            except SeedOutOfOrderError:
-                raise
-            except LogshipError as error:
-                # A verified seed is too dear to be thrown away because a server was slow
-                # to stop.
-                if seeder.failure is None and tries_left:
-                    log.warning("the seed is not in place yet", **error.as_dict())
-                    await asyncio.sleep(FULL_DISK_RETRY_SECONDS)
-                    continue
-                await self._seed_broke(error)
-                raise
-        self.seeder = None
-        log.info("the seed is in place", instance=self.name, seed_id=frame.seed_id)
-        await self.following.seeded()
+        await self.arrival.end(frame)
 
     async def seed_stopped(self, seed_id: str, code: str, what: str) -> None:
-        if self.seeder is not None and self.seeder.seed_id == seed_id:
-            known = Code(code) if code in set(Code) else Code.SEED_FAILED
-            await self._seed_broke(LogshipError(known, what, retryable=True))
-
-    def _seeder(self, seed_id: str) -> SeedReceiver:
-        if self.seeder is None or self.seeder.seed_id != seed_id:
-            raise LogshipError(
-                Code.SEED_FAILED, f"seed {seed_id} is not known here any more", retryable=False
-            )
-        return self.seeder
-
-    async def _seed_broke(self, error: LogshipError) -> None:
-        self.alarms.raise_error(error)
-        await self._give_up_seed(error.what)
-
-    async def _give_up_seed(self, why: str) -> None:
-        if self.seeder is not None:
-            seeder, self.seeder = self.seeder, None
-            log.warning("gave up a seed", instance=self.name, seed_id=seeder.seed_id, why=why)
-            try:
-                await seeder.abort()
-            except LogshipError as error:
-                # What is left of it is removed when the next seed begins.
-                log.warning("could not remove an unfinished seed", **error.as_dict())
+        await self.arrival.stopped(seed_id, code, what)
 
     # --- the fence ------------------------------------------------------------------------
 
@@ -471,40 +463,3 @@ class Instance:
         if promotion is None:
             return FencedError(fence.at, 0, 0)
         return FencedError(fence.at, promotion.opened_timeline, promotion.opened_lsn)
-
-
-def check_profile(profile: Profile) -> None:
-    """Refuse a cluster that could not be stored.  Raises RefusedError."""
-    if profile.major not in PAGE_MAGIC:
-        known = ", ".join(map(str, PAGE_MAGIC))
-        raise RefusedError(
-            Code.MAJOR_MISMATCH,
-            f"PostgreSQL {profile.major} is not supported",
-            f"supported majors: {known}",
-        )
-    if profile.wal_block_size != WAL_PAGE_BYTES:
-        raise RefusedError(
-            Code.COMPATIBILITY,
-            f"WAL pages of {profile.wal_block_size} bytes are not supported",
-            f"packaged PostgreSQL has {WAL_PAGE_BYTES}",
-        )
-    try:
-        check_segment_size(profile.wal_segment_size)
-    except ValueError as error:
-        raise RefusedError(Code.SEGMENT_SIZE_MISMATCH, str(error)) from error
-
-
-def mismatch(known: Incarnation, found: Incarnation) -> RefusedError:
-    """Why another cluster's WAL is not taken under this instance's name."""
-    if known.system_identifier != found.system_identifier:
-        return RefusedError(
-            Code.SYSTEM_IDENTIFIER_MISMATCH,
-            f"the primary is cluster {found.system_identifier}, "
-            f"this instance is {known.system_identifier}",
-            "check the shipper's conninfo; a different cluster needs its own instance name",
-        )
-    return RefusedError(
-        Code.MAJOR_MISMATCH,
-        f"the primary is PostgreSQL {found.major}, this instance is {known.major}",
-        "a cluster after pg_upgrade needs its own instance name",
-    )

@@ -15,7 +15,6 @@ middle the fence stands and `resume` finishes the job.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +22,9 @@ from typing import Any
 import msgspec
 import structlog
 
+from applier.operations.exposure import exposure_bytes
 from applier.operations.instance import Instance
-from applier.operations.record import Heard, Promotion
+from applier.operations.record import Promotion
 from applier.standby import Opened, Standby
 from logship.errors import Code, LogshipError, RefusedError
 from logship.lsn import Lsn, Position, plain_lsn
@@ -35,175 +35,234 @@ Report = Callable[[str, dict[str, Any]], None]
 
 PROGRESS_SECONDS = 1.0
 STALL_SECONDS = 60.0
-"""Promotion gives up when the standby has neither received nor replayed a byte for so long."""
+"""Promotion gives up when the standby got no further for so long."""
 
 
-def lost_bytes(heard: Heard | None, durable: Position) -> int | None:
-    """WAL that the primary was heard to have flushed and that is not here; None: never heard."""
-    if heard is None:
-        return None
-    if heard.timeline < durable.timeline:
-        return 0
-    return max(0, heard.lsn - durable.lsn)
-
-
-async def promote(instance: Instance, report: Report, *, offline: bool = False) -> dict[str, Any]:
+async def promote(
+    instance: Instance, report: Report, *, offline: bool = False, started_at: float | None = None
+) -> dict[str, Any]:
     """Promote `instance`; returns its record as JSON-able data.
 
-    Raises RefusedError (nothing was changed) or LogshipError(PROMOTE_FAILED, …).
+    started_at: when the operator asked (monotonic seconds), if that was before this call.
+    One that was interrupted is finished.  Raises RefusedError (nothing was changed) or
+    LogshipError(PROMOTE_FAILED, …).
     """
-    _refuse_unless_possible(instance)
-    started_at = time.monotonic()
-    report("fence", {})
-    await instance.fence("promotion")
-    try:
-        standby, durable = await _bring_up_to_date(instance, report)
-    except (LogshipError, asyncio.CancelledError):
-        await instance.unfence()
-        raise
-    return await _open(instance, standby, durable, report, started_at, offline=offline)
+    job = _Job(instance, report, offline, time.monotonic() if started_at is None else started_at)
+    _refuse_if_running(instance)
+    async with instance.promotion_turn:
+        if instance.record.fence is not None and instance.record.promotion is None:
+            return await job.resume()
+        return await job.promote()
 
 
-async def resume(instance: Instance, report: Report, *, offline: bool = False) -> dict[str, Any]:
-    """Finish a promotion that a crash interrupted: fenced, and no promotion on record."""
-    log.warning("finishing an interrupted promotion", instance=instance.name)
-    started_at = time.monotonic()
-    if instance.following.was_opened:
-        standby = await instance.following.start_opened()
-        assert instance.store is not None and instance.store.durable is not None
-        durable = instance.store.durable
-    else:
-        standby, durable = await _bring_up_to_date(instance, report)
-    return await _open(instance, standby, durable, report, started_at, offline=offline)
+async def resume(instance: Instance, report: Report) -> dict[str, Any]:
+    """Finish a promotion that a crash interrupted: fenced, and no promotion on record.
+
+    Raises as `promote`; the fence stays.
+    """
+    _refuse_if_running(instance)
+    async with instance.promotion_turn:
+        return await _Job(instance, report, False, time.monotonic()).resume()
 
 
-def _refuse_unless_possible(instance: Instance) -> None:
-    promotion = instance.record.promotion
-    if promotion is not None:
-        raise RefusedError(
-            Code.ALREADY_PROMOTED,
-            f"{instance.name} was promoted already: it opened on timeline "
-            f"{promotion.opened_timeline} at {Lsn(promotion.opened_lsn)}, port {promotion.port}",
-            f"shipper status {instance.name} shows the record",
-        )
-    if instance.seeder is not None:
+def _refuse_if_running(instance: Instance) -> None:
+    if instance.promotion_turn.locked():
         raise RefusedError(
             Code.PROMOTE_REFUSED,
-            f"a seed of {instance.name} is arriving and will replace its standby",
-            "wait for it, or stop its shipper to give the seed up",
-        )
-    instance.following.refuse_promotion_unless_ready()
-    store = instance.store
-    if store is None or store.durable is None:
-        raise RefusedError(
-            Code.PROMOTE_REFUSED, f"{instance.name} has no WAL to recover with", "seed it first"
+            f"a promotion of {instance.name} is running already",
+            f"shipper status {instance.name} shows how far it is",
         )
 
 
-async def _bring_up_to_date(instance: Instance, report: Report) -> tuple[Standby, Position]:
-    store = instance.store
-    assert store is not None
-    durable = await store.flush()
-    assert durable is not None
-    report("flush", {"durable": str(durable)})
-    standby = await instance.following.ready_to_promote()
-    await _wait_received(instance, durable, report)
-    report("replay", {"to": str(durable.lsn)})
-    while not await standby.replayed_everything(durable.lsn, STALL_SECONDS):
-        await _check_progress(instance, standby, report)
-    return standby, durable
+class _Job:
+    """One promotion, from the request to its record."""
 
+    def __init__(
+        self, instance: Instance, report: Report, offline: bool, started_at: float
+    ) -> None:
+        self._instance = instance
+        self._report = report
+        self._offline = offline
+        self._started_at = started_at
 
-async def _wait_received(instance: Instance, durable: Position, report: Report) -> None:
-    wal_server = instance.host.wal_server
-    seen, seen_at = Lsn(0), time.monotonic()
-    while True:
+    async def promote(self) -> dict[str, Any]:
+        self._refuse_unless_possible()
         try:
-            await wal_server.wait_for_flush(instance.name, durable, PROGRESS_SECONDS)
-        except TimeoutError:
-            pass
-        else:
-            return
-        status = instance.following.standby_status()
-        flushed = status.flush_lsn if status is not None else Lsn(0)
-        if status is not None and status.refusal is not None:
-            refusal = status.refusal
-            raise LogshipError(refusal.code, refusal.what, refusal.hint)
-        if flushed > seen:
-            seen, seen_at = flushed, time.monotonic()
-        elif time.monotonic() - seen_at > STALL_SECONDS:
-            raise _stalled(instance, f"it received nothing beyond {seen} of {durable.lsn}")
-        report("receive", {"flushed": str(flushed), "to": str(durable.lsn)})
+            self._report("fence", {})
+            await self._instance.fence("promotion")
+            standby, durable = await self._bring_up_to_date()
+        except BaseException:
+            await self._instance.unfence()
+            raise
+        return await self._open(standby, durable)
+
+    async def resume(self) -> dict[str, Any]:
+        log.warning("finishing an interrupted promotion", instance=self._instance.name)
+        following = self._instance.following
+        if following.was_opened:
+            return await self._open(await following.start_opened(), self._recoverable())
+        return await self._open(*await self._bring_up_to_date())
+
+    def _refuse_unless_possible(self) -> None:
+        instance = self._instance
+        name = instance.name
+        if instance.failure is not None:
+            failure = instance.failure
+            raise RefusedError(failure.code, f"{name}: {failure.what}", failure.hint)
+        promotion = instance.record.promotion
+        if promotion is not None:
+            raise RefusedError(
+                Code.ALREADY_PROMOTED,
+                f"{name} was promoted already: it opened on timeline "
+                f"{promotion.opened_timeline} at {Lsn(promotion.opened_lsn)}, "
+                f"port {promotion.port}",
+                f"shipper status {name} shows the record",
+            )
+        instance.following.refuse_promotion_unless_ready()
+        if not instance.arrival.give_up_abandoned(connected=instance.is_connected):
+            raise RefusedError(
+                Code.PROMOTE_REFUSED,
+                f"a seed of {name} is arriving and will replace its standby",
+                "wait for it, or stop its shipper to give the seed up",
+            )
+        self._recoverable()
+
+    def _recoverable(self) -> Position:
+        """How far the standby can be recovered with what is durable: the end of the chain of WAL
+        that its seed began, which is not the newest one while another seed arrives."""
+        instance = self._instance
+        store = instance.store
+        if store is None:
+            raise RefusedError(
+                Code.PROMOTE_REFUSED,
+                f"the store of {instance.name} is just being opened again",
+                "try again in a moment; shipper status shows why it had to be",
+            )
+        placed = instance.following.placed
+        durable = store.durable_of(placed.seed_id) if placed is not None else None
+        if durable is None:
+            raise RefusedError(
+                Code.PROMOTE_REFUSED,
+                f"{instance.name} has no WAL to recover with",
+                "seed it first",
+            )
+        return durable
+
+    # --- up to date ---------------------------------------------------------------------------
+
+    async def _bring_up_to_date(self) -> tuple[Standby, Position]:
+        instance = self._instance
+        assert instance.store is not None
+        await instance.store.flush()
+        durable = self._recoverable()
+        self._report("flush", {"durable": str(durable)})
+        standby = await instance.following.ready_to_promote()
+        patience = _Patience(STALL_SECONDS)
+        await self._wait_received(standby, durable, patience)
+        self._report("replay", {"to": str(durable.lsn)})
+        while not await standby.replayed_everything(durable.lsn, PROGRESS_SECONDS):
+            await self._look(standby, patience, f"it was not replayed up to {durable.lsn}")
+        return standby, durable
+
+    async def _wait_received(
+        self, standby: Standby, durable: Position, patience: _Patience
+    ) -> None:
+        instance = self._instance
+        while True:
+            try:
+                await instance.host.wal_server.wait_for_flush(
+                    instance.name, durable, PROGRESS_SECONDS
+                )
+            except TimeoutError:
+                pass
+            else:
+                return
+            status = instance.following.standby_status()
+            if status is not None and status.refusal is not None:
+                refusal = status.refusal
+                raise LogshipError(refusal.code, refusal.what, refusal.hint)
+            flushed = status.flush_lsn if status is not None else Lsn(0)
+            self._report("receive", {"flushed": str(flushed), "to": str(durable.lsn)})
+            await self._look(standby, patience, f"it did not receive all up to {durable.lsn}")
+
+    async def _look(self, standby: Standby, patience: _Patience, what: str) -> None:
+        """Go on while the standby gets further by any measure, slow as it may be."""
+        if patience.ended(await standby.progress(), time.monotonic()):
+            raise LogshipError(
+                Code.PROMOTE_FAILED,
+                f"the standby of {self._instance.name} does not come up to date: {what}",
+                "nothing was opened; look at the standby's log, then promote again",
+                retryable=True,
+            )
+
+    # --- open ---------------------------------------------------------------------------------
+
+    async def _open(self, standby: Standby, durable: Position) -> dict[str, Any]:
+        instance = self._instance
+        self._report("promote", {})
+        opened: Opened = await standby.promote()
+        now = time.monotonic()
+        heard = instance.heard
+        histories = instance.store.histories() if instance.store is not None else {}
+        write_seconds = opened.first_write_seconds - opened.promote_seconds
+        promotion = Promotion(
+            at=time.time(),
+            offline=self._offline,
+            opened_timeline=opened.timeline,
+            opened_lsn=opened.lsn,
+            durable_timeline=durable.timeline,
+            durable_lsn=durable.lsn,
+            heard=heard,
+            lost_bytes=exposure_bytes(heard, durable, histories),
+            unreplayed_bytes=max(0, durable.lsn - opened.lsn),
+            promote_seconds=now - self._started_at - write_seconds,
+            first_write_seconds=now - self._started_at,
+            port=instance.settings.port,
+        )
+        await instance.remember(promotion=promotion, heard=heard)
+        instance.following.withdraw()
+        complaints = await instance.following.admit_clients()
+        answer: dict[str, Any] = msgspec.to_builtins(promotion, enc_hook=plain_lsn)
+        answer |= {"opened_lsn": str(opened.lsn), "durable_lsn": str(durable.lsn)}
+        answer["lost"] = describe_loss(promotion)
+        answer["complaints"] = list(complaints)
+        self._report("record", {})
+        log.warning("promoted", instance=instance.name, lost=answer["lost"], port=promotion.port)
+        return answer
 
 
-async def _check_progress(instance: Instance, standby: Standby, report: Report) -> None:
-    before = await standby.positions()
-    await asyncio.sleep(PROGRESS_SECONDS)
-    after = await standby.positions()
-    if after.replayed == before.replayed:
-        raise _stalled(instance, f"replay stands still at {after.replayed}")
-    report("replay", {"replayed": str(after.replayed)})
+class _Patience:
+    """Ends when what it is shown has not changed for `stall_seconds`."""
 
+    def __init__(self, stall_seconds: float) -> None:
+        self._stall_seconds = stall_seconds
+        self._marks: tuple[object, ...] = ()
+        self._since = 0.0
 
-def _stalled(instance: Instance, what: str) -> LogshipError:
-    return LogshipError(
-        Code.PROMOTE_FAILED,
-        f"the standby of {instance.name} does not come up to date: {what}",
-        "nothing was opened and protection goes on; look at the standby's log",
-        retryable=True,
-    )
-
-
-async def _open(
-    instance: Instance,
-    standby: Standby,
-    durable: Position,
-    report: Report,
-    started_at: float,
-    *,
-    offline: bool,
-) -> dict[str, Any]:
-    report("promote", {})
-    opened: Opened = await standby.promote()
-    now = time.monotonic()
-    heard = instance.heard
-    promotion = Promotion(
-        at=time.time(),
-        offline=offline,
-        opened_timeline=opened.timeline,
-        opened_lsn=opened.lsn,
-        durable_timeline=durable.timeline,
-        durable_lsn=durable.lsn,
-        heard=heard,
-        lost_bytes=lost_bytes(heard, durable),
-        promote_seconds=now - started_at - (opened.first_write_seconds - opened.promote_seconds),
-        first_write_seconds=now - started_at,
-        port=instance.settings.port,
-    )
-    await instance.remember(promotion=promotion)
-    instance.following.withdraw()
-    complaints = await standby.admit_clients()
-    answer: dict[str, Any] = msgspec.to_builtins(promotion, enc_hook=plain_lsn)
-    answer |= {"opened_lsn": str(opened.lsn), "durable_lsn": str(durable.lsn)}
-    answer["lost"] = describe_loss(promotion)
-    answer["complaints"] = list(complaints)
-    report("record", {})
-    log.warning("promoted", instance=instance.name, lost=answer["lost"], port=promotion.port)
-    return answer
+    def ended(self, marks: tuple[object, ...], now: float) -> bool:
+        if marks != self._marks or not self._since:
+            self._marks, self._since = marks, now
+        return now - self._since >= self._stall_seconds
 
 
 def describe_loss(promotion: Promotion) -> str:
     """The loss in one sentence that is true."""
     heard = promotion.heard
-    if heard is None or promotion.lost_bytes is None:
+    if heard is None:
         return "not known: the primary's own position was never heard here"
     when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(heard.at))
-    if promotion.lost_bytes == 0:
-        return (
-            f"nothing that was known: the primary was last heard at {when} with "
-            f"{Lsn(heard.lsn)}, all of it was recovered; what it wrote after that is not known"
-        )
-    return (
-        f"{promotion.lost_bytes} bytes of WAL: the primary had flushed {Lsn(heard.lsn)} when "
-        f"last heard at {when}, durable here was {Lsn(promotion.durable_lsn)}"
+    last = (
+        f"the primary was last heard at {when} with {Lsn(heard.lsn)} on timeline {heard.timeline}"
     )
+    durable = f"durable here was {Lsn(promotion.durable_lsn)} on {promotion.durable_timeline}"
+    if promotion.lost_bytes is None:
+        return f"not known: {last}, {durable}, and how the two are related is not known"
+    if promotion.lost_bytes:
+        return f"{promotion.lost_bytes} bytes of WAL: {last}, {durable}"
+    sentence = f"nothing that was known: {last}, and all of it was durable here"
+    if promotion.unreplayed_bytes:
+        sentence += (
+            f"; its last {promotion.unreplayed_bytes} bytes are no complete record and were "
+            "not replayed"
+        )
+    return sentence + "; what it wrote after that is not known"

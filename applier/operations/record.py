@@ -50,6 +50,8 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     durable_lsn: int
     heard: Heard | None
     lost_bytes: int | None
+    unreplayed_bytes: int
+    """Durable here and not replayed: the end of the log stops in mid-record, as a rule."""
     promote_seconds: float
     first_write_seconds: float
     port: int
@@ -67,6 +69,13 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
     fence: Fence | None = None
     promotion: Promotion | None = None
     heard: Heard | None = None
+    held_lsn: int | None = None
+    """Where the version check stopped the standby; None while it passes.  WAL from here on was
+    never checked against this standby, whatever restarts in between."""
+
+
+class _Format(msgspec.Struct):
+    format: int = FORMAT
 
 
 def record_path(instance_directory: Path) -> Path:
@@ -85,20 +94,21 @@ def load_record(instance_directory: Path, name: str) -> InstanceRecord:
     except FileNotFoundError:
         return InstanceRecord(name=name)
     try:
-        record = msgspec.json.decode(data, type=InstanceRecord)
+        # First: what a newer version wrote is not damaged only because it is not read here.
+        newest = msgspec.json.decode(data, type=_Format).format
+        if newest > FORMAT:
+            raise LogshipError(
+                Code.STORE_DAMAGED,
+                f"{path} was written by a newer Logship (format {newest})",
+                "run the newer version",
+            )
+        return msgspec.json.decode(data, type=InstanceRecord)
     except msgspec.DecodeError as error:
         raise LogshipError(
             Code.STORE_DAMAGED,
             f"{path} can't be read: {error}",
             "restore it from a backup; without it nobody knows whether this instance is fenced",
         ) from error
-    if record.format > FORMAT:
-        raise LogshipError(
-            Code.STORE_DAMAGED,
-            f"{path} was written by a newer Logship (format {record.format})",
-            "run the newer version",
-        )
-    return record
 
 
 def save_record(instance_directory: Path, record: InstanceRecord) -> None:

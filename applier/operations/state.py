@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from applier.compat import Outcome
+from applier.operations.exposure import exposure_bytes
 from applier.operations.instance import Instance
 from applier.operations.promotion import describe_loss
 from logship import status
@@ -50,7 +51,7 @@ def phase(instance: Instance) -> status.Phase:
         return "promoted"
     if instance.record.fence is not None:
         return "promoting"
-    if instance.seeder is not None:
+    if instance.arrival.seeder is not None:
         return "seeding"
     following = instance.following
     if following.placed is None:
@@ -121,12 +122,14 @@ def _standby(instance: Instance) -> status.StandbyStatus:
 
 
 def _transfer_gap(instance: Instance) -> status.TransferGap:
-    durable = instance.store.durable if instance.store is not None else None
-    if instance.heard is None or durable is None:
+    store = instance.store
+    gap_bytes = (
+        exposure_bytes(instance.heard, store.durable, store.histories())
+        if store is not None
+        else None
+    )
+    if gap_bytes is None:
         return {"bytes": None, "seconds": None}
-    if instance.heard.timeline < durable.timeline:
-        return {"bytes": 0, "seconds": 0.0}
-    gap_bytes = max(0, instance.heard.lsn - durable.lsn)
     since = instance.behind_since
     seconds = time.time() - since if gap_bytes and since is not None else 0.0
     return {"bytes": gap_bytes, "seconds": seconds}
@@ -141,7 +144,7 @@ def _apply_gap(instance: Instance) -> status.ApplyGap:
 
 
 def _seed(instance: Instance) -> status.SeedStatus | None:
-    seeder = instance.seeder
+    seeder = instance.arrival.seeder
     if seeder is None:
         return None
     return {

@@ -32,6 +32,8 @@ class Resume(NamedTuple):
     seed_wanted: bool
     seed_id: str
     seed_sequence: int
+    seed_done: bool = False
+    """The seed that the hello still held is in place: its end was not heard."""
 
 
 class Positions(NamedTuple):
@@ -98,6 +100,9 @@ class Intake(Protocol):
 
     def heard_from(self, timeline: int, flush_lsn: int) -> None:
         """The primary's flush position, as the sender knows it."""
+
+    def heard_with_span(self, timeline: int, flush_lsn: int) -> None:
+        """The flush position that came with WAL of `timeline`, perhaps not the newest one."""
 
     def heartbeat(self, heartbeat: ShipperHeartbeat) -> None: ...
 

@@ -16,7 +16,8 @@ import structlog
 from applier.receivers import FencedError, Intake
 from applier.receivers.seed.receiver import SeedOutOfOrderError
 from logship.errors import Code, LogshipError
-from logship.frames import MAX_SPAN_BYTES, Payload, Welcome
+from logship.frames import MAX_SPAN_BYTES, Payload, SeedEnd, Welcome
+from logship.link.alarm import Alarm
 from logship.link.applier_session import ApplierSession
 from logship.link.events import (
     ApplierOutput,
@@ -37,7 +38,6 @@ from logship.link.events import (
     SpanReceived,
 )
 from logship.link.instances import Instances, superseded
-from logship.link.alarm import Alarm
 from logship.link.keys import KeyPair
 from logship.link.transport import Peer, Router
 from logship.seal import INLINE_BYTES, unseal
@@ -121,6 +121,7 @@ class Connection:
             asyncio.Queue()
         )
         self._worker = asyncio.create_task(self._handle_in_order())
+        self._seed_ending: asyncio.Task[None] | None = None
         self._alarm = Alarm(self._on_timer)
         self._alarm.set(self._session.deadline)
 
@@ -152,10 +153,14 @@ class Connection:
                     self._finish(error.what)
                 case PeerLeft(reason):
                     self._finish(reason)
+                case PrimaryHeard(heartbeat):
+                    # Not behind a store that waits for room: the exposure must stay true.
+                    if self._intake is not None:
+                        self._intake.heartbeat(heartbeat)
                 case SpanReceived(span):
                     self._work.put_nowait((output, self._unsealing(output)))
                     if span.flush_lsn and self._intake is not None:
-                        self._intake.heard_from(span.timeline, span.flush_lsn)
+                        self._intake.heard_with_span(span.timeline, span.flush_lsn)
                 case _:
                     self._work.put_nowait((output, None))
         if not self._session.closed:
@@ -181,15 +186,7 @@ class Connection:
             except LogshipError as error:
                 self._refuse(error)
             except Exception as error:
-                log.exception("a bug while handling a frame", frame=type(output).__name__)
-                self._refuse(
-                    LogshipError(
-                        Code.INTERNAL,
-                        f"the applier failed: {type(error).__name__}",
-                        "its log has the details; please report them",
-                        retryable=True,
-                    )
-                )
+                self._refuse(_bug(error, type(output).__name__))
 
     async def _handle(
         self, output: ApplierOutput, unsealed: asyncio.Future[Payload] | None
@@ -207,8 +204,6 @@ class Connection:
                 await self._seed_chunk(intake, output)
             case HistoryReceived(timeline, content):
                 await intake.history(timeline, content)
-            case PrimaryHeard(heartbeat):
-                intake.heartbeat(heartbeat)
             case ProfileReceived(profile):
                 await intake.profile(profile)
             case GapReported(gap):
@@ -216,7 +211,7 @@ class Connection:
             case SeedBegun():
                 await self._seed_begin(intake, output)
             case SeedEnded():
-                await self._seed_end(intake, output)
+                self._seed_end(intake, output)
             case SeedStopped(seed_id, code, what):
                 await intake.seed_stopped(seed_id, code, what)
 
@@ -248,6 +243,7 @@ class Connection:
             seed_wanted=resume.seed_wanted,
             seed_id=resume.seed_id,
             seed_sequence=resume.seed_sequence,
+            seed_done=resume.seed_done,
         )
         self._take(self._session.welcome(welcome, self._loop.time()))
         log.info(
@@ -303,16 +299,26 @@ class Connection:
             return
         self._take(self._session.seed_ack(chunk.seed_id, chunk.sequence + 1, now))
 
-    async def _seed_end(self, intake: Intake, ended: SeedEnded) -> None:
-        seed_id = ended.end.seed_id
-        try:
-            await intake.seed_end(ended.end)
-        except FencedError:
-            raise
-        except LogshipError as error:
-            self._take(self._session.seed_abort(seed_id, error, self._loop.time()))
+    def _seed_end(self, intake: Intake, ended: SeedEnded) -> None:
+        """Not in the worker: it takes long, and WAL must flow meanwhile."""
+        if ended.epoch != self._session.seed_epoch:
             return
-        self._take(self._session.seed_done(seed_id, self._loop.time()))
+        self._seed_ending = asyncio.create_task(self._end_seed(intake, ended.end))
+
+    async def _end_seed(self, intake: Intake, end: SeedEnd) -> None:
+        try:
+            await intake.seed_end(end)
+        except FencedError as error:
+            self.fenced(error)
+        except LogshipError as error:
+            if not self._session.closed:
+                now = self._loop.time()
+                self._take(self._session.seed_abort(end.seed_id, error, now))
+        except Exception as error:
+            self._refuse(_bug(error, "SeedEnd"))
+        else:
+            if not self._session.closed:
+                self._take(self._session.seed_done(end.seed_id, self._loop.time()))
 
     # --- IntakeListener -----------------------------------------------------------------------
 
@@ -362,11 +368,24 @@ class Connection:
             intake, self._intake = self._intake, None
             intake.lost(self, why)
         self._session.lost(LogshipError(Code.LINK_LOST, why, retryable=True))
+        ending = self._seed_ending
+        if ending is not None and ending is not asyncio.current_task():
+            ending.cancel()
         if self._worker is not asyncio.current_task():
             self._worker.cancel()
         else:
             # The worker itself ends the connection: it stops at its next wait.
             self._loop.call_soon(self._worker.cancel)
+
+
+def _bug(error: Exception, frame: str) -> LogshipError:
+    log.error("a bug while handling a frame", frame=frame, exc_info=error)
+    return LogshipError(
+        Code.INTERNAL,
+        f"the applier failed: {type(error).__name__}",
+        "its log has the details; please report them",
+        retryable=True,
+    )
 
 
 def _unseal(received: SpanReceived) -> Payload:

@@ -52,6 +52,14 @@ class StandbyFiles:
             placement.write_ours(layout.hba_file, closed)
         return placement.write_ours(layout.config_file, self._render()) or self._is_newer()
 
+    def is_closed(self) -> bool:
+        """Whether pg_hba.conf is the one that lets nobody in but us."""
+        try:
+            text = self._layout.hba_file.read_text(encoding="utf-8")
+        except OSError:
+            return True
+        return text == access.render_closed(self.profile.bootstrap_superuser)
+
     def control_file_changed(self) -> bool:
         """Whether PostgreSQL wrote its control file since it was last read here."""
         return self._layout.control_file.stat().st_mtime_ns != self._control_file_mtime_ns

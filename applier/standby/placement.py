@@ -16,6 +16,7 @@ from typing import NamedTuple
 from applier.standby.layout import StandbyLayout
 from logship import durable
 from logship.errors import Code, LogshipError
+from logship.postgres.control_file import State, read_control_file
 from logship.postgres.run_as import RunAs
 
 _AUTO_CONF = "postgresql.auto.conf"
@@ -71,6 +72,28 @@ def prepare(layout: StandbyLayout, run_as: RunAs) -> Placement:
         missing=tuple(name for name in names if name not in kept),
         includes=_includes(layout.primary_settings / "postgresql.conf"),
     )
+
+
+def undo_unfinished_opening(layout: StandbyLayout, run_as: RunAs) -> bool:
+    """Make a server that died while it opened a standby again; True if it had to be done.
+
+    PostgreSQL removes standby.signal before it writes the new timeline's history and first
+    record, and only then says "in production" in the control file (`StartupXLOG` in xlog.c,
+    14 to 18).  One that died in between would start as a primary on the old timeline, which
+    its lost primary may be writing too.  As a standby it replays what it had, and can be
+    promoted once more.
+
+    Call it only when no server runs, and one is about to be started that may have been
+    promoted.  Blocks.  Raises OSError, LogshipError(CONTROL_FILE).
+    """
+    if layout.signal_file.exists():
+        return False
+    state = read_control_file(layout.data).state
+    if state not in (State.IN_ARCHIVE_RECOVERY, State.SHUTDOWNED_IN_RECOVERY):
+        return False
+    durable.write_file(layout.signal_file, b"")
+    run_as.chown(layout.signal_file)
+    return True
 
 
 def make_private_directory(path: Path, run_as: RunAs) -> None:

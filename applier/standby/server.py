@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import structlog
@@ -33,10 +34,12 @@ from applier.standby.life import (
     WantStopped,
 )
 from applier.standby.liveness import ProcessEnd
+from applier.standby.placement import undo_unfinished_opening
 from applier.standby.promotion import Opened, ReplayWatch, admit_clients, promote
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
 from logship.lsn import Lsn
+from logship.postgres.control_file import read_control_file
 from logship.postgres.process import Server, StopMode
 
 _log = structlog.get_logger(__name__)
@@ -214,6 +217,18 @@ class Standby:
             await self._disconnect()
             return await probes.read_positions(await self._connected())
 
+    async def progress(self) -> tuple[object, ...]:
+        """Changes whenever the server gets further, also while it lets nobody in: received,
+        replayed, and where the control file says that recovery has come to."""
+        marks: list[object] = [self._life.pid]
+        with suppress(LogshipError, OSError):
+            control = await asyncio.to_thread(read_control_file, self._layout.data)
+            marks += [control.checkpoint_lsn, control.min_recovery_end_lsn]
+        with suppress(LogshipError):
+            found = await self.positions()
+            marks += [found.received, found.replayed]
+        return tuple(marks)
+
     async def replayed_everything(self, end_lsn: int, timeout_seconds: float) -> bool:
         """Wait until what was received up to `end_lsn` is replayed as far as records go.
 
@@ -246,7 +261,7 @@ class Standby:
         Clients are let in by `admit_clients`, afterwards.
         """
         self._may_be_open = True
-        connection = await self._connected()
+        connection = await self._connected_within(timeout_seconds)
         opened = await promote(connection, self._layout.data, self._server.promote, timeout_seconds)
         _log.info(
             "standby promoted",
@@ -270,17 +285,31 @@ class Standby:
                 f"the standby of {self._settings.instance} is not promoted: it admits nobody",
                 "promote it first",
             )
-        connection = await self._connected()
+        connection = await self._connected_within(_START_TIMEOUT_SECONDS)
         with probes.standby_errors():
             self._complaints = await admit_clients(
                 connection, self._layout, self._files.profile.bootstrap_superuser
             )
         return self._complaints
 
+    @property
+    def admits_nobody(self) -> bool:
+        """Whether the rules in force still are a standby's, which let no client in."""
+        return self._files.is_closed()
+
     # --- the one place that acts ----------------------------------------------------------
 
     async def _handle(self, event: Event) -> None:
-        """Give `life` an event, perform its commands, give it what comes of them."""
+        """Give `life` an event, perform its commands, give it what comes of them.
+
+        Goes on to the end when the caller is cancelled: a command whose outcome `life` never
+        learned of would leave it starting, or stopping, for ever.
+        """
+        acting = asyncio.ensure_future(self._act(event))
+        acting.add_done_callback(_mark_as_seen)
+        await asyncio.shield(acting)
+
+    async def _act(self, event: Event) -> None:
         async with self._acting:
             events: list[Event] = [event]
             while events:
@@ -301,6 +330,9 @@ class Standby:
             if pid is None:
                 changed = False
                 pid = await asyncio.to_thread(self._start_server)
+            elif await asyncio.to_thread(self._server.runs_other_program):
+                # It may replay only what it was version-checked against.
+                changed = True
         except (LogshipError, OSError) as error:
             why = error.what if isinstance(error, LogshipError) else str(error)
             pid = await asyncio.to_thread(self._server.running_pid)
@@ -323,6 +355,8 @@ class Standby:
 
     def _start_server(self) -> int:
         layout = self._layout
+        if undo_unfinished_opening(layout, self._server.run_as):
+            _log.warning("the server died while it opened", instance=self._settings.instance)
         server_log.trim(layout.log_file)
         self._log_offset_bytes = server_log.size_bytes(layout.log_file)
         return self._server.start(
@@ -431,6 +465,18 @@ class Standby:
                 )
             return self._connection
 
+    async def _connected_within(self, timeout_seconds: float) -> probes.Connection:
+        """`_connected`, waiting for a server that has just been started to let us in."""
+        deadline = self._clock() + timeout_seconds
+        while True:
+            try:
+                return await self._connected()
+            except LogshipError:
+                if self._clock() >= deadline:
+                    raise
+            await self._look()
+            await asyncio.sleep(_RETRY_SECONDS)
+
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -444,3 +490,9 @@ class Standby:
         if self._process_end is not None:
             self._process_end.close()
             self._process_end = None
+
+
+def _mark_as_seen(task: asyncio.Future[None]) -> None:
+    # Of a cancelled caller nobody asks for the error any more; asyncio would report it.
+    if not task.cancelled():
+        task.exception()

@@ -117,6 +117,16 @@ class Store:
         return None if chain is None else chain.durable
 
     @property
+    def current_seed_id(self) -> str:
+        """The seed that began the current chain, "" if none did."""
+        chains = self._core.chains
+        return chains[-1].seed_id if chains else ""
+
+    def durable_of(self, seed_id: str) -> Position | None:
+        """End of the durable WAL that a standby placed from `seed_id` can be recovered to."""
+        return self.durable if seed_id == self.current_seed_id else None
+
+    @property
     def failure(self) -> LogshipError | None:
         """Why nothing more is written until the store is reopened, if that is so."""
         return self._core.segments.failure

@@ -573,7 +573,7 @@ class ApplierSession:
         if not self._seed.add(payload):
             raise _bad_frame("more of a seed sent ahead than its window allows")
         if isinstance(item, SeedEnd):
-            return [SeedEnded(item)]
+            return [SeedEnded(item, self.seed_epoch)]
         return [SeedChunkReceived(item, payload, self.seed_epoch)]
 
     def _ask_for_chunk(self, now: float) -> list[ApplierOutput]:

@@ -208,7 +208,10 @@ class SeedChunkReceived:
 
 @dataclass(frozen=True, slots=True)
 class SeedEnded:
+    """Drop it unprocessed if the session's `seed_epoch` has moved on: it comes again."""
+
     end: SeedEnd
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,11 @@ class ShipperSession:
         return self._durable
 
     @property
+    def begins_seed(self) -> bool:
+        """A seed's begin was sent and the applier has not answered it yet."""
+        return bool(self._seed_unanswered)
+
+    @property
     def window_room_bytes(self) -> int:
         """Raw WAL bytes that may be sent now."""
         if self.welcome is None or self.closed:
@@ -198,16 +203,22 @@ class ShipperSession:
         self._highest_sent[timeline] = max(end, self._highest_sent.get(timeline, 0))
         return send
 
-    def _check_span(self, timeline: int, start_lsn: int, end: int) -> None:
+    def continues(self, timeline: int, start_lsn: int) -> bool:
+        """Whether a span there may come next: at `sent`, or opening a newer timeline."""
         if self._sent is None:
-            raise ValueError("WAL before a seed has begun")
-        where = Position(timeline, Lsn(start_lsn))
+            return False
         opens_timeline = (
             timeline > self._sent.timeline
             and start_lsn % self._segment_bytes == 0
             and start_lsn <= self._sent.lsn
         )
-        if where != self._sent and not opens_timeline:
+        return opens_timeline or (timeline, start_lsn) == self._sent
+
+    def _check_span(self, timeline: int, start_lsn: int, end: int) -> None:
+        if self._sent is None:
+            raise ValueError("WAL before a seed has begun")
+        where = Position(timeline, Lsn(start_lsn))
+        if not self.continues(timeline, start_lsn):
             raise ValueError(f"span at {where}, {self._sent} is next")
         if end <= start_lsn or segment_start(end - 1, self._segment_bytes) > start_lsn:
             raise ValueError(f"span {where} to {Lsn(end)} is empty or crosses a segment's end")

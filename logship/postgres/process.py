@@ -28,7 +28,7 @@ import structlog
 
 from logship import durable
 from logship.errors import Code, LogshipError
-from logship.postgres.control_file import State, read_control_file
+from logship.postgres.control_file import CONTROL_FILE, State, read_control_file
 from logship.postgres.installations import Installation
 from logship.postgres.postmaster import (
     PidFile,
@@ -94,12 +94,13 @@ class Server:
         Raises LogshipError(STANDBY_FAILED): it ended, with its own last words; or (retryable)
         it is not as far after `timeout_seconds`, in which case it goes on starting.
         """
-        started_at = time.time()
-        deadline = time.monotonic() + timeout_seconds
+        started_at = time.monotonic()
+        deadline = started_at + timeout_seconds
         if self.running_pid() is not None:
             return self._wait_for_running(wait, log_file, deadline)
         self._remove_stale_locks()
         log_offset_bytes = _size_bytes(log_file)
+        control_mtime_ns = self._control_mtime_ns()
         options = f"-c config_file={_quoted(config_file)} -c hba_file={_quoted(hba_file)}"
         try:
             launcher = subprocess.Popen(
@@ -122,7 +123,7 @@ class Server:
             ) from error
         try:
             while launcher.poll() is None:
-                if wait is Wait.RECOVERING and self._recovers_since(started_at):
+                if wait is Wait.RECOVERING and self._recovers(started_at, control_mtime_ns):
                     break
                 if time.monotonic() >= deadline:
                     raise self._too_slow(timeout_seconds, log_file, log_offset_bytes)
@@ -143,6 +144,29 @@ class Server:
         """
         found = running_postmaster(self.data_directory)
         return found.pid if found is not None else None
+
+    def runs_other_program(self) -> bool:
+        """Whether the server, which runs, is not of the program that the installation has now:
+        of another installation, or of this one before a package upgrade replaced its files.
+
+        Where its executable can't be looked at (root without CAP_SYS_PTRACE), by
+        `postmaster.opts` (`CreateOptsFile` in postmaster.c), which tells the path only.
+        """
+        ours = self.installation.bin_dir / "postgres"
+        found = running_postmaster(self.data_directory)
+        if found is not None:
+            try:
+                return not os.path.samestat(ours.stat(), Path(f"/proc/{found.pid}/exe").stat())
+            except PermissionError:
+                pass
+            except OSError:
+                return True
+        try:
+            text = (self.data_directory / "postmaster.opts").read_text(errors="replace")
+        except FileNotFoundError:
+            return True
+        words = shlex.split(text)
+        return not words or Path(words[0]).resolve() != ours.resolve()
 
     def status(self) -> Status:
         """What the running server says of itself; STOPPED if none runs."""
@@ -232,20 +256,28 @@ class Server:
             log.warning("A dead server's lock file is removed", path=str(lock))
             durable.remove(lock)
 
-    def _recovers_since(self, started_at: float) -> bool:
+    def _recovers(self, started_at: float, control_mtime_ns: int) -> bool:
+        """Whether it replays by now.  What the control file's time was before it was started
+        tells; the clock may be stepped at any moment, so no time of day is compared."""
         found = running_postmaster(self.data_directory)
         if found is None:
             return False
         if found.status in (Status.READY, Status.STANDBY):
             return True
-        if time.time() - started_at >= _SETTLED_SECONDS:
+        if time.monotonic() - started_at >= _SETTLED_SECONDS:
             return (self.data_directory / _STANDBY_FILE).exists()
         with contextlib.suppress(LogshipError):
-            control = read_control_file(self.data_directory)
             # The state alone may be left from before: it is written anew when recovery starts.
-            recovers = control.state is State.IN_ARCHIVE_RECOVERY
-            return recovers and control.written_at >= int(started_at)
+            written_anew = self._control_mtime_ns() != control_mtime_ns
+            state = read_control_file(self.data_directory).state
+            return written_anew and state is State.IN_ARCHIVE_RECOVERY
         return False
+
+    def _control_mtime_ns(self) -> int:
+        try:
+            return (self.data_directory / CONTROL_FILE).stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def _wait_for_running(self, wait: Wait, log_file: Path, deadline: float) -> int:
         log_offset_bytes = max(0, _size_bytes(log_file) - _LOG_TAIL_BYTES)
@@ -263,7 +295,7 @@ class Server:
     def _is_far_enough(self, found: PidFile, wait: Wait) -> bool:
         if found.status in (Status.READY, Status.STANDBY):
             return True
-        return wait is Wait.RECOVERING and self._recovers_since(0)
+        return wait is Wait.RECOVERING and self._recovers(0.0, 0)
 
     def _too_slow(self, seconds: float, log_file: Path, log_offset_bytes: int) -> LogshipError:
         words = "; ".join(last_words(log_file, log_offset_bytes)) or "nothing yet"

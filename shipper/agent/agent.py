@@ -72,9 +72,8 @@ class Agent:
 
     async def _run_forever(self) -> None:
         while True:
-            identity = await self._open_source()
+            identity, accepted = await self._connect(await self._open_source())
             self._system_identifier = identity.profile.system_identifier
-            accepted = await self._connect(identity)
             shipping = Shipping(
                 self._source,
                 self._destination,
@@ -113,7 +112,9 @@ class Agent:
             )
             return identity
 
-    async def _connect(self, identity: SourceIdentity) -> Accepted:
+    async def _connect(self, identity: SourceIdentity) -> tuple[SourceIdentity, Accepted]:
+        """Until the applier accepts.  Returns what was said to it: meanwhile the primary may
+        have changed."""
         backoff, reminder = Backoff(), Reminder()
         while True:
             # The hello says where the primary is now, also after minutes of trying.
@@ -133,7 +134,7 @@ class Agent:
                 continue
             resume = str(accepted.position) if accepted.position else "needs a seed"
             log.info("the applier accepts", resume=resume)
-            return accepted
+            return identity, accepted
 
     async def _after_refusal(self, error: LogshipError) -> None:
         if error.code in FATAL_CODES:

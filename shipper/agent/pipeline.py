@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from logship.lsn import Position
+from logship.lsn import Lsn, Position
 from logship.seal import INLINE_BYTES, Sealed, seal
 from shipper.destinations import Destination
 from shipper.sources import Source, WalBytes
@@ -94,6 +94,17 @@ class SealPipeline:
             error = self._sender.exception()
             if error is not None:
                 raise error
+
+
+def split(span: WalBytes, max_bytes: int) -> Iterator[WalBytes]:
+    """`span` in pieces of at most `max_bytes`; a source's last message may overshoot."""
+    if span.size_bytes <= max_bytes:
+        yield span
+        return
+    whole = memoryview(b"".join(span.chunks))
+    for start in range(0, span.size_bytes, max_bytes):
+        piece = whole[start : start + max_bytes]
+        yield WalBytes(span.timeline, Lsn(span.start_lsn + start), [piece], len(piece))
 
 
 def _seal_span(chunks: Sequence[bytes | memoryview], *, compress: bool) -> Sealed:

@@ -14,7 +14,7 @@ from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn, Position
 from shipper.agent.backoff import Backoff
-from shipper.agent.pipeline import SealPipeline
+from shipper.agent.pipeline import SealPipeline, split
 from shipper.destinations import (
     Accepted,
     Acked,
@@ -165,6 +165,7 @@ class Shipping:
 
     async def _ship_from(self, position: Position) -> None:
         """Ship until `_turn`.  `_position` is then where the next reading starts."""
+        self._destination.resume(position)
         pipeline = SealPipeline(self._source, self._destination, compress=self._compress)
         turning = asyncio.create_task(self._turn.wait())
         reading = asyncio.create_task(self._read_into(pipeline, position))
@@ -179,7 +180,8 @@ class Shipping:
             await pipeline.close()
             if not self._turn.is_set():
                 self._position = pipeline.sent or position
-        if reading.done() and not reading.cancelled():
+        # After a turn it is of no matter what became of the old reading.
+        if reading.done() and not reading.cancelled() and not self._turn.is_set():
             reading.result()
 
     async def _read_into(self, pipeline: SealPipeline, position: Position) -> None:
@@ -197,33 +199,35 @@ class Shipping:
                         timeline=max(event.timeline, self._identity.timeline)
                     )
                 else:
-                    await pipeline.put(event)
+                    for span in split(event, self._max_span_bytes):
+                        await pipeline.put(span)
             if not events:
                 self._tell()
 
     async def _report_gap(self, error: LogshipError) -> None:
+        # Before any wait: a rewind that comes meanwhile says where to go on.
+        missing, self._position = self._position, None
+        assert missing is not None
         available = Lsn(0)
         with contextlib.suppress(LogshipError):
             available = (await self._source.observe()).slot_restart_lsn or Lsn(0)
-        assert self._position is not None
         log.error(
             "WAL that the store needs is gone from the primary; a new seed is needed",
             code=str(error.code),
             what=error.what,
-            missing_from=str(self._position),
+            missing_from=str(missing),
             available_from=str(available),
             hint="on the recovery server: applier seed NAME",
         )
         self._destination.send_gap(
             GapFound(
-                timeline=self._position.timeline,
-                from_lsn=self._position.lsn,
+                timeline=missing.timeline,
+                from_lsn=missing.lsn,
                 available_lsn=available,
                 code=str(error.code),
                 what=error.what,
             )
         )
-        self._position = None
 
     async def _reopen(self, error: LogshipError, backoff: Backoff) -> None:
         """The primary went away: say so, and come back to it when it is there again."""

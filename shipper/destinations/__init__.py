@@ -36,7 +36,10 @@ class Acked(NamedTuple):
 
 
 class Rewind(NamedTuple):
-    """Send WAL again from here: something was lost on the way, or a seed made a new start."""
+    """Send WAL again from here: something was lost on the way, or a seed made a new start.
+
+    Answer with `resume`; spans that are sent before it are dropped.
+    """
 
     position: Position
     why: str
@@ -92,6 +95,13 @@ class Destination(Protocol):
     async def room(self, size_bytes: int) -> None:
         """Wait until `size_bytes` more may be in flight.  Raises LogshipError(LINK_LOST)."""
 
+    def resume(self, position: Position) -> None:
+        """Spans go on at `position`: that of `Accepted` or of the last Rewind.
+
+        Call it before the first span and after each Rewind.  With any other position the
+        spans are dropped: a Rewind that says better is on its way then.
+        """
+
     def send_span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> None:
         """Ship WAL that never crosses a segment's end.  Wait for `room` first."""
 
@@ -102,7 +112,11 @@ class Destination(Protocol):
     async def send_seed(
         self, frame: SeedBegin | SeedChunk | SeedEnd | SeedAborted, payload: bytes | memoryview
     ) -> None:
-        """Ship a part of a seed; waits for room, also over a cut of the connection."""
+        """Ship a part of a seed; waits for room, also over a cut of the connection.
+
+        Raises LogshipError(SEED_FAILED) when the far end can't go on with this seed: stop
+        making it.  A SeedFinished tells the same.
+        """
 
     async def next_event(self) -> DestinationEvent:
         """What the far end said next.  Acks are merged: only the newest is given."""

@@ -1,7 +1,7 @@
 """Destination `link`: a DEALER to an applier, one session for each connection.
 
-The shell around `ShipperSession`: a timer, two conditions (room, events) and the seed's
-outbox, which keeps what was not acknowledged over a cut of the connection.
+The shell around `ShipperSession`: a timer and two conditions (room, events).  `link_seeds`
+keeps what the applier has not acknowledged of a seed over a cut of the connection.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import structlog
@@ -32,7 +33,7 @@ from logship.link.alarm import Alarm
 from logship.link.keys import KeyPair
 from logship.link.shipper_session import ShipperSession
 from logship.link.transport import Dealer
-from logship.link.windows import SeedOutbox
+from logship.link.windows import SeedItem
 from logship.lsn import Lsn, Position
 from logship.seal import Sealed
 from shipper.destinations import (
@@ -45,6 +46,7 @@ from shipper.destinations import (
     SeedFinished,
     SeedWanted,
 )
+from shipper.destinations.link_seeds import LinkSeeds
 
 log = structlog.get_logger(__name__)
 
@@ -88,8 +90,9 @@ class LinkDestination:
         self._changed = asyncio.Event()
         """Set whenever `room`, `next_event` or `send_seed` may have something new."""
         self._greeting: asyncio.Future[Accepted] | None = None
-        self._outbox: SeedOutbox | None = None
-        self._seed_failure: LogshipError | None = None
+        self._seeds = LinkSeeds()
+        self._void = False
+        """The session was set back: spans are of no use until `resume` answers the Rewind."""
 
     # --- connecting -----------------------------------------------------------------------
 
@@ -127,12 +130,14 @@ class LinkDestination:
             timeline=facts.timeline,
             flush_lsn=facts.flush_lsn,
             protection=self._identity.protection,
-            seed_id=self._outbox.begin.seed_id if self._outbox is not None else "",
+            seed_id=self._seeds.seed_id,
         )
 
     def _welcomed(self, event: link.Welcomed) -> None:
         welcome = event.welcome
-        resumed = self._resume_seed(welcome.seed_id, welcome.seed_sequence)
+        resumed = self._resume_seed(
+            welcome.seed_id, welcome.seed_sequence, done=welcome.seed_done
+        )
         accepted = Accepted(
             position=self._session.sent if self._session is not None else None,
             known_timelines=frozenset(welcome.known_timelines),
@@ -164,8 +169,13 @@ class LinkDestination:
                 return
             await self._wait()
 
+    def resume(self, position: Position) -> None:
+        self._void = self._session is not None and self._session.sent != position
+
     def send_span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> None:
         session = self._open_session()
+        if self._void:
+            return  # read before the reader heard that it must start again elsewhere
         self._send(
             session.span(
                 timeline,
@@ -200,75 +210,76 @@ class LinkDestination:
     async def send_seed(
         self, frame: SeedBegin | SeedChunk | SeedEnd | SeedAborted, payload: Payload
     ) -> None:
-        if isinstance(frame, SeedBegin):
-            await self._begin_seed(frame)
-            return
-        if isinstance(frame, SeedAborted):
-            self._outbox = None
-            session = self._session
-            if session is not None and session.welcome is not None and not session.closed:
-                self._send(session.seed(frame, self._loop.time()))
-            return
-        while True:
-            outbox = self._seed_outbox()
-            if outbox.room_bytes > 0:
-                break
-            await self._wait()
-        kept = payload if isinstance(frame, SeedChunk) and len(payload) else None
-        outbox.add(frame, kept)
+        match frame:
+            case SeedBegin():
+                self._seeds.begin(frame)
+                # With no connection `_resume_seed` begins it on the next one.
+                self._send_seed_items([(frame, None)])
+            case SeedAborted():
+                self._seeds.forget()
+                if (session := self._session_for_seeds) is not None:
+                    self._send(session.seed(frame, self._loop.time()))
+            case SeedChunk() | SeedEnd():
+                while not self._seeds.has_room:
+                    await self._wait()
+                self._send_seed_items([(frame, self._seeds.add(frame, payload))])
+
+    @property
+    def _session_for_seeds(self) -> ShipperSession | None:
         session = self._session
-        if session is not None and session.welcome is not None and not session.closed:
-            self._send(session.seed(frame, self._loop.time(), kept))
+        return None if session is None or session.welcome is None or session.closed else session
 
-    async def _begin_seed(self, frame: SeedBegin) -> None:
-        self._outbox = SeedOutbox(frame)
-        self._seed_failure = None
-        session = self._session
-        if session is None or session.welcome is None or session.closed:
-            return  # `_resume_seed` begins it on the next connection
-        self._send_begin(session, frame)
+    def _send_seed_items(self, items: Sequence[SeedItem]) -> None:
+        """Send them while there is a connection; the outbox has them for the next one."""
+        for frame, payload in items:
+            session = self._session_for_seeds
+            if session is None:
+                return
+            self._send(session.seed(frame, self._loop.time(), payload))
+            if isinstance(frame, SeedBegin) and session.sent is not None and not session.closed:
+                self._rewind(session.sent, "a seed begins here")
 
-    def _send_begin(self, session: ShipperSession, frame: SeedBegin) -> None:
-        self._send(session.seed(frame, self._loop.time()))
-        if session.sent is not None:
-            self._tell_event(Rewind(session.sent, "a seed begins here"))
-
-    def _seed_outbox(self) -> SeedOutbox:
-        if self._seed_failure is not None:
-            raise self._seed_failure
-        if self._outbox is None:
-            raise LogshipError(Code.SEED_FAILED, "the seed was given up", retryable=True)
-        return self._outbox
-
-    def _resume_seed(self, seed_id: str, sequence: int) -> bool:
+    def _resume_seed(self, seed_id: str, sequence: int, *, done: bool) -> bool:
         """After a welcome: go on with the seed that a cut interrupted.  False: there is none."""
-        outbox, session = self._outbox, self._session
-        if outbox is None or session is None:
+        ours = self._seeds.seed_id
+        if not ours:
             return False
-        pending = outbox.resume(seed_id, sequence)
+        if done:
+            self._seeds.forget()
+            self._tell_event(SeedFinished(ours, ""))
+            return False
+        pending = self._seeds.resume(seed_id, sequence)
         if pending is None:
             self._fail_seed("the applier no longer has the beginning of the seed")
             return False
-        log.info("going on with the seed", seed_id=outbox.begin.seed_id, chunk=sequence)
-        for frame, payload in pending:
-            self._send(session.seed(frame, self._loop.time(), payload))
+        log.info("going on with the seed", seed_id=ours, chunk=sequence)
+        self._send_seed_items(pending)
         return True
 
     def _fail_seed(self, why: str) -> None:
-        if self._outbox is not None:
-            self._outbox = None
-            self._seed_failure = LogshipError(Code.SEED_FAILED, why, retryable=True)
-            self._changed.set()
+        if seed_id := self._seeds.fail(why):
+            self._tell_event(SeedFinished(seed_id, why))
 
-    def _seed_acked(self, event: link.SeedAcked) -> None:
-        outbox, session = self._outbox, self._session
-        if outbox is None or session is None or outbox.begin.seed_id != event.seed_id:
-            return
-        outbox.acked(event.next_sequence)
-        self._changed.set()
-        if event.resend:
-            for frame, payload in outbox.pending_from(event.next_sequence):
-                self._send(session.seed(frame, self._loop.time(), payload))
+    def _take_seed(
+        self, output: link.SeedRequested | link.SeedAcked | link.SeedFinished | link.SeedStopped
+    ) -> None:
+        match output:
+            case link.SeedRequested(why):
+                self._tell_event(SeedWanted(why))
+            case link.SeedAcked(seed_id, next_sequence, resend):
+                again = self._seeds.acked(seed_id, next_sequence, resend=resend)
+                if again is None:
+                    self._fail_seed("the applier asks for a part of the seed that it had")
+                else:
+                    self._send_seed_items(again)
+                self._changed.set()
+            case link.SeedFinished(seed_id):
+                if seed_id == self._seeds.seed_id:
+                    self._seeds.forget()
+                    self._tell_event(SeedFinished(seed_id, ""))
+            case link.SeedStopped(seed_id, _, what):
+                if seed_id == self._seeds.seed_id:
+                    self._fail_seed(what)
 
     # --- receiving ------------------------------------------------------------------------
 
@@ -314,22 +325,23 @@ class LinkDestination:
                         self._acked = Acked(received, durable, applied)
                     self._changed.set()
                 case link.Rewind(timeline, lsn, why):
-                    self._tell_event(Rewind(Position(timeline, lsn), why))
-                case link.SeedRequested(why):
-                    self._tell_event(SeedWanted(why))
-                case link.SeedAcked():
-                    self._seed_acked(output)
-                case link.SeedFinished(seed_id):
-                    self._outbox = None
-                    self._tell_event(SeedFinished(seed_id, ""))
-                case link.SeedStopped(seed_id, _, what):
-                    self._fail_seed(what)
-                    self._tell_event(SeedFinished(seed_id, what))
-                case link.Refused(error) | link.LinkLost(error):
+                    self._rewind(Position(timeline, lsn), why)
+                case link.Refused(error):
+                    if self._session is not None and self._session.begins_seed:
+                        # Its begin was refused: the same again would be refused for ever.
+                        self._fail_seed(error.what)
+                    self._ended(error)
+                case link.LinkLost(error):
                     self._ended(error)
                 case link.FencedOff(at, timeline, lsn):
                     self._ended(_fenced(self._identity.instance, at, timeline, lsn))
+                case _:
+                    self._take_seed(output)
         self._alarm.set(self._session.deadline if self._session is not None else None)
+
+    def _rewind(self, position: Position, why: str) -> None:
+        self._void = True
+        self._tell_event(Rewind(position, why))
 
     def _ended(self, error: LogshipError) -> None:
         self._drop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from logship.link.keys import generate
 from tests.conftest import PrimaryFactory
-from tests.support.installations import older_minor_dir
+from tests.support.installations import older_minor_dir, postgres_dir
 from tests.support.pair import Pair, Process
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
@@ -335,3 +336,53 @@ def test_a_blocked_instance_is_received_and_stored_but_not_replayed(
     pair.applier.stop()
     pair.applier.start()
     pair.wait_on_standby("main", COUNT, 3100)
+
+
+def test_wal_of_an_upgraded_primary_is_held_back_whatever_restarts(
+    primary: PrimaryFactory, pair: Pair
+) -> None:
+    """The primary is upgraded before its standby: the wrong order, and the common one."""
+    newer = postgres_dir(17)
+    server = primary(17, installation=older_minor_dir(17))
+    prepare(server)
+    pair.add("main")
+    installed = pair.directory / "installations"
+    installed.mkdir()
+    (installed / "old").symlink_to(older_minor_dir(17))
+    settings = pair.applier.settings
+    settings.write_text(settings.read_text().replace(str(newer.parent), str(installed)))
+    pair.applier.start()
+    shipper = pair.shipper("main", server.dsn())
+    shipper.start()
+    pair.wait_on_standby("main", COUNT, 100)
+    before = pair.standby_pid("main")
+
+    server.stop("fast")
+    server.installation = newer
+    server.start()
+    insert(server, 50)
+    pair.wait_status("main", lambda s: s["phase"] == "blocked", "blocked")
+    target = server.execute("select pg_current_wal_flush_lsn()::text")[0][0]
+    pair.wait_status(
+        "main", lambda s: str(s["store"]["durable"]).split(":")[1] >= target, "stored all the same"
+    )
+    assert pair.standby_sql("main", COUNT) == [(100,)]
+
+    for process in (pair.applier, shipper):
+        process.stop(signal.SIGKILL)
+        process.start()
+    insert(server, 50)
+    target = server.execute("select pg_current_wal_flush_lsn()::text")[0][0]
+    pair.wait_status(
+        "main", lambda s: str(s["store"]["durable"]).split(":")[1] >= target, "stored all the same"
+    )
+    assert pair.status("main")["phase"] == "blocked"
+    assert pair.standby_sql("main", COUNT) == [(100,)], "it replayed WAL it was not checked against"
+    assert pair.standby_pid("main") == before
+
+    (installed / "new").symlink_to(newer)
+    pair.applier.stop()
+    pair.applier.start()
+    pair.wait_on_standby("main", COUNT, 200)
+    assert pair.standby_sql("main", "show server_version") == [(newer.name,)]
+    assert pair.standby_pid("main") != before

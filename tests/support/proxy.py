@@ -1,9 +1,11 @@
-"""A TCP proxy that can pass, stall, cut and refuse: the network's bad days, for real sockets."""
+"""A TCP proxy that passes, stalls, slows, cuts, resets and refuses: real sockets' bad days."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from types import TracebackType
 from typing import Self
 
@@ -14,8 +16,9 @@ class TcpProxy:
     """Listens on a free port of 127.0.0.1 and forwards to (host, port).
 
     Use as an async context manager.  `stall` stops reading and writing while connections
-    stay up, as SIGSTOP of the far process or a dead router does; `resume` ends it; `cut`
-    closes what is connected now; `refuse` also closes each new connection until `accept`.
+    stay up, as SIGSTOP of the far process or a dead router does; `resume` ends it; `slow`
+    limits the rate until `resume`; `cut` closes what is connected now, `reset` does so with
+    RST; `refuse` also closes each new connection until `accept`.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -24,6 +27,7 @@ class TcpProxy:
         self._passing = asyncio.Event()
         self._passing.set()
         self._refusing = False
+        self._bytes_per_second = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -57,11 +61,25 @@ class TcpProxy:
         self._passing.clear()
 
     def resume(self) -> None:
+        self._bytes_per_second = 0
         self._passing.set()
+
+    def slow(self, bytes_per_second: int) -> None:
+        """Pass no more than that in each direction of each connection."""
+        self._bytes_per_second = bytes_per_second
 
     def cut(self) -> None:
         for writer in list(self._writers):
-            # Aborted, not closed: a reset, as a firewall or a dying host sends.
+            # Aborted, not closed: what is buffered here is lost with it.
+            writer.transport.abort()
+
+    def reset(self) -> None:
+        """As a firewall that forgot the connection or a host that starts again."""
+        for writer in list(self._writers):
+            connection = writer.get_extra_info("socket")
+            with contextlib.suppress(OSError):
+                # Lingering for no time at all: close(2) sends RST instead of FIN.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     def refuse(self) -> None:
@@ -106,5 +124,7 @@ class TcpProxy:
         with contextlib.suppress(OSError):
             while piece := await reader.read(_PIECE_BYTES):
                 await self._passing.wait()
+                if self._bytes_per_second:
+                    await asyncio.sleep(len(piece) / self._bytes_per_second)
                 writer.write(piece)
                 await writer.drain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -35,6 +36,16 @@ def wait_until(condition: Callable[[], T], timeout_seconds: float, what: str) ->
             raise TimeoutError(f"after {timeout_seconds} s still no {what} (last: {value!r})")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
+
+
+async def until(condition: Callable[[], object], what: str, timeout_seconds: float = 10.0) -> None:
+    """As `wait_until`, for what happens in this event loop."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while not condition():  # noqa: ASYNC110 (any condition, not an event of ours)
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        raise AssertionError(f"still not: {what}") from None
 
 
 def free_port() -> int:

@@ -108,6 +108,11 @@ class SeedReceiver:
         return self._failure
 
     @property
+    def is_verified(self) -> bool:
+        """Whether `end` found it whole and made it durable; only the swap is left to do."""
+        return self._verified is not None
+
+    @property
     def files(self) -> int:
         """Files complete so far."""
         return len(self._unpacker.files) if self._unpacker is not None else 0

@@ -496,7 +496,7 @@ def test_chunks_come_up_in_order_once() -> None:
     assert hear(session, chunk(3), b"abc") == []
     assert hear(session, chunk(1), b"abc") == [SeedChunkReceived(chunk(1), b"abc", epoch)]
     end = SeedEnd(seed_id="s1", sequence=2, timeline=1, end_lsn=1)
-    assert hear(session, end) == [SeedEnded(end)]
+    assert hear(session, end) == [SeedEnded(end, session.seed_epoch)]
     assert session.seed_ack("s1", 3, NOW) == [Send(SeedAck(seed_id="s1", next_sequence=3))]
     assert session.seed_done("s1", NOW) == [Send(SeedDone(seed_id="s1"))]
 

@@ -1,0 +1,190 @@
+"""A seed on its way in: from its first frame to the standby that runs on it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from applier.receivers.seed.receiver import SeedOutOfOrderError, SeedReceiver
+from logship.errors import Code, LogshipError
+from logship.frames import SeedBegin, SeedChunk, SeedEnd
+from logship.lsn import Lsn, Position
+from logship.wal import segment_start
+
+if TYPE_CHECKING:
+    from applier.operations.instance import Instance
+
+log = structlog.get_logger(__name__)
+
+SWAP_TRIES = 5
+RETRY_SECONDS = 1.0
+DURABLE_POLL_SECONDS = 0.2
+
+
+class Arrival:
+    """At most one seed at a time.  `seeder` is None when none is arriving.
+
+    The end of a seed is a task of its own: it takes long, WAL must flow on meanwhile, and a
+    connection that is lost must not leave the standby down between two data directories.
+    """
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self.seeder: SeedReceiver | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._waits_for_wal = False
+        self._alarm: Code | None = None
+
+    async def begin(self, frame: SeedBegin) -> None:
+        """Make room for the seed and begin its chain of WAL.  Raises LogshipError: no seed."""
+        await self.give_up("another seed began")
+        instance = self._instance
+        profile = instance.record.profile
+        assert profile is not None
+        seeder = SeedReceiver(
+            instance.incarnation_directory,
+            run_as=instance.host.run_as,
+            keep_free_bytes=instance.host.keep_free_bytes,
+            system_identifier=profile.system_identifier,
+        )
+        start = segment_start(frame.start_lsn, profile.wal_segment_size)
+        try:
+            await seeder.begin(frame)
+            await instance.opened_store.begin_chain(frame.timeline, start, seed_id=frame.seed_id)
+        except BaseException:
+            # Without its chain the seed must not go on, not on the next connection either.
+            await seeder.abort()
+            raise
+        self.seeder = seeder
+        self._clear_alarm()
+        log.info("a seed begins", instance=instance.name, seed_id=frame.seed_id, start=str(start))
+
+    async def chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None:
+        try:
+            await self._known(frame.seed_id).chunk(frame, payload)
+        except LogshipError as error:
+            if self.seeder is not None and self.seeder.failure is not None:
+                await self._broke(error)
+            raise
+
+    async def end(self, frame: SeedEnd) -> None:
+        """Returns when the standby runs on the seed.  Said again, waits for the same."""
+        if self._ending is None:
+            self._known(frame.seed_id)
+            self._ending = self._instance.host.spawn(self._end(frame))
+        await asyncio.shield(self._ending)
+
+    async def stopped(self, seed_id: str, code: str, what: str) -> None:
+        """The sender gave it up."""
+        if self.seeder is not None and self.seeder.seed_id == seed_id:
+            known = Code(code) if code in set(Code) else Code.SEED_FAILED
+            await self._broke(LogshipError(known, what, retryable=True))
+
+    async def keep_or_give_up(self, seed_id: str) -> bool:
+        """A sender came that holds the seed `seed_id` ("": none).  True: no other is wanted."""
+        if self._ending is not None:
+            return True  # all of it is here
+        if self.seeder is not None and self.seeder.seed_id == seed_id:
+            return True
+        await self.give_up("the shipper started over")
+        return False
+
+    def give_up_abandoned(self, *, connected: bool) -> bool:
+        """The standby is wanted as it is: forget a seed that can't be waited for; its files are
+        removed in the background.
+
+        False: there is one whose sender is here, or that is just being put in place.
+        """
+        if self.seeder is None:
+            return True
+        if self._ending is not None and self._waits_for_wal:
+            self._ending.cancel()
+        elif connected or self._ending is not None:
+            return False
+        self._instance.host.spawn(self.give_up("its shipper is gone, the standby is wanted"))
+        return True
+
+    async def give_up(self, why: str) -> None:
+        """Forget the seed that is arriving, if any, and remove what there is of it."""
+        if self.seeder is None:
+            return
+        seeder, self.seeder = self.seeder, None
+        name = self._instance.name
+        log.warning("gave up a seed", instance=name, seed_id=seeder.seed_id, why=why)
+        try:
+            await seeder.abort()
+        except LogshipError as error:
+            # What is left of it is removed when the next seed begins.
+            log.warning("could not remove an unfinished seed", **error.as_dict())
+
+    # --- its end ------------------------------------------------------------------------------
+
+    async def _end(self, frame: SeedEnd) -> None:
+        seeder = self._known(frame.seed_id)
+        try:
+            await self._put_in_place(seeder, frame)
+            self.seeder = None
+            log.info("the seed is in place", instance=self._instance.name, seed_id=frame.seed_id)
+            await self._instance.following.seeded()
+        finally:
+            self._ending = None
+
+    async def _put_in_place(self, seeder: SeedReceiver, frame: SeedEnd) -> None:
+        async def before_swap() -> None:
+            await self._wait_until_recoverable(frame)
+            await self._instance.following.stop()
+
+        for tries_left in reversed(range(SWAP_TRIES)):
+            try:
+                await seeder.end(frame, before_swap=before_swap)
+            except SeedOutOfOrderError:
+                raise
+            except LogshipError as error:
+                # A verified seed is too dear to be thrown away because a server was slow
+                # to stop.
+                if seeder.is_verified and tries_left:
+                    log.warning("the seed is not in place yet", **error.as_dict())
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                await self._broke(error)
+                raise
+            return
+
+    async def _wait_until_recoverable(self, frame: SeedEnd) -> None:
+        """What a standby runs on now is not given up for a seed that could not be opened yet:
+        it needs WAL up to the backup's end to be consistent."""
+        if self._instance.following.placed is None:
+            return
+        wanted = Position(frame.timeline, Lsn(frame.end_lsn))
+        self._waits_for_wal = True
+        try:
+            while True:
+                store = self._instance.store
+                durable = store.durable_of(frame.seed_id) if store is not None else None
+                if durable is not None and durable >= wanted:
+                    return
+                await asyncio.sleep(DURABLE_POLL_SECONDS)
+        finally:
+            self._waits_for_wal = False
+
+    # --- when it fails ------------------------------------------------------------------------
+
+    def _known(self, seed_id: str) -> SeedReceiver:
+        if self.seeder is None or self.seeder.seed_id != seed_id:
+            raise LogshipError(
+                Code.SEED_FAILED, f"seed {seed_id} is not known here any more", retryable=False
+            )
+        return self.seeder
+
+    async def _broke(self, error: LogshipError) -> None:
+        self._clear_alarm()
+        self._alarm = error.code
+        self._instance.alarms.raise_error(error)
+        await self.give_up(error.what)
+
+    def _clear_alarm(self) -> None:
+        if self._alarm is not None:
+            self._instance.alarms.clear(self._alarm)
+            self._alarm = None

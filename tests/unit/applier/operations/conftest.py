@@ -1,0 +1,71 @@
+"""An applier's instance on a real disk, without a standby and without any road to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from applier.operations.instance import Instance
+from applier.receivers import FencedError
+from applier.service import Service
+from applier.settings import ApplierSettings, load_applier_settings
+from tests.support.fake_intake import new_keys
+from tests.support.waiting import free_port
+
+SETTINGS = """
+directory = "{directory}/applier"
+store.keep_free_mb = 1
+wal_server.socket_directory = "{directory}/run/wal"
+[instances.orders]
+public_key = "{key}"
+port = {port}
+run_standby = false
+"""
+
+
+class Listener:
+    """What an instance tells the receiver that feeds it."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object]] = []
+
+    def positions_changed(self) -> None:
+        self.told.append(("positions", None))
+
+    def seed_requested(self, why: str) -> None:
+        self.told.append(("seed", why))
+
+    def fenced(self, error: FencedError) -> None:
+        self.told.append(("fenced", error))
+
+    def failed(self, error: Exception) -> None:
+        self.told.append(("failed", error))
+
+
+@pytest.fixture
+def settings(shared_tmp_path: Path) -> ApplierSettings:
+    (shared_tmp_path / "run").mkdir(mode=0o711)
+    file = shared_tmp_path / "applier.toml"
+    key = new_keys().public
+    file.write_text(SETTINGS.format(directory=shared_tmp_path, key=key, port=free_port()))
+    return load_applier_settings(file)
+
+
+@pytest.fixture
+async def service(settings: ApplierSettings) -> AsyncIterator[Service]:
+    made = Service(settings)
+    await made.open(["orders"])
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def instance(service: Service) -> Instance:
+    return service.open_instances["orders"]
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()

@@ -1,0 +1,142 @@
+"""The status document: what is not known is null, never 0 or ""."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from applier.operations.instance import Instance
+from applier.operations.record import Heard
+from applier.operations.state import instance_status
+from applier.service import Service
+from logship.frames import GapFound, ShipperHeartbeat
+from tests.support.link_frames import SEGMENT_BYTES, hello, profile
+from tests.support.waiting import until
+from tests.support.wal_factory import WalFactory, wal_line
+from tests.unit.applier.operations.conftest import Listener
+
+S = SEGMENT_BYTES
+FACTORY = WalFactory(wal_line(17, S))
+
+
+def test_of_an_instance_that_never_heard_anything_everything_is_unknown(
+    instance: Instance,
+) -> None:
+    document: Any = instance_status(instance)
+    assert document == {
+        "name": "orders",
+        "phase": "waiting",
+        "link": {"state": "never", "since": None},
+        "incarnation": None,
+        "protection": {"configured": None, "in_effect": "unknown"},
+        "primary": {
+            "flush_lsn": None,
+            "timeline": None,
+            "heard_at": None,
+            "reachable": None,
+            "slot_wal_status": None,
+        },
+        "store": {"start": None, "written": None, "durable": None},
+        "standby": {
+            "state": None,
+            "version": None,
+            "port": instance.settings.port,
+            "flush_lsn": None,
+            "replay_lsn": None,
+            "last_error": None,
+        },
+        "transfer_gap": {"bytes": None, "seconds": None},
+        "apply_gap": {"bytes": None},
+        "seed": None,
+        "gap": None,
+        "compat": None,
+        "promotion": None,
+        "alarms": [],
+    }
+
+
+async def test_it_can_be_sent_as_json_at_every_stage(
+    service: Service, instance: Instance, listener: Listener
+) -> None:
+    def sent() -> Any:
+        return json.loads(msgspec.json.encode(service.instance("orders")))
+
+    assert sent()["phase"] == "waiting"
+    await instance.hello(hello(protection="sync", flush_lsn=5 * S), listener)
+    document = sent()
+    assert document["link"]["state"] == "connected"
+    assert document["incarnation"] == {
+        "system_identifier": str(profile().system_identifier),
+        "major": 17,
+    }
+    assert document["protection"] == {"configured": "sync", "in_effect": "unknown"}
+    assert document["primary"]["flush_lsn"] == "0/500000"
+    assert document["transfer_gap"] == {"bytes": None, "seconds": None}, "nothing is stored"
+
+
+async def stream(instance: Instance, listener: Listener) -> None:
+    """A chain from 4 S on, 50 000 bytes of it durable, the primary at 5 S."""
+    await instance.hello(hello(flush_lsn=5 * S), listener)
+    assert instance.store is not None
+    await instance.store.begin_chain(1, 4 * S)
+    await instance.wal(1, 4 * S, FACTORY.wal(1, 4 * S, 4 * S + 50_000))
+    await until(lambda: instance.store and instance.store.durable == (1, 4 * S + 50_000), "durable")
+
+
+async def test_what_is_missing_here_is_counted_from_what_was_heard(
+    instance: Instance, listener: Listener
+) -> None:
+    await stream(instance, listener)
+    document = instance_status(instance)
+    assert document["store"] == {
+        "start": "1:0/400000",
+        "written": "1:0/40C350",
+        "durable": "1:0/40C350",
+    }
+    gap = document["transfer_gap"]
+    assert gap["bytes"] == S - 50_000
+    assert gap["seconds"] is not None and gap["seconds"] >= 0
+    instance.heard = Heard(timeline=1, lsn=4 * S + 50_000, at=0.0)
+    assert instance_status(instance)["transfer_gap"] == {"bytes": 0, "seconds": 0.0}
+
+
+async def test_what_was_said_long_ago_is_not_shown_as_in_effect(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    beat = ShipperHeartbeat(
+        timeline=1, flush_lsn=5 * S, sent_at=0.0, sync_state="sync", slot_wal_status="extended"
+    )
+    instance.heartbeat(beat)
+    document = instance_status(instance)
+    assert document["protection"]["in_effect"] == "sync"
+    assert document["primary"]["reachable"] is True
+    assert document["primary"]["slot_wal_status"] == "extended"
+    instance.lost(listener, "gone")
+    document = instance_status(instance)
+    assert document["link"]["state"] == "lost"
+    assert document["protection"]["in_effect"] == "unknown"
+    assert document["primary"]["reachable"] is None
+    assert document["primary"]["flush_lsn"] == "0/500000", "the last that was heard"
+
+
+async def test_a_gap_is_shown_until_wal_flows_again(instance: Instance, listener: Listener) -> None:
+    await stream(instance, listener)
+    instance.gap_found(
+        GapFound(timeline=1, from_lsn=4 * S, available_lsn=0, code="wal-removed", what="gone")
+    )
+    document = instance_status(instance)
+    assert document["gap"] == {
+        "from_lsn": "0/400000",
+        "available_lsn": None,
+        "code": "wal-removed",
+        "what": "gone",
+    }
+    assert "wal-gap" in [alarm["code"] for alarm in document["alarms"]]
+    place = 4 * S + 50_000
+    await instance.wal(1, place, FACTORY.wal(1, place, place + 100))
+    document = instance_status(instance)
+    assert document["gap"] is None
+    assert "wal-gap" not in [alarm["code"] for alarm in document["alarms"]]

@@ -1,0 +1,225 @@
+"""The agent comes back from everything but what makes going on senseless."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from logship.errors import Code, LogshipError, RefusedError
+from logship.frames import SeedBegin
+from logship.lsn import Lsn
+from shipper.agent import agent as agent_module
+from shipper.agent.agent import Agent, SendSeed
+from shipper.agent.backoff import Backoff, Reminder
+from shipper.destinations import Accepted, Lost, SeedFinished, SeedWanted
+from tests.support.fakes import FakeDestination, FakeSource, link_lost, primary_lost
+from tests.support.link_frames import SEGMENT_BYTES, at, profile, wal_bytes
+from tests.support.waiting import until
+
+S = SEGMENT_BYTES
+
+
+class Run:
+    def __init__(self) -> None:
+        self.source = FakeSource(start_lsn=S)
+        self.destination = FakeDestination(Accepted(at(1, S), frozenset(), False, 1 << 20))
+        self.stop = asyncio.Event()
+        self.seeds: list[int] = []
+        self.fail_seed: list[LogshipError] = []
+        self.seed_may_end = asyncio.Event()
+        self.seed_may_end.set()
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        agent = Agent(self.source, self.destination, self._take_seed)
+        self.task = asyncio.create_task(agent.run(self.stop))
+
+    async def _take_seed(self, send: SendSeed, system_identifier: int) -> None:
+        self.seeds.append(system_identifier)
+        await self.seed_may_end.wait()
+        if self.fail_seed:
+            raise self.fail_seed.pop(0)
+        await send(SeedBegin(seed_id="s1", timeline=1, start_lsn=S, estimated_bytes=0), b"")
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        assert self.task is not None
+        task = self.task
+        await until(lambda: task.done() or condition(), what)
+        if task.done():
+            task.result()
+
+    async def shipped(self, lsn: int) -> None:
+        self.source.flush(lsn)
+        await self.until(
+            lambda: self.destination.wal_from(S) == wal_bytes(1, S, lsn - S), f"WAL to {Lsn(lsn)}"
+        )
+
+
+@pytest.fixture
+async def run(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Run]:
+    monkeypatch.setattr(agent_module, "REFUSED_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(agent_module, "FIRST_SEED_PAUSE_SECONDS", 0.02)
+    made = Run()
+    yield made
+    made.stop.set()
+    if made.task is not None:
+        await asyncio.gather(made.task, return_exceptions=True)
+
+
+async def test_it_ships_until_it_is_stopped_and_then_lets_go(run: Run) -> None:
+    run.start()
+    await run.shipped(S + 1000)
+    run.stop.set()
+    assert run.task is not None
+    await asyncio.wait_for(run.task, 10)
+    assert run.destination.closed_because[-1] == "the shipper stops"
+    assert run.source.closed
+
+
+async def test_it_waits_for_a_primary_that_is_down(run: Run) -> None:
+    run.source.fail_open += [primary_lost(), primary_lost()]
+    run.start()
+    await run.shipped(S + 1000)
+
+
+async def test_a_lost_link_is_made_again(run: Run) -> None:
+    run.start()
+    await run.shipped(S + 1000)
+    run.destination.accepted = Accepted(at(1, S + 600), frozenset({2}), False, 1 << 20)
+    run.destination.say(Lost(link_lost()))
+    await run.until(lambda: len(run.destination.connects) == 2, "it connects again")
+    await run.shipped(S + 2000)
+    assert run.source.starts[-1] == (at(1, S + 600), frozenset({2}))
+
+
+async def test_an_applier_that_is_down_is_tried_again(run: Run) -> None:
+    down = LogshipError(Code.APPLIER_UNREACHABLE, "nobody listens", retryable=True)
+    run.destination.refusals += [down, down]
+    run.start()
+    await run.shipped(S + 1000)
+    assert len(run.destination.connects) == 3
+
+
+async def test_a_refusal_is_tried_again_too_so_that_mending_it_needs_no_restart(run: Run) -> None:
+    run.destination.refusals.append(LogshipError(Code.KEY_NOT_ALLOWED, "not yours"))
+    run.start()
+    await run.shipped(S + 1000)
+
+
+async def test_a_fenced_shipper_goes_on_asking_and_sends_nothing(run: Run) -> None:
+    run.destination.refusals += [LogshipError(Code.FENCED, "promoted")] * 5
+    run.source.flush(S + 1000)
+    run.start()
+    await run.until(lambda: len(run.destination.connects) >= 3, "it asks again")
+    assert run.destination.spans == []
+
+
+@pytest.mark.parametrize("in_hello", [True, False])
+async def test_being_superseded_ends_the_process(run: Run, in_hello: bool) -> None:
+    superseded = LogshipError(Code.SUPERSEDED, "another one took over", "stop one")
+    if in_hello:
+        run.destination.refusals.append(superseded)
+        run.start()
+    else:
+        run.start()
+        await run.shipped(S + 10)
+        run.destination.say(Lost(superseded))
+    assert run.task is not None
+    with pytest.raises(RefusedError) as caught:
+        await asyncio.wait_for(run.task, 10)
+    assert caught.value.code is Code.SUPERSEDED
+    assert caught.value.hint == "stop one"
+
+
+async def test_a_primary_that_changed_while_the_applier_was_away_is_known_as_it_is(
+    run: Run,
+) -> None:
+    """The hello and what is told after it must say the same."""
+    run.destination.refusals.append(
+        LogshipError(Code.APPLIER_UNREACHABLE, "nobody listens", retryable=True)
+    )
+    run.start()
+    await run.until(lambda: run.destination.connects, "the first try")
+    changed = profile(server_version_num=170010)
+    run.source.profile = changed
+    run.source.timeline = 3
+    run.source.observing = asyncio.Event()
+    await run.shipped(S + 1000)
+    assert run.destination.connects[-1].profile == changed
+    told = run.destination.of_kind("tell")
+    assert told and all(facts.profile == changed and facts.timeline == 3 for facts in told)
+
+
+async def test_a_seed_is_made_of_the_cluster_that_was_accepted(run: Run) -> None:
+    run.destination.refusals.append(
+        LogshipError(Code.SYSTEM_IDENTIFIER_MISMATCH, "another cluster")
+    )
+    run.destination.accepted = Accepted(None, frozenset(), True, 1 << 20)
+    run.start()
+    await run.until(lambda: run.destination.connects, "the first try")
+    run.source.profile = profile(system_identifier=42)
+    await run.until(lambda: run.seeds, "a seed starts")
+    assert run.seeds == [42]
+    assert run.source.reserved == 1, "the slot keeps WAL before the backup starts"
+
+
+async def test_one_seed_at_a_time(run: Run) -> None:
+    run.seed_may_end.clear()
+    run.destination.accepted = Accepted(None, frozenset(), True, 1 << 20)
+    run.start()
+    await run.until(lambda: run.seeds, "a seed starts")
+    run.destination.say(SeedWanted("an operator asked"))
+    run.destination.say(SeedWanted("and again"))
+    await asyncio.sleep(0.05)
+    assert len(run.seeds) == 1
+    run.seed_may_end.set()
+    await run.until(lambda: run.destination.of_kind("seed"), "it is sent")
+    run.destination.say(SeedWanted("an operator asked"))
+    await run.until(lambda: len(run.seeds) == 2, "the next")
+
+
+async def test_a_failed_seed_is_made_again(run: Run) -> None:
+    run.fail_seed.append(LogshipError(Code.SEED_FAILED, "no walsender is free", retryable=True))
+    run.destination.accepted = Accepted(None, frozenset(), True, 1 << 20)
+    run.start()
+    await run.until(lambda: run.destination.of_kind("seed"), "the second try")
+    assert len(run.seeds) == 2
+
+
+async def test_a_seed_that_the_applier_gave_up_is_made_again(run: Run) -> None:
+    run.destination.accepted = Accepted(None, frozenset(), True, 1 << 20)
+    run.start()
+    await run.until(lambda: run.destination.of_kind("seed"), "the first")
+    run.destination.say(SeedFinished("s1", "it does not match its manifest"))
+    await run.until(lambda: len(run.destination.of_kind("seed")) == 2, "the second")
+
+
+async def test_seeds_that_always_fail_are_not_made_for_ever(run: Run) -> None:
+    error = LogshipError(Code.SEED_FAILED, "no walsender is free", retryable=True)
+    run.fail_seed += [error] * 100
+    run.destination.accepted = Accepted(at(1, S), frozenset(), True, 1 << 20)
+    run.start()
+    await run.until(lambda: len(run.seeds) == agent_module.MAX_SEED_TRIES, "all tries")
+    await run.shipped(S + 1000)
+    await asyncio.sleep(0.05)
+    assert len(run.seeds) == agent_module.MAX_SEED_TRIES
+
+
+# --- backoff --------------------------------------------------------------------------------
+
+
+def test_pauses_grow_to_a_cap_and_never_vanish() -> None:
+    backoff = Backoff(0.1, 5.0)
+    pauses = [backoff.next_seconds() for _ in range(20)]
+    assert 0.07 < pauses[0] < 0.13
+    assert all(3.7 < pause < 6.3 for pause in pauses[8:])
+
+
+def test_the_same_failure_is_said_once_a_minute_and_a_new_one_at_once() -> None:
+    reminder = Reminder(60)
+    assert reminder.due("down")
+    assert not reminder.due("down")
+    assert reminder.due("refused")
+    assert all(Reminder(0).due("down") for _ in range(2))
