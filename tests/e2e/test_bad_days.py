@@ -386,3 +386,32 @@ def test_wal_of_an_upgraded_primary_is_held_back_whatever_restarts(
     pair.wait_on_standby("main", COUNT, 200)
     assert pair.standby_sql("main", "show server_version") == [(newer.name,)]
     assert pair.standby_pid("main") != before
+
+
+def test_the_old_standby_can_be_promoted_while_a_new_seed_is_still_arriving(
+    primary: PrimaryFactory, pair: Pair
+) -> None:
+    """After a gap the alarm promises it; an unfinished seed must not take it away."""
+    server = primary(
+        17,
+        wal_segsize_mb=1,
+        settings={"max_slot_wal_keep_size": "2MB", "max_wal_size": "3MB", "min_wal_size": "2MB"},
+    )
+    prepare(server)
+    shipper = pair.protect("main", server)
+    pair.wait_on_standby("main", COUNT, 100)
+    shipper.stop()
+    lose_slot(server)
+    shipper.settings.write_text(shipper.settings.read_text() + "[seed]\nmax_rate_mb_s = 1\n")
+    shipper.start()
+    pair.wait_status("main", lambda s: s["gap"], "the gap is named")
+    assert pair.command("applier", "seed", "main").returncode == 0
+    pair.wait_status("main", lambda s: s["phase"] == "seeding", "a seed arrives")
+    server.kill()
+    shipper.stop(signal.SIGKILL)
+    pair.wait_status("main", lambda s: s["link"]["state"] == "lost", "the shipper is gone")
+
+    record = pair.promote("main")
+    assert pair.standby_sql("main", COUNT) == [(100,)]
+    assert record["lost_bytes"] > 1 << 20
+    pair.standby_sql("main", "insert into t (v) values ('after')")

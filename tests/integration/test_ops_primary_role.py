@@ -1,0 +1,127 @@
+"""ops/primary-role.sql against real servers: with its role, and no more, everything works."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from logship.frames import SeedAborted, SeedBegin, SeedChunk, SeedEnd
+from logship.lsn import Lsn
+from shipper.seeding import SeedFrame, SeedSender
+from shipper.sources.stream import StreamSource
+from tests.conftest import PrimaryFactory
+from tests.integration.source_contract import Collected, first_position, read_until
+from tests.support.installations import all_majors, wheel_dir
+from tests.support.servers import PrimaryServer
+
+pytestmark = pytest.mark.integration
+
+ROLE_FILE = Path(__file__).resolve().parents[2] / "ops" / "primary-role.sql"
+APPLICATION_NAME = "logship_main"
+
+ONLY_OUR_ROLE = """\
+local all postgres trust
+host all postgres 127.0.0.1/32 trust
+host replication {role} 127.0.0.1/32 trust
+host postgres {role} 127.0.0.1/32 trust
+"""
+
+
+def apply_role_file(server: PrimaryServer, *variables: str) -> str:
+    """Run the file as its comment says; returns what psql printed."""
+    command: list[str | Path] = [wheel_dir() / "bin" / "psql", "-X", "-v", "ON_ERROR_STOP=1"]
+    for variable in variables:
+        command += ["-v", variable]
+    command += ["-d", server.dsn(), "-f", ROLE_FILE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def admit_only(server: PrimaryServer, role: str) -> None:
+    """The two lines of pg_hba.conf that the file's comment asks for, and the superuser's."""
+    hba = server.data / "pg_hba.conf"
+    hba.write_text(ONLY_OUR_ROLE.format(role=role), encoding="ascii")
+    server.reload()
+
+
+def source_for(server: PrimaryServer, role: str) -> StreamSource:
+    return StreamSource(
+        server.dsn(user=role),
+        slot=APPLICATION_NAME,
+        application_name=APPLICATION_NAME,
+        connect_timeout_seconds=5,
+    )
+
+
+@all_majors
+async def test_the_role_streams_seeds_and_sees_what_the_primary_says_of_it(
+    primary: PrimaryFactory, major: int
+) -> None:
+    server = primary(major)
+    apply_role_file(server)
+    admit_only(server, "logship")
+    source = source_for(server, "logship")
+    identity = await source.open()
+    assert identity.profile.major == major
+    assert identity.profile.bootstrap_superuser == "postgres"
+    await source.start(first_position(identity), frozenset())
+    collected = Collected(identity.profile.wal_segment_size)
+    await read_until(source, collected, 1, Lsn.parse(server.current_wal_lsn()))
+    # A standby that confirmed nothing yet is not counted on.
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    server.configure({"synchronous_standby_names": APPLICATION_NAME})
+    server.reload()
+
+    for _ in range(500):
+        observation = await source.observe()
+        if observation.sync_state == "sync":
+            break
+        await asyncio.sleep(0.02)
+    assert observation.sync_state == "sync"
+    assert observation.slot_wal_status == "reserved"
+
+    frames: list[SeedFrame] = []
+
+    async def take(frame: SeedFrame, _payload: bytes | memoryview) -> None:
+        frames.append(frame)
+
+    sender = SeedSender(
+        server.dsn(user="logship"), system_identifier=identity.profile.system_identifier
+    )
+    await asyncio.wait_for(sender.run(take), 60)
+    await source.close()
+    assert isinstance(frames[0], SeedBegin) and isinstance(frames[-1], SeedEnd)
+    assert not any(isinstance(frame, SeedAborted) for frame in frames)
+    assert sum(frame.raw_bytes for frame in frames if isinstance(frame, SeedChunk)) > 1 << 20
+
+
+async def test_the_role_has_no_other_rights(primary: PrimaryFactory) -> None:
+    server = primary(18)
+    apply_role_file(server)
+    server.execute("create table secrets as select 1 as one")
+    (attributes,) = server.execute(
+        "select rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolreplication, rolcanlogin"
+        " from pg_roles where rolname = 'logship'"
+    )
+    assert attributes == (False, False, False, False, True, True)
+    with psycopg.connect(server.dsn(user="logship"), autocommit=True) as connection:
+        for statement in ("select * from secrets", "create role another", "checkpoint"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+
+
+async def test_the_file_can_be_run_again_and_with_another_name(primary: PrimaryFactory) -> None:
+    server = primary(14)
+    apply_role_file(server)
+    again = apply_role_file(server)
+    assert "CREATE ROLE" not in again
+    apply_role_file(server, "role=ship it")
+    rows = server.execute(
+        "select rolname from pg_roles where rolreplication and not rolsuper order by 1"
+    )
+    assert rows == [("logship",), ("ship it",)]

@@ -1,0 +1,63 @@
+"""ops/*.service: systemd takes them, and what the standbys' survival hangs on is in them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OPS = Path(__file__).resolve().parents[2] / "ops"
+INSTALLED = "/opt/logship/bin/"
+UNITS = ("logship-applier.service", "logship-shipper@.service")
+
+
+def settings_of(unit: str) -> dict[str, str]:
+    """Settings of all sections by name; none of ours stands in two of them."""
+    lines = (OPS / unit).read_text(encoding="utf-8").splitlines()
+    assignments = [line.partition("=") for line in lines if line[:1].isalpha()]
+    return {name: value for name, _, value in assignments}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_finds_nothing_wrong(unit: str, tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed (Debian: apt-get install systemd)")
+    text = (OPS / unit).read_text(encoding="utf-8")
+    assert text.count(INSTALLED) == 1
+    # It looks for the program, which is here where a developer's environment has it.
+    ours = f"{Path(sys.executable).parent}/"
+    copy = tmp_path / unit
+    copy.write_text(text.replace(INSTALLED, ours), encoding="utf-8")
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", copy], capture_output=True, text=True, timeout=60
+    )
+    complaints = [line for line in done.stderr.splitlines() if unit.partition(".")[0] in line]
+    assert (done.returncode, complaints) == (0, []), done.stderr
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_somebody_must_mend_first_is_not_started_again(unit: str) -> None:
+    settings = settings_of(unit)
+    assert settings["Restart"] == "on-failure"
+    assert settings["RestartPreventExitStatus"].split() == ["2", "3"]
+
+
+def test_standbys_outlive_the_applier() -> None:
+    """Tried with systemd 252: the same postmasters after stop, start, restart and SIGKILL."""
+    settings = settings_of("logship-applier.service")
+    assert settings["KillMode"] == "process"
+    assert settings["RuntimeDirectoryPreserve"] == "yes", "their sockets are in it"
+    assert settings["OOMPolicy"] == "continue"
+    assert settings["User"] != "root"
+
+
+def test_standbys_see_the_machine_as_it_is() -> None:
+    """A promoted server inherits what the applier's unit restricts."""
+    settings = settings_of("logship-applier.service")
+    hidden = {"PrivateTmp", "PrivateDevices", "ProtectHome", "ProtectProc", "PrivateNetwork"}
+    assert not hidden & settings.keys()
+    assert "MemoryDenyWriteExecute" not in settings, "PostgreSQL compiles queries (JIT)"
