@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pwd
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -22,7 +24,7 @@ from applier.settings import ApplierSettings
 from applier.walserver.server import WalServer
 from applier.walserver.status import StandbyStatus
 from logship import __version__, durable, status
-from logship.errors import Code, LogshipError, UsageError
+from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.link.keys import load_pair, load_public
 from logship.postgres.installations import discover
 from logship.postgres.run_as import RunAs
@@ -244,7 +246,33 @@ def promote_offline(settings: ApplierSettings, name: str, report: Report) -> dic
         raise UsageError(
             Code.UNKNOWN_INSTANCE, f"there is no instance {name!r}", f"instances here: {known}"
         )
-    return asyncio.run(_promote_offline(settings, name, report))
+    _become_owner(settings.directory)
+    try:
+        return asyncio.run(_promote_offline(settings, name, report))
+    except LogshipError as error:
+        if error.code not in (Code.SOCKET_IN_USE, Code.STORE_LOCKED):
+            raise
+        raise RefusedError(
+            Code.STORE_LOCKED,
+            f"an applier is running on {settings.directory}",
+            f"let it do it: shipper promote {name}, without --offline",
+        ) from error
+
+
+def _become_owner(directory: Path) -> None:
+    """As root, go on as the user whose directory it is: what root would leave behind there, the
+    applier could not read any more."""
+    try:
+        owner = directory.stat().st_uid
+    except OSError:
+        return  # `open` says it better
+    if os.geteuid() != 0 or owner == 0:
+        return
+    account = pwd.getpwuid(owner)
+    os.initgroups(account.pw_name, account.pw_gid)
+    os.setgid(account.pw_gid)
+    os.setuid(owner)
+    os.environ["HOME"] = account.pw_dir
 
 
 async def _promote_offline(settings: ApplierSettings, name: str, report: Report) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Code(StrEnum):
     PRIMARY_REFUSED = "primary-refused"
     PRIMARY_NOT_READY = "primary-not-ready"
     SLOT_LOST = "slot-lost"
+    SLOT_MISSING = "slot-missing"
     SLOT_EXISTS = "slot-exists"
     SLOT_IN_USE = "slot-in-use"
     WAL_REMOVED = "wal-removed"
@@ -65,6 +66,7 @@ class Code(StrEnum):
     CONTROL_FILE = "control-file"
     STANDBY_FAILED = "standby-failed"
     STANDBY_AHEAD_OF_FORK = "standby-ahead-of-fork"
+    NO_CLIENT_RULES = "no-client-rules"
     NO_INSTALLATION = "no-installation"
     COMPATIBILITY = "compatibility"
     # Promotion

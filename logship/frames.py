@@ -297,6 +297,10 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=plain_lsn)
 _shipper_decoder: msgspec.msgpack.Decoder[ShipperFrame] = msgspec.msgpack.Decoder(ShipperFrame)
 _applier_decoder: msgspec.msgpack.Decoder[ApplierFrame] = msgspec.msgpack.Decoder(ApplierFrame)
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no map of ours, text that is no UTF-8, and values
+nested without end."""
+
 _PAYLOAD_FRAMES = (Span, TimelineHistory, SeedChunk)
 
 Payload = bytes | memoryview
@@ -333,7 +337,7 @@ def peek_versions(head: Payload) -> tuple[int, int] | None:
     """
     try:
         versions = msgspec.msgpack.decode(memoryview(head)[4:], type=_Versions)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None
     return (versions.version_min, versions.version_max) if versions.t == "hello" else None
 
@@ -357,7 +361,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[_F], parts: Sequence[Payload]) -> t
         )
     try:
         frame = decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise _bad_frame(str(error)) from error
     if len(parts) == 2 and not isinstance(frame, _PAYLOAD_FRAMES):
         raise _bad_frame(f"{type(frame).__name__} with a payload")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-Phase = Literal["waiting", "seeding", "following", "blocked", "promoting", "promoted"]
+Phase = Literal["waiting", "seeding", "following", "gap", "blocked", "promoting", "promoted"]
 
 
 class IncarnationStatus(TypedDict):

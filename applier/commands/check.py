@@ -205,7 +205,16 @@ def check_ports(settings: ApplierSettings) -> Iterator[Check]:
     endpoint = parse_tcp_endpoint(settings.link.listen)
     yield _port("link-port", endpoint.host, endpoint.port, "link.listen")
     for name, instance in settings.instances.items():
-        if instance.run_standby and settings.listen_addresses_of(name):
+        if not instance.run_standby:
+            continue
+        if not settings.listen_addresses_of(name):
+            yield warn(
+                f"port:{name}",
+                "its standby listens on no TCP address, after a promotion neither",
+                f"set listen_addresses in [standby] or [instances.{name}], then restart the "
+                "applier: it restarts the standby",
+            )
+        else:
             if _standby_runs(settings, name):
                 yield ok(f"port:{name}", f"port {instance.port} is its standby's, which runs")
             else:

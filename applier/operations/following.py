@@ -298,9 +298,25 @@ class Following:
             instance.alarms.clear(Code.NO_INSTALLATION)
             instance.alarms.clear(Code.CONTROL_FILE)
         self._tell_verdict(before)
+        await asyncio.to_thread(self._look_for_client_rules)
         await self._remember_hold()
         if self.verdict is None or self.verdict.blocked:
             self._set_gate()
+
+    def _look_for_client_rules(self) -> None:
+        """Say beforehand whom a promoted server would let in."""
+        instance = self._instance
+        rules = self._layout().primary_settings / "pg_hba.conf"
+        if self.placed is None or rules.exists():
+            instance.alarms.clear(Code.NO_CLIENT_RULES)
+            return
+        instance.alarms.raise_error(
+            LogshipError(
+                Code.NO_CLIENT_RULES,
+                "the seed brought no pg_hba.conf: after a promotion no client would get in",
+                f"copy the primary's (Debian keeps it in /etc/postgresql) to {rules}",
+            )
+        )
 
     def _set_gate(self) -> None:
         instance = self._instance

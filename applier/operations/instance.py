@@ -105,6 +105,8 @@ class Instance:
             await asyncio.to_thread(durable.make_directory, self.directory, 0o711)
             self.record = await asyncio.to_thread(load_record, self.directory, self.name)
             self.heard = self.record.heard
+            if self.heard is not None and self.link.state == "never":
+                self.link.state, self.link.since = "lost", self.heard.at
             if self.record.incarnation is not None and self.record.profile is not None:
                 await asyncio.to_thread(recover_placement, self.incarnation_directory)
                 await self._open_store(self.record.profile)

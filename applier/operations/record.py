@@ -93,6 +93,13 @@ def load_record(instance_directory: Path, name: str) -> InstanceRecord:
         data = path.read_bytes()
     except FileNotFoundError:
         return InstanceRecord(name=name)
+    except OSError as error:
+        raise LogshipError(
+            Code.STORE_FAILED,
+            f"{path} can't be read: {error.strerror}",
+            "give it to the user that the applier runs as",
+            retryable=True,
+        ) from error
     try:
         # First: what a newer version wrote is not damaged only because it is not read here.
         newest = msgspec.json.decode(data, type=_Format).format
@@ -103,7 +110,7 @@ def load_record(instance_directory: Path, name: str) -> InstanceRecord:
                 "run the newer version",
             )
         return msgspec.json.decode(data, type=InstanceRecord)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LogshipError(
             Code.STORE_DAMAGED,
             f"{path} can't be read: {error}",

@@ -58,7 +58,7 @@ def phase(instance: Instance) -> status.Phase:
         return "waiting"
     if following.verdict is None or following.verdict.blocked:
         return "blocked"
-    return "following"
+    return "following" if instance.gap is None else "gap"
 
 
 def _link_state(instance: Instance) -> Any:

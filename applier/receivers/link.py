@@ -296,6 +296,7 @@ class Connection:
                 self._take(self._session.chunk_failed(chunk, error, now))
             else:
                 self._take(self._session.seed_abort(chunk.seed_id, error, now))
+                await intake.seed_stopped(chunk.seed_id, str(error.code), error.what)
             return
         self._take(self._session.seed_ack(chunk.seed_id, chunk.sequence + 1, now))
 

@@ -21,6 +21,9 @@ from logship.postgres.run_as import RunAs
 
 _AUTO_CONF = "postgresql.auto.conf"
 _COPIED = ("postgresql.conf", "pg_hba.conf", "pg_ident.conf")
+# Of auto.conf a crash may have come after the original was taken out of the data directory.
+# The others an operator may have put there, as a Debian primary keeps them in /etc.
+_KEPT_WITHOUT_ORIGINAL = frozenset({_AUTO_CONF, "pg_hba.conf", "pg_ident.conf"})
 _INCLUDE = re.compile(
     r"^\s*include(?:_if_exists|_dir)?(?:\s*=\s*|\s+|(?='))'?([^'#\s]+)'?", re.IGNORECASE
 )
@@ -59,7 +62,7 @@ def prepare(layout: StandbyLayout, run_as: RunAs) -> Placement:
     make_private_directory(layout.primary_settings, run_as)
     for name in _COPIED:
         _keep(layout, name)
-    if _keep(layout, _AUTO_CONF, once_gone_keep=True):
+    if _keep(layout, _AUTO_CONF):
         durable.remove(layout.data / _AUTO_CONF)
     durable.remove(layout.data / "recovery.signal")
     if not layout.signal_file.exists():
@@ -149,18 +152,17 @@ def primary_file(layout: StandbyLayout, name: str) -> str | None:
         return None
 
 
-def _keep(layout: StandbyLayout, name: str, *, once_gone_keep: bool = False) -> bool:
+def _keep(layout: StandbyLayout, name: str) -> bool:
     """Copy a file of the seed to `standby/primary`; False if the seed has none.
 
-    A copy of an earlier seed's is removed then, except with `once_gone_keep`: a crash may have
-    come after the original was taken out of the data directory.
+    Then an earlier seed's copy is removed, except of those in `_KEPT_WITHOUT_ORIGINAL`.
     """
     target = layout.primary_settings / name
     try:
         fd = os.open(layout.data / name, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         # None there, or a link to a place on the primary's machine.
-        if not once_gone_keep:
+        if name not in _KEPT_WITHOUT_ORIGINAL:
             durable.remove(target)
         return False
     with open(fd, "rb") as source:

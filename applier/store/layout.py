@@ -6,11 +6,13 @@ docs/store-format.md is the prose of this file, for whoever writes another reade
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import crc32c
 import msgspec
 
+from applier.store.positions import Extent
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.wal import WalLine, check_segment_size, segment_end, segment_name
@@ -84,6 +86,14 @@ def partial_name(timeline: int, lsn: int, segment_bytes: int) -> str:
     return segment_name(timeline, lsn, segment_bytes) + PARTIAL_SUFFIX
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes [start, end) of one timeline."""
+
+    timeline: int
+    start_lsn: str
+    end_lsn: str
+
+
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of chains.json."""
 
@@ -96,10 +106,29 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
     set_aside: list[str] = msgspec.field(default_factory=list)
     """Files of before, still to be moved to superseded/<number of this entry>/.  Not empty
     only between the two writes of this file that begin a chain."""
+    held: list[Held] = msgspec.field(default_factory=list)
+    """Of a chain that is not the last: what it durably held when the next one began, less what
+    a later one set aside; by timeline, oldest first.  Of the last: empty, its files tell."""
 
     @property
     def lsn(self) -> Lsn:
         return Lsn.parse(self.start_lsn)
+
+    @property
+    def extents(self) -> dict[int, Extent]:
+        """`held`, parsed."""
+        return {
+            held.timeline: Extent(Lsn.parse(held.start_lsn), Lsn.parse(held.end_lsn))
+            for held in self.held
+        }
+
+    def holding(self, extents: Mapping[int, Extent]) -> Chain:
+        """The same entry with `extents` as what it held."""
+        held = [
+            Held(timeline=timeline, start_lsn=str(extent.start), end_lsn=str(extent.end))
+            for timeline, extent in sorted(extents.items())
+        ]
+        return msgspec.structs.replace(self, held=held)
 
 
 class Chains(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +169,7 @@ def decode_chains(data: bytes, where: object) -> Chains:
             raise ValueError(f"format {record.format}")
         for chain in record.chains:
             Lsn.parse(chain.start_lsn)
+            _ = chain.extents
     except (msgspec.DecodeError, ValueError) as error:
         raise LogshipError(
             Code.STORE_DAMAGED,

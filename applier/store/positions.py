@@ -35,6 +35,13 @@ class Repeats(NamedTuple):
     """All of it is held: compare, drop."""
 
 
+class Copied(NamedTuple):
+    """All of it is held, and the stream has gone on to a newer timeline since: compare it part
+    by part with what (timeline, extent) holds, drop.  The parts follow each other."""
+
+    parts: tuple[tuple[int, Extent], ...]
+
+
 class Overlaps(NamedTuple):
     """The first `known_bytes` are held: compare those, append the rest."""
 
@@ -76,7 +83,16 @@ class Malformed(NamedTuple):
 
 
 Verdict = (
-    Fits | Repeats | Overlaps | BelowStart | Gap | HistoryMissing | Ended | Unrelated | Malformed
+    Fits
+    | Repeats
+    | Copied
+    | Overlaps
+    | BelowStart
+    | Gap
+    | HistoryMissing
+    | Ended
+    | Unrelated
+    | Malformed
 )
 
 
@@ -131,7 +147,8 @@ class ChainPositions:
         if timeline <= self.start.timeline and end <= self.start.lsn:
             return BelowStart()
         if timeline < self._timeline:
-            return Ended(self.written)
+            parts = self._held_up_to_fork(timeline, start, end, histories.get(self._timeline))
+            return Ended(self.written) if parts is None else Copied(parts)
         if timeline > 1 and timeline not in histories:
             return HistoryMissing(timeline)
         if extent is None:
@@ -162,6 +179,28 @@ class ChainPositions:
             return Gap(Position(timeline, first))
         return Fits()
 
+    def _held_up_to_fork(
+        self, timeline: int, start: int, end: int, history: History | None
+    ) -> tuple[tuple[int, Extent], ...] | None:
+        """Where the bytes [start, end) of a timeline that was left are held: its own as far as
+        they go, then its successors' copies.  None if not all are, or it never had them all."""
+        fork = history.end_of(timeline) if history is not None else None
+        if history is None or fork is None or end > fork:
+            return None
+        parts = []
+        holder: int | None = timeline
+        while start < end:
+            if holder is None:
+                return None
+            held = self._extents.get(holder)
+            if held is not None and held.start <= start < held.end:
+                stop = min(end, held.end)
+                parts.append((holder, Extent(Lsn(start), Lsn(stop))))
+                start = stop
+            else:
+                holder = history.successor_of(holder)
+        return tuple(parts)
+
     def copied_from_parent(
         self, timeline: int, start: int, end: int, history: History | None
     ) -> tuple[int, Extent] | None:
@@ -182,7 +221,8 @@ class ChainPositions:
         """Bytes [start, end) of `timeline`, for which `accept` said Fits, were written."""
         if timeline not in self._extents:
             assert timeline > self._timeline
-            self._extents[timeline] = Extent(Lsn(start), Lsn(start))
+            # Replaced, not changed: another thread may be looking through it.
+            self._extents = {**self._extents, timeline: Extent(Lsn(start), Lsn(start))}
             self._timeline = timeline
         extent = self._extents[timeline]
         assert timeline == self._timeline
@@ -193,6 +233,15 @@ class ChainPositions:
         """A sync made everything up to `position`, a former written position, durable."""
         assert self.durable <= position <= self.written
         self.durable = position
+
+    def durable_extents(self) -> dict[int, Extent]:
+        """The part of `extents` that no crash takes away."""
+        timeline, end = self.durable
+        return {
+            tli: extent if tli < timeline else Extent(extent.start, end)
+            for tli, extent in self._extents.items()
+            if tli <= timeline
+        }
 
     def continues_at(self, start: Position) -> bool:
         """Whether a chain that starts at `start` may keep the bytes held from there on."""

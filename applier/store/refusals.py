@@ -41,9 +41,9 @@ def refusal(verdict: positions.Verdict, timeline: int, start: int, size_bytes: i
             )
         case positions.Unrelated(why):
             return LogshipError(
-                Code.WAL_GAP,
+                Code.TIMELINE_DIVERGED,
                 f"{span} can't follow what is stored: {why}",
-                "seed again from this primary",
+                "find out which server is the right one, then seed again from it",
             )
         case positions.Malformed(why):
             return LogshipError(
@@ -51,6 +51,16 @@ def refusal(verdict: positions.Verdict, timeline: int, start: int, size_bytes: i
             )
         case _:
             raise AssertionError(f"{verdict} is no refusal")
+
+
+def unreadable(timeline: int, lsn: int, error: OSError) -> LogshipError:
+    """Why stored WAL can't be read back."""
+    return LogshipError(
+        Code.STORE_FAILED,
+        f"WAL of timeline {timeline} at {Lsn(lsn)} can't be read back: {error.strerror or error}",
+        "it is tried again by itself; if this repeats look at the disk (dmesg)",
+        retryable=True,
+    )
 
 
 def unusable(error: OSError, directory: Path) -> LogshipError:

@@ -277,7 +277,7 @@ class SegmentFiles:
             segment.synced_lsn = mark.end_lsn
             segment.flushes += 1
             position = Position(segment.timeline, mark.end_lsn)
-            self._retire(segment)
+            self._retire()
         return position
 
     def _sync_partial(self, segment: OpenSegment, mark: Mark) -> None:
@@ -303,13 +303,16 @@ class SegmentFiles:
         self._disk.rename(segment.path, path)
         segment.path = path
 
-    def _retire(self, segment: OpenSegment) -> None:
-        # A segment whose timeline was left stays partial for ever; a full one is complete.
-        full = segment.synced_lsn == segment.start_lsn + self._line.segment_bytes
-        superseded = segment is not self._current and segment is not self._segments[-1]
-        if full or (superseded and segment.synced_lsn == segment.mark.end_lsn):
-            self._segments.remove(segment)
-            self._disk.close(segment.fd)
+    def _retire(self) -> None:
+        """Close what is written no more and synced to its end: a full segment is complete, one
+        whose timeline was left stays partial for ever."""
+        for segment in list(self._segments):
+            full = segment.synced_lsn == segment.start_lsn + self._line.segment_bytes
+            # The last one may be about to become the current one.
+            left = segment is not self._current and segment is not self._segments[-1]
+            if full or (left and segment.synced_lsn == segment.mark.end_lsn):
+                self._segments.remove(segment)
+                self._disk.close(segment.fd)
 
     def _write_slot(self, fd: int, index: int, slot: layout.Slot) -> None:
         data = memoryview(layout.encode_slot(slot, self._line))
@@ -336,8 +339,9 @@ class SegmentFiles:
             Code.STORE_FAILED,
             f"writing {path} failed: {error.strerror or error}; nothing more is written to this "
             "store, as what the disk holds is unknown",
-            "look at the disk (dmesg), then restart the applier: it reads the files again and "
-            "goes on from what is really there",
+            "look at the disk (dmesg); the applier opens the store again by itself, reads the "
+            "files anew and goes on from what is really there",
+            retryable=True,
         )
         return self.failure
 

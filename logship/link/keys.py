@@ -13,7 +13,7 @@ from typing import NamedTuple
 import zmq
 
 from logship import durable
-from logship.errors import Code, LogshipError
+from logship.errors import Code, LogshipError, RefusedError
 
 _Z85_KEY = re.compile(r"\A[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}\Z")
 _MAX_FILE_BYTES = 4096
@@ -37,7 +37,7 @@ def generate(directory: Path, name: str) -> KeyPair:
     secret_path, public_path = directory / f"{name}.key", directory / f"{name}.pub"
     for path in (secret_path, public_path):
         if path.exists() or path.is_symlink():
-            raise LogshipError(
+            raise RefusedError(
                 Code.SETTINGS,
                 f"{path} exists already",
                 "a lost secret key can't be made again: move the old pair away first, "

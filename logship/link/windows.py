@@ -177,6 +177,7 @@ class SeedInbox:
     def forget(self, seed_id: str) -> None:
         if seed_id == self.seed_id:
             self.resume("", 0)
+            self.epoch += 1
         self.forgotten_id = seed_id
 
     def add(self, payload: Payload) -> bool:

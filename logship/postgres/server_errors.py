@@ -31,6 +31,10 @@ _PASSWORD_HINT = (
     "put the password into the passfile; its database field must be `replication` or `*` "
     "for replication connections"
 )
+_PEER_HINT = (
+    "run the shipper as the operating system user that the role is named after, or map the two "
+    "in pg_ident.conf"
+)
 _ROLE_HINT = "ALTER ROLE <role> REPLICATION LOGIN on the primary"
 
 # (part of the message, code, hint, retryable), the first that occurs counts.  Sources:
@@ -40,6 +44,8 @@ _CONNECT_FAILURES: tuple[tuple[str, Code, str, bool], ...] = (
     ("no pg_hba.conf entry", Code.PRIMARY_REFUSED, _HBA_HINT, False),
     ("pg_hba.conf rejects", Code.PRIMARY_REFUSED, _HBA_HINT, False),
     ("no password supplied", Code.PRIMARY_REFUSED, _PASSWORD_HINT, False),
+    ("Peer authentication failed", Code.PRIMARY_REFUSED, _PEER_HINT, False),
+    ("Ident authentication failed", Code.PRIMARY_REFUSED, _PEER_HINT, False),
     ("authentication failed", Code.PRIMARY_REFUSED, _PASSWORD_HINT, False),
     ("authentication method", Code.PRIMARY_REFUSED, _HBA_HINT, False),
     ("is not permitted to log in", Code.PRIMARY_REFUSED, _ROLE_HINT, False),

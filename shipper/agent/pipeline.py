@@ -8,7 +8,6 @@ that is the commit latency of an idle system.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,7 +35,8 @@ class SealPipeline:
         self._in_pipeline = 0
         self._drained = asyncio.Event()
         self._drained.set()
-        self._sender = asyncio.create_task(self._send_in_order())
+        self.sender = asyncio.create_task(self._send_in_order())
+        """Ends only by failing, or by `close`."""
         self.sent: Position | None = None
         """End of what was handed to the destination."""
 
@@ -50,29 +50,37 @@ class SealPipeline:
         future = asyncio.get_running_loop().run_in_executor(
             self._executor, lambda: _seal_span(span.chunks, compress=self._compress)
         )
+        # One that is dropped must not be reported as a forgotten error.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._in_pipeline += 1
         self._drained.clear()
         putting = asyncio.ensure_future(self._queue.put((span, future)))
-        await asyncio.wait({putting, self._sender}, return_when=asyncio.FIRST_COMPLETED)
-        if not putting.done():
+        try:
+            await asyncio.wait({putting, self.sender}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
             putting.cancel()
         self._raise_failure()
 
     async def drain(self) -> None:
         """Return when all that was put is sent."""
         waiting = asyncio.ensure_future(self._drained.wait())
-        await asyncio.wait({waiting, self._sender}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        try:
+            await asyncio.wait({waiting, self.sender}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
         self._raise_failure()
 
-    async def close(self) -> None:
-        """Stop; what was not sent is dropped (its sender will be asked for it again)."""
-        self._sender.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self._sender
+    async def close(self) -> list[BaseException]:
+        """Stop; what was not sent is dropped (its sender will be asked for it again).
+
+        Returns why the sender had failed, if it had: nobody may have asked it since.
+        """
+        self.sender.cancel()
+        outcomes = await asyncio.gather(self.sender, return_exceptions=True)
         while not self._queue.empty():
             self._queue.get_nowait()[1].cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        return [each for each in outcomes if isinstance(each, BaseException)]
 
     async def _send_in_order(self) -> None:
         while True:
@@ -90,8 +98,8 @@ class SealPipeline:
         self.sent = Position(span.timeline, span.end_lsn)
 
     def _raise_failure(self) -> None:
-        if self._sender.done() and not self._sender.cancelled():
-            error = self._sender.exception()
+        if self.sender.done() and not self.sender.cancelled():
+            error = self.sender.exception()
             if error is not None:
                 raise error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -13,7 +13,7 @@ import structlog
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn, Position
-from shipper.agent.backoff import Backoff
+from shipper.agent.backoff import Backoff, Reminder
 from shipper.agent.pipeline import SealPipeline, split
 from shipper.destinations import (
     Accepted,
@@ -33,10 +33,22 @@ BATCH_BYTES = 1 << 20
 """Raw WAL of one span under load: large messages are what CURVE and zstd are fast at."""
 
 OBSERVE_SECONDS = 2.0
+OBSERVE_TIMEOUT_SECONDS = 10.0
 LAST_WORD_SECONDS = 0.2
+REFUSED_RETRY_SECONDS = 15.0
+"""Between two looks at what somebody has to mend by hand."""
 
-GAP_CODES = frozenset({Code.WAL_REMOVED, Code.TIMELINE_DIVERGED, Code.SLOT_LOST})
-"""Errors that mean: the WAL that the store needs next can't be had from this source."""
+GAP_CODES = frozenset(
+    {
+        Code.WAL_REMOVED,
+        Code.SLOT_LOST,
+        Code.TIMELINE_DIVERGED,
+        Code.NOT_IN_HISTORY,
+        Code.PRIMARY_BEHIND,
+    }
+)
+"""Errors that mean: the WAL that the store needs next can't be had from this source.  It is
+gone, or the primary is no continuation of what the store has."""
 
 
 class Shipping:
@@ -69,11 +81,15 @@ class Shipping:
         self._turn = asyncio.Event()
         """Set when `_position` was changed from outside: read from there instead."""
         self._facts = Facts(identity.profile, identity.timeline, identity.flush_lsn, True, "", "")
+        self._reminder = Reminder()
         if accepted.seed_wanted:
             want_seed("the applier has no seed")
 
     async def run(self) -> LogshipError:
-        """Ship until the connection ends; returns why.  Raises what only the source can."""
+        """Ship until the connection ends; returns why.
+
+        Raises LogshipError that only the source can mend, and any other exception (a bug).
+        """
         events = asyncio.create_task(self._follow_events())
         tasks: set[asyncio.Task[Any]] = {
             events,
@@ -94,7 +110,8 @@ class Shipping:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            _raise_bug(outcomes)
 
     # --- what the far end says ------------------------------------------------------------
 
@@ -120,13 +137,17 @@ class Shipping:
     async def _observe(self) -> None:
         while True:
             try:
-                seen = await self._source.observe()
-            except LogshipError as error:
-                log.debug("the primary can't be asked", error=error.what)
+                async with asyncio.timeout(OBSERVE_TIMEOUT_SECONDS):
+                    seen = await self._source.observe()
+            except (LogshipError, TimeoutError) as error:
+                log.debug("the primary can't be asked", error=str(error) or "no answer")
+                # What was true once must not be told as if it were.
+                self._facts = self._facts._replace(sync_state="", slot_wal_status="")
             else:
                 self._facts = self._facts._replace(
                     profile=seen.profile,
-                    sync_state=seen.sync_state,
+                    # A stream that was lost may live on in the primary's view for a while.
+                    sync_state=seen.sync_state if self._facts.reachable else "",
                     slot_wal_status=seen.slot_wal_status,
                 )
             self._tell()
@@ -156,6 +177,10 @@ class Shipping:
                     raise
                 if error.code in GAP_CODES:
                     await self._report_gap(error)
+                elif error.code == Code.SLOT_MISSING and not error.retryable:
+                    if self._reminder.due(error.what):
+                        log.error("nothing can be shipped", **error.as_dict())
+                    await asyncio.sleep(REFUSED_RETRY_SECONDS)
                 elif error.retryable or error.code == Code.PRIMARY_REFUSED:
                     if time.monotonic() - started_at > 10:
                         backoff = Backoff()
@@ -169,20 +194,23 @@ class Shipping:
         pipeline = SealPipeline(self._source, self._destination, compress=self._compress)
         turning = asyncio.create_task(self._turn.wait())
         reading = asyncio.create_task(self._read_into(pipeline, position))
+        # The sender too: if it fails while nothing is read, nobody else would notice.
+        working = {reading, pipeline.sender}
         try:
-            await asyncio.wait({turning, reading}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({turning, *working}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             turning.cancel()
-            if not reading.done():
-                reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError, LogshipError):
-                await reading
-            await pipeline.close()
+            reading.cancel()
+            outcomes = await asyncio.gather(reading, return_exceptions=True)
+            outcomes += await pipeline.close()
             if not self._turn.is_set():
                 self._position = pipeline.sent or position
+        _raise_bug(outcomes)
         # After a turn it is of no matter what became of the old reading.
-        if reading.done() and not reading.cancelled() and not self._turn.is_set():
-            reading.result()
+        if not self._turn.is_set():
+            for outcome in outcomes:
+                if isinstance(outcome, LogshipError):
+                    raise outcome
 
     async def _read_into(self, pipeline: SealPipeline, position: Position) -> None:
         await self._source.start(position, self._known_timelines)
@@ -212,12 +240,12 @@ class Shipping:
         with contextlib.suppress(LogshipError):
             available = (await self._source.observe()).slot_restart_lsn or Lsn(0)
         log.error(
-            "WAL that the store needs is gone from the primary; a new seed is needed",
+            "the primary can't go on from where the store is; a new seed is needed",
             code=str(error.code),
             what=error.what,
             missing_from=str(missing),
             available_from=str(available),
-            hint="on the recovery server: applier seed NAME",
+            hint=f"{error.hint}; on the recovery server: applier seed NAME",
         )
         self._destination.send_gap(
             GapFound(
@@ -231,15 +259,17 @@ class Shipping:
 
     async def _reopen(self, error: LogshipError, backoff: Backoff) -> None:
         """The primary went away: say so, and come back to it when it is there again."""
-        self._facts = self._facts._replace(reachable=False)
+        self._facts = self._facts._replace(reachable=False, sync_state="", slot_wal_status="")
         self._tell()
-        log.warning("lost the primary", code=str(error.code), what=error.what)
+        if self._reminder.due(error.what):
+            log.warning("lost the primary", code=str(error.code), what=error.what)
         while True:
             await asyncio.sleep(backoff.next_seconds())
             try:
                 identity = await self._source.open()
             except LogshipError as again:
-                log.info("the primary is not back yet", code=str(again.code), what=again.what)
+                if self._reminder.due(again.what):
+                    log.info("the primary is not back yet", code=str(again.code), what=again.what)
                 self._tell()
                 continue
             break
@@ -254,3 +284,10 @@ class Shipping:
         self._facts = self._facts._replace(profile=identity.profile, reachable=True)
         # Before any WAL that the changed server wrote: the applier checks it first.
         self._tell()
+
+
+def _raise_bug(outcomes: Sequence[object]) -> None:
+    """Raise the first that is neither a LogshipError nor a cancellation: nobody expects it."""
+    for outcome in outcomes:
+        if isinstance(outcome, Exception) and not isinstance(outcome, LogshipError):
+            raise outcome

@@ -53,9 +53,21 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result)
     else:
-        for key, value in result.items():
-            print(f"{key:>24}  {'?' if value is None else value}")
+        print()
+        for name, value in _readable(result):
+            print(f"  {name:<14}  {value}")
     return ExitCode.DONE
+
+
+def _readable(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The promotion's record for a person at 3 a.m.: what is open, and what was lost."""
+    yield "opened", f"timeline {record['opened_timeline']} at {record['opened_lsn']}"
+    yield "port", str(record["port"])
+    yield "promoted", f"after {record['promote_seconds']:.3f} s"
+    yield "first write", f"after {record['first_write_seconds']:.3f} s"
+    yield "lost", record["lost"]
+    for complaint in record["complaints"]:
+        yield "look at", complaint
 
 
 class _Progress:
@@ -86,9 +98,11 @@ def _promote_offline(name: str, config: Path | None, progress: _Progress) -> dic
     from applier.service import promote_offline
     from applier.settings import DEFAULT_SETTINGS_FILE, load_applier_settings
     from logship.logs import set_up_logs
+    from logship.settings import LogSettings
 
     settings = load_applier_settings(config or DEFAULT_SETTINGS_FILE)
-    set_up_logs(settings.log)
+    # The steps are told here; of the log only what a person must see.
+    set_up_logs(LogSettings(level="error", format=settings.log.format))
     return promote_offline(settings, name, progress.step)
 
 
@@ -101,4 +115,6 @@ def _confirm(client: ApplierClient, name: str) -> None:
     print("its shipper will be fenced, and two servers will take writes.", file=sys.stderr)
     print("Promote all the same? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise RefusedError(Code.PROMOTE_REFUSED, "not promoted, as you said", "")
+        raise RefusedError(
+            Code.PROMOTE_REFUSED, "not promoted, as you said", "with --yes it does not ask"
+        )

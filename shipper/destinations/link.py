@@ -135,9 +135,7 @@ class LinkDestination:
 
     def _welcomed(self, event: link.Welcomed) -> None:
         welcome = event.welcome
-        resumed = self._resume_seed(
-            welcome.seed_id, welcome.seed_sequence, done=welcome.seed_done
-        )
+        resumed = self._resume_seed(welcome.seed_id, welcome.seed_sequence, done=welcome.seed_done)
         accepted = Accepted(
             position=self._session.sent if self._session is not None else None,
             known_timelines=frozenset(welcome.known_timelines),

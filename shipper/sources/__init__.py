@@ -65,21 +65,27 @@ class Source(Protocol):
     async def open(self) -> SourceIdentity:
         """Connect and identify; lets go of an earlier connection first.
 
-        Raises LogshipError; after a retryable one (the primary is down) call it again.
+        Raises LogshipError; after a retryable one (the primary is down) call it again.  A
+        source that failed to open has forgotten what it knew: `start` refuses until it opens.
         """
 
     async def reserve(self) -> None:
         """From now on the server keeps its WAL for us.  Call before a seed; `start` does it.
 
-        Raises LogshipError(SLOT_LOST) when that needs the operator.
+        Raises LogshipError: SLOT_MISSING or SLOT_LOST when that needs the operator, and what
+        `open` raises.
         """
 
     async def start(self, resume: Position, known_timelines: frozenset[int]) -> None:
         """Begin at `resume`; `known_timelines` need no history file again.
 
-        Raises LogshipError: WAL_REMOVED (the WAL at `resume` is gone, only a seed
-        continues), TIMELINE_DIVERGED (`resume` is not on the source's line), SLOT_IN_USE,
-        and what `open` raises.  WAL_REMOVED may also come from `read`.
+        Reads only from the server that `open` described: if it is another one by now, or has
+        changed, a retryable error says so, and `open` tells what it has become.
+
+        Raises LogshipError.  Only a seed continues after WAL_REMOVED and SLOT_LOST (the WAL
+        at `resume` is gone), TIMELINE_DIVERGED, NOT_IN_HISTORY and PRIMARY_BEHIND (`resume`
+        is not on the source's line).  SLOT_MISSING: the operator has to make it.  SLOT_IN_USE
+        and what `open` raises: `open` again.  All may also come from `read`.
         """
 
     async def read(self, max_bytes: int) -> list[SourceEvent]:

@@ -7,7 +7,11 @@ columns of pg_stat_replication are null and the protection in effect is "not kno
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import re
+import socket
 from typing import Any, NamedTuple
 
 import psycopg
@@ -59,6 +63,9 @@ select active, active_pid, wal_status, restart_lsn::text
 _ARCHITECTURE = re.compile(r" on ([A-Za-z0-9_]+?)-")
 
 
+_Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
 class SlotState(NamedTuple):
     """pg_replication_slots of our slot.  wal_status: reserved, extended, unreserved, lost."""
 
@@ -78,7 +85,12 @@ class PrimaryState(NamedTuple):
 
 
 class PrimaryQueries:
-    """An SQL connection to the primary, opened on first use and again after an error."""
+    """An SQL connection to the primary, opened on first use and again after an error.
+
+    Several tasks may ask; they take turns.  A primary that does not answer within
+    `timeout_seconds` counts as unreachable, and a cancelled question ends at once: psycopg
+    alone would wait for a frozen server to confirm that it gave up the query.
+    """
 
     def __init__(
         self, conninfo: str, *, application_name: str, slot: str, timeout_seconds: float
@@ -91,7 +103,9 @@ class PrimaryQueries:
         self._conninfo = make_conninfo("", **parameters)
         self._application_name = application_name
         self._slot = slot
-        self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
+        self._timeout_seconds = timeout_seconds
+        self._turn = asyncio.Lock()
+        self._connection: _Connection | None = None
 
     async def profile(self) -> Profile:
         """Read the profile.  Raises LogshipError: PRIMARY_UNREACHABLE, PRIMARY_REFUSED."""
@@ -142,21 +156,56 @@ class PrimaryQueries:
         )
 
     async def close(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await connection.close()
+        """Let go of the connection; a question that waits on it fails."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self._turn.locked():
+                _cut(connection)
+            async with self._turn:
+                await connection.close()
 
     async def _query(self, sql: str, parameters: Any) -> list[tuple[Any, ...]]:
+        async with self._turn:
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = await psycopg.AsyncConnection.connect(
+                        self._conninfo, autocommit=True
+                    )
+                return await self._ask(self._connection, sql, parameters)
+            except psycopg.Error as error:
+                raise primary_error(error) from error
+
+    async def _ask(self, connection: _Connection, sql: str, parameters: Any) -> list[Any]:
+        asking = asyncio.create_task(_rows(connection, sql, parameters))
         try:
-            if self._connection is None or self._connection.closed:
-                self._connection = await psycopg.AsyncConnection.connect(
-                    self._conninfo, autocommit=True
-                )
-            cursor = await self._connection.execute(sql, parameters)
-            return await cursor.fetchall()
-        except psycopg.Error as error:
-            await self.close()
-            raise primary_error(error) from error
+            await asyncio.wait({asking}, timeout=self._timeout_seconds)
+            if asking.done():
+                return asking.result()
+            raise LogshipError(
+                Code.PRIMARY_UNREACHABLE,
+                f"the primary does not answer within {self._timeout_seconds:g} s",
+                "check the server and the network; Logship tries again by itself",
+                retryable=True,
+            )
+        finally:
+            if not asking.done():
+                _cut(connection)
+                await asyncio.wait({asking})
+            if asking.exception() is not None:
+                self._connection = None if self._connection is connection else self._connection
+                await connection.close()
+
+
+async def _rows(connection: _Connection, sql: str, parameters: Any) -> list[Any]:
+    cursor = await connection.execute(sql, parameters)
+    return await cursor.fetchall()
+
+
+def _cut(connection: _Connection) -> None:
+    """Have whoever waits on it find it broken, at once and whatever the network does."""
+    with contextlib.suppress(psycopg.Error, OSError):
+        with socket.socket(fileno=os.dup(connection.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
 
 
 def primary_error(error: psycopg.Error) -> LogshipError:

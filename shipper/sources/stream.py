@@ -23,7 +23,7 @@ from logship.postgres.replication import (
 from logship.wal import History, parse_history, segment_end
 from shipper.sources import HistoryFile, Observation, SourceEvent, SourceIdentity, WalBytes
 from shipper.sources.plan import StreamFrom, plan_start, plan_successor, reportable
-from shipper.sources.primary import PrimaryQueries
+from shipper.sources.primary import PrimaryQueries, PrimaryState
 
 log = structlog.get_logger(__name__)
 
@@ -74,44 +74,31 @@ class StreamSource:
         return self._flush_lsn
 
     async def open(self) -> SourceIdentity:
+        # What was true of a primary that is gone must not pass for what comes next.
+        self._identity = None
+        self._history = None
         await self._disconnect()
         # With several hosts in conninfo the primary may be another one by now.
         await self._queries.close()
-        state = await self._queries.state()
-        if state.in_recovery:
-            raise LogshipError(
-                Code.PRIMARY_NOT_READY,
-                "the server that conninfo leads to is a standby",
-                "name all hosts in conninfo with target_session_attrs=read-write, "
-                "then Logship finds the primary by itself",
-                retryable=True,
-            )
-        profile = await self._queries.profile()
-        await self._connect()
-        assert self._connection is not None
-        system = await self._connection.identify_system()
-        if system.system_identifier != profile.system_identifier:
-            raise LogshipError(
-                Code.PRIMARY_NOT_READY,
-                "two connections with the same conninfo reached two different clusters",
-                "give conninfo one cluster's hosts only",
-                retryable=True,
-            )
-        await self._learn_history(system.timeline)
-        self._flush_lsn = Lsn(max(system.flush_lsn, state.flush_lsn))
-        self._identity = SourceIdentity(profile, system.timeline, self._flush_lsn)
+        try:
+            self._identity = await self._identify(await self._idle_connection())
+        except BaseException:
+            await self._disconnect()
+            raise
         return self._identity
 
     async def reserve(self) -> None:
-        slot = (await self._queries.state()).slot
+        slot = (await self._primary_state()).slot
         if slot is not None and slot.wal_status != "lost":
             return
+        if slot is None and not self._create_slot:
+            raise self._slot_missing()
         if not self._create_slot:
-            found = "is lost" if slot else "does not exist"
             raise LogshipError(
                 Code.SLOT_LOST,
-                f"replication slot {self._slot} {found} and create_slot is off",
-                f"make it: select pg_create_physical_replication_slot('{self._slot}', true)",
+                f"replication slot {self._slot} is lost and create_slot is off",
+                f"make it anew: select pg_drop_replication_slot('{self._slot}'), "
+                f"pg_create_physical_replication_slot('{self._slot}', true); then seed",
             )
         connection = await self._idle_connection()
         if slot is not None:
@@ -122,18 +109,24 @@ class StreamSource:
 
     async def start(self, resume: Position, known_timelines: frozenset[int]) -> None:
         if self._identity is None:
-            await self.open()
-        assert self._identity is not None
-        await self.reserve()
-        connection = await self._idle_connection()
-        self._known_timelines = set(known_timelines)
-        self._pending.clear()
-        self._reported = (Lsn(0), Lsn(0), Lsn(0))
-        server_timeline = self._identity.timeline
-        segment_bytes = self._identity.profile.wal_segment_size
-        plan = plan_start(resume, server_timeline, self._history, segment_bytes)
-        await self._announce_histories(connection)
-        await self._begin(connection, plan)
+            raise LogshipError(
+                Code.PRIMARY_UNREACHABLE, "the primary has not told what it is", retryable=True
+            )
+        try:
+            await self.reserve()
+            connection = await self._idle_connection()
+            identity = await self._same_as_opened(connection, self._identity)
+            self._known_timelines = set(known_timelines)
+            self._pending.clear()
+            self._reported = (Lsn(0), Lsn(0), Lsn(0))
+            segment_bytes = identity.profile.wal_segment_size
+            plan = plan_start(resume, identity.timeline, self._history, segment_bytes)
+            await self._announce_histories(connection)
+            await self._begin(connection, plan)
+        except BaseException:
+            # A command that was cancelled half-way leaves no connection to go on with.
+            await self._disconnect()
+            raise
 
     async def read(self, max_bytes: int) -> list[SourceEvent]:
         if self._pending:
@@ -197,6 +190,71 @@ class StreamSource:
         await self._disconnect()
         await self._queries.close()
 
+    # --- what the primary is ------------------------------------------------------------
+
+    async def _identify(self, connection: ReplicationConnection) -> SourceIdentity:
+        """Ask all that `open` tells.
+
+        `connection` comes first: a server that restarts breaks it, so the profile is never
+        that of a server before the one that `connection` gives WAL of.
+        """
+        system = await connection.identify_system()
+        state = await self._primary_state()
+        profile = await self._queries.profile()
+        if system.system_identifier != profile.system_identifier:
+            raise LogshipError(
+                Code.PRIMARY_NOT_READY,
+                "two connections with the same conninfo reached two different clusters",
+                "give conninfo one cluster's hosts only",
+                retryable=True,
+            )
+        await self._learn_history(connection, system.timeline)
+        self._flush_lsn = Lsn(max(system.flush_lsn, state.flush_lsn))
+        return SourceIdentity(profile, system.timeline, self._flush_lsn)
+
+    async def _primary_state(self) -> PrimaryState:
+        state = await self._queries.state()
+        if state.in_recovery:
+            raise LogshipError(
+                Code.PRIMARY_NOT_READY,
+                "the server that conninfo leads to is a standby",
+                "name all hosts in conninfo with target_session_attrs=read-write, "
+                "then Logship finds the primary by itself",
+                retryable=True,
+            )
+        return state
+
+    async def _same_as_opened(
+        self, connection: ReplicationConnection, opened: SourceIdentity
+    ) -> SourceIdentity:
+        """`opened`, if the server at `connection` is still that.  Raises PRIMARY_NOT_READY.
+
+        The caller told others what `opened` is, and they decide by it what its WAL may do.
+        """
+        system = await connection.identify_system()
+        profile = await self._queries.profile()
+        before = (opened.profile.system_identifier, opened.timeline, opened.profile)
+        if (system.system_identifier, system.timeline, profile) != before:
+            self._identity = None
+            raise LogshipError(
+                Code.PRIMARY_NOT_READY,
+                "the primary is not what it was when it was last asked",
+                "it is asked again by itself",
+                retryable=True,
+            )
+        self._flush_lsn = Lsn(max(self._flush_lsn, system.flush_lsn))
+        return opened
+
+    def _slot_missing(self) -> LogshipError:
+        made_by_us = self._create_slot
+        return LogshipError(
+            Code.SLOT_MISSING,
+            f"replication slot {self._slot} does not exist"
+            + ("" if made_by_us else " and create_slot is off"),
+            f"make it: select pg_create_physical_replication_slot('{self._slot}', true)",
+            retryable=made_by_us,
+        )
+
     # --- the connection -----------------------------------------------------------------
 
     async def _connect(self) -> None:
@@ -216,17 +274,24 @@ class StreamSource:
 
     async def _disconnect(self) -> None:
         self._streaming = None
-        if self._status_task is not None:
-            self._status_task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._status_task
-            self._status_task = None
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
+        connection, self._connection = self._connection, None
+        if connection is not None:
             connection.close()
+        task, self._status_task = self._status_task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     async def _begin(self, connection: ReplicationConnection, plan: StreamFrom) -> None:
-        await connection.start_replication(self._slot, plan.lsn, plan.timeline)
+        try:
+            await connection.start_replication(self._slot, plan.lsn, plan.timeline)
+        except LogshipError as error:
+            # One code for a slot that was dropped and one that was invalidated: only the
+            # second means that WAL is gone.
+            if error.code == Code.SLOT_LOST and (await self._primary_state()).slot is None:
+                raise self._slot_missing() from error
+            raise
         self._streaming = plan
         self._next_lsn = plan.lsn
         if self._status_task is None:
@@ -249,11 +314,10 @@ class StreamSource:
 
     # --- timelines ----------------------------------------------------------------------
 
-    async def _learn_history(self, server_timeline: int) -> None:
+    async def _learn_history(self, connection: ReplicationConnection, server_timeline: int) -> None:
         self._history = None
         if server_timeline > 1:
-            assert self._connection is not None
-            _, content = await self._connection.timeline_history(server_timeline)
+            _, content = await connection.timeline_history(server_timeline)
             self._history = parse_history(server_timeline, content)
 
     async def _announce_histories(self, connection: ReplicationConnection) -> None:
@@ -281,7 +345,7 @@ class StreamSource:
         ended = self._streaming.timeline
         self._streaming = None
         system = await connection.identify_system()
-        await self._learn_history(system.timeline)
+        await self._learn_history(connection, system.timeline)
         assert self._history is not None
         self._identity = self._identity._replace(timeline=system.timeline)
         log.info("the primary's timeline ended", timeline=ended, next=end.next_timeline)

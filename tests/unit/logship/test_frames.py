@@ -122,6 +122,19 @@ def test_no_bytes_raise_anything_but_our_error(parts: list[bytes], checked: bool
             assert error.code in (Code.BAD_FRAME, Code.CHECKSUM_MISMATCH)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x82\xa1t\xa3bye\xa6reason\xa2\xff\xfe",
+        b"\x82\xa1t\xa3bye\xa1x" + b"\x91" * 100_000 + b"\xc0",
+    ],
+    ids=["text that is no UTF-8", "nesting without end"],
+)
+def test_what_msgspec_has_other_errors_for_is_a_bad_frame_too(body: bytes) -> None:
+    assert error_of(framed(body)).code is Code.BAD_FRAME
+    assert peek_versions(framed(body)) is None
+
+
 def test_the_versions_of_any_hello_can_be_read() -> None:
     assert peek_versions(packed(t="hello", version_min=7, version_max=9, instance=[1])) == (7, 9)
     assert peek_versions(packed(t="bye", version_min=7, version_max=9)) is None

@@ -11,7 +11,6 @@ import pytest
 
 from applier.operations import instance as instance_module
 from applier.operations.instance import Instance
-from applier.operations.promotion import promote
 from applier.operations.record import InstanceRecord, load_record, save_record
 from applier.receivers import FencedError
 from applier.service import Service
@@ -196,31 +195,3 @@ async def test_wal_goes_on_after_a_seed_is_given_up(instance: Instance, listener
     assert not [
         alarm["code"] for alarm in instance.alarms.as_list() if "primary" in alarm["code"]
     ], "a new seed is under way"
-
-
-# --- promotion ------------------------------------------------------------------------------
-
-
-async def test_nothing_is_fenced_when_nothing_can_be_opened(
-    instance: Instance, listener: Listener
-) -> None:
-    await instance.hello(hello(), listener)
-    with pytest.raises(RefusedError) as caught:
-        await promote(instance, lambda step, facts: None)
-    assert caught.value.code is Code.PROMOTE_REFUSED
-    assert instance.record.fence is None
-    assert not [name for name, _ in listener.told if name == "fenced"]
-
-
-async def test_a_second_promotion_beside_the_first_is_refused_and_harms_nothing(
-    instance: Instance, listener: Listener
-) -> None:
-    """It would take the fence of the first one back when it fails."""
-    await instance.hello(hello(), listener)
-    async with instance.promotion_turn:
-        await instance.fence("promotion")
-        with pytest.raises(RefusedError) as caught:
-            await promote(instance, lambda step, facts: None)
-        assert caught.value.code is Code.PROMOTE_REFUSED
-        assert "running" in caught.value.what
-        assert instance.record.fence is not None

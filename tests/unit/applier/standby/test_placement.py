@@ -103,8 +103,18 @@ def test_settings_that_an_earlier_seed_brought_do_not_stay(
     seed: StandbyLayout, run_as: RunAs
 ) -> None:
     prepare(seed, run_as)
+    (seed.data / "postgresql.conf").unlink()
+    assert "postgresql.conf" in prepare(seed, run_as).missing
+
+
+def test_client_rules_that_an_operator_put_there_survive_a_seed_without_any(
+    seed: StandbyLayout, run_as: RunAs
+) -> None:
+    prepare(seed, run_as)
     (seed.data / "pg_hba.conf").unlink()
-    assert prepare(seed, run_as).missing == ("pg_hba.conf", "pg_ident.conf")
+    (seed.primary_settings / "pg_hba.conf").write_text("local all all peer\n")
+    assert "pg_hba.conf" in prepare(seed, run_as).kept
+    assert primary_file(seed, "pg_hba.conf") == "local all all peer\n"
 
 
 def test_a_link_in_the_seed_is_not_followed(
