@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal
 DEMO_ARGS ?=
+BENCH_ARGS ?=
+MINUTES ?= 60
 LOCK_ARGS ?=
 
 VENV := .venv
@@ -10,12 +12,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv postgres lint format test demo lock clean
+.PHONY: help venv postgres lint format test demo bench torture lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Variables: PYTHON=python3.12  PYTEST_ARGS='-k store -x'  DEMO_ARGS=--help  LOCK_ARGS=--upgrade"
+	@echo "  Variables: PYTHON=python3.12  PYTEST_ARGS='-k store -x'  DEMO_ARGS=--help  BENCH_ARGS=--quick  MINUTES=60  LOCK_ARGS=--upgrade"
 
 venv: $(READY) ## Build .venv from requirements.lock
 
@@ -51,6 +53,13 @@ test: $(READY) postgres ## Run the tests (PYTEST_ARGS goes to pytest)
 
 demo: $(READY) postgres ## Protect a cluster, lose it, and promote its standby (DEMO_ARGS)
 	$(BIN)/shipper demo $(DEMO_ARGS)
+
+bench: $(READY) postgres ## Measure Logship beside PostgreSQL's own replication (BENCH_ARGS)
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+torture: $(READY) postgres ## Kill, freeze, cut and fill at random for MINUTES=n; crash at every step
+	$(BIN)/python -m pytest tests/crash --crash-points=all --timeout=0
+	$(BIN)/python -m tests.torture --minutes $(MINUTES)
 
 # The name in the lock's first lines stands for this target, whatever options it takes.
 lock: $(READY) ## Write requirements.lock anew (LOCK_ARGS=--upgrade for newer versions)

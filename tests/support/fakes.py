@@ -36,16 +36,18 @@ def link_lost(what: str = "the link went away") -> LogshipError:
 class FakeSource:
     """WAL of one timeline that is there as soon as `flush` says so.
 
-    `fail_open`, `fail_start`, `fail_read`: raised by the next such calls, one each.
+    `fail_open`, `fail_start`, `fail_read`, `fail_observe`: raised by the next such calls, one
+    each.  As the contract says, `start` reads only from what the last `open` described.
     """
 
     def __init__(self, *, start_lsn: int, piece_bytes: int = 100) -> None:
         self.timeline = 1
         self.profile: Profile = profile()
         self.piece_bytes = piece_bytes
-        self.fail_open: list[LogshipError] = []
-        self.fail_start: list[LogshipError] = []
-        self.fail_read: list[LogshipError] = []
+        self.fail_open: list[Exception] = []
+        self.fail_start: list[Exception] = []
+        self.fail_read: list[Exception] = []
+        self.fail_observe: list[Exception] = []
         self.opened = 0
         self.reserved = 0
         self.starts: list[tuple[Position, frozenset[int]]] = []
@@ -60,13 +62,14 @@ class FakeSource:
         self._next: Position | None = None
         self._changed = asyncio.Event()
         self._heard = False
+        self._described: tuple[Profile, int] | None = (self.profile, self.timeline)
 
     def flush(self, lsn: int) -> None:
         """The cluster has flushed up to here."""
         self._flush = Lsn(lsn)
         self._changed.set()
 
-    def break_read(self, error: LogshipError) -> None:
+    def break_read(self, error: Exception) -> None:
         """The connection breaks, also under a read that waits."""
         self.fail_read.append(error)
         self._changed.set()
@@ -76,8 +79,10 @@ class FakeSource:
     async def open(self) -> SourceIdentity:
         self.opened += 1
         self._next = None
+        self._described = None
         if self.fail_open:
             raise self.fail_open.pop(0)
+        self._described = (self.profile, self.timeline)
         return SourceIdentity(self.profile, self.timeline, self._flush)
 
     async def reserve(self) -> None:
@@ -87,6 +92,8 @@ class FakeSource:
         self.starts.append((resume, known_timelines))
         if self.fail_start:
             raise self.fail_start.pop(0)
+        if self._described != (self.profile, self.timeline):
+            raise LogshipError(Code.PRIMARY_NOT_READY, "it is another one now", retryable=True)
         self._next = resume
         self._heard = False
 
@@ -127,6 +134,8 @@ class FakeSource:
     async def observe(self) -> Observation:
         if self.observing is not None:
             await self.observing.wait()
+        if self.fail_observe:
+            raise self.fail_observe.pop(0)
         return Observation(self.profile, self.sync_state, "reserved", Lsn(0))
 
     async def close(self) -> None:
@@ -142,7 +151,7 @@ class FakeDestination:
 
     def __init__(self, accepted: Accepted | None = None) -> None:
         self.accepted = accepted
-        self.refusals: list[LogshipError] = []
+        self.refusals: list[Exception] = []
         self.connects: list[Facts] = []
         self.log: list[tuple[str, Any]] = []
         """("wal", (timeline, lsn, bytes)), ("history", …), ("gap", …), ("tell", Facts), …"""

@@ -1,0 +1,98 @@
+"""`build/bench.json`: what was measured so far.  Pure but for `load` and `save`.
+
+    {"format": 1, <key of catalog.KEYS>: median or null, ...,
+     "machine": {...}, "software": {...},
+     "measures": {<measure>: {"measured_at", "seconds", "commit", "busy_before", "notes": [...],
+                              "figures": {<name>: {"median", "least", "most",
+                                                   "repetitions"}},
+                              "repetitions": [...]}},
+     "failures": {<measure>: why}}
+
+A measure that is run again replaces its old result and leaves the others: a run can be made in
+parts.  What was skipped is told in `notes`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.bench.catalog import CATALOG, KEYS
+from tests.bench.samples import Figure
+
+FORMAT = 1
+
+Document = dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What one measure returns."""
+
+    figures: Mapping[str, Figure]
+    repetitions: Sequence[Mapping[str, Any]]
+    """The raw material, one a repetition; any shape that JSON has."""
+    notes: Sequence[str] = ()
+
+
+def empty() -> Document:
+    """A document in which nothing was measured."""
+    nothing: Document = {"format": FORMAT}
+    return nothing | dict.fromkeys(KEYS) | {"measures": {}, "failures": {}}
+
+
+def merge(document: Document, measure: str, outcome: Outcome, about: Mapping[str, Any]) -> Document:
+    """`document` with a measure's new result.  Raises ValueError for figures that are not in
+    the catalogue under this measure."""
+    known = {row.name for row in CATALOG if row.measure == measure}
+    if unknown := outcome.figures.keys() - known:
+        raise ValueError(f"{measure} has no figures {sorted(unknown)}")
+    entry = {
+        **about,
+        "notes": list(outcome.notes),
+        "figures": {name: figure._asdict() for name, figure in outcome.figures.items()},
+        "repetitions": [dict(repetition) for repetition in outcome.repetitions],
+    }
+    failures = {name: why for name, why in document["failures"].items() if name != measure}
+    measures = {**document["measures"], measure: entry}
+    return {**document, **_medians(measures), "measures": measures, "failures": failures}
+
+
+def fail(document: Document, measure: str, why: str) -> Document:
+    """`document` with a failure; what an earlier run found of this measure is dropped, so that
+    nobody takes it for this run's."""
+    measures = {name: entry for name, entry in document["measures"].items() if name != measure}
+    failures = {**document["failures"], measure: why}
+    return {**document, **_medians(measures), "measures": measures, "failures": failures}
+
+
+def figures(document: Document) -> dict[str, Figure]:
+    """Every figure that was measured, by name."""
+    return {
+        name: Figure(**figure)
+        for entry in document["measures"].values()
+        for name, figure in entry["figures"].items()
+    }
+
+
+def _medians(measures: Mapping[str, Any]) -> dict[str, float | None]:
+    found = figures({"measures": measures})
+    return {key: found[key].median if key in found else None for key in KEYS}
+
+
+def load(path: Path) -> Document:
+    """What is there, or `empty()`.  A file of another format is not continued."""
+    try:
+        document: Document = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return empty()
+    return document if document.get("format") == FORMAT else empty()
+
+
+def save(path: Path, document: Document) -> None:
+    """Replace the file at once: a run that is cut off leaves the last whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    new.replace(path)

@@ -1,0 +1,64 @@
+"""How much a run does.  A quick one shows that everything works; its figures mean nothing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MB = 1_000_000
+GB = 1_000 * MB
+
+
+class Sizes(NamedTuple):
+    """One row of a table is about 1 kB, and so is its WAL."""
+
+    wal_rows: int
+    """Rows of one generation of WAL: the rate measures write it once a repetition, the
+    catch-up measures twice."""
+    seed_rows: int
+    """Rows of about 1 kB in the cluster that is seeded; as many bytes again in small rows."""
+    latency_samples: int
+    latency_warm_up: int
+    latency_repetitions: int
+    repetitions: int
+    """Of the measures that move much data."""
+    promotions: int
+    idle_seconds: float
+    command_runs: int
+    touch_bytes: int
+    """Memory touched and freed before a repetition."""
+    needed_disk_bytes: int
+    max_wal_size: str
+    min_wal_size: str
+
+
+FULL = Sizes(
+    wal_rows=1_000_000,
+    seed_rows=900_000,
+    latency_samples=400,
+    latency_warm_up=100,
+    latency_repetitions=6,
+    repetitions=3,
+    promotions=20,
+    idle_seconds=30.0,
+    command_runs=20,
+    touch_bytes=5 * GB,
+    needed_disk_bytes=30 * GB,
+    max_wal_size="16GB",
+    min_wal_size="4GB",
+)
+
+QUICK = Sizes(
+    wal_rows=30_000,
+    seed_rows=30_000,
+    latency_samples=20,
+    latency_warm_up=5,
+    latency_repetitions=2,
+    repetitions=1,
+    promotions=2,
+    idle_seconds=2.0,
+    command_runs=3,
+    touch_bytes=100 * MB,
+    needed_disk_bytes=4 * GB,
+    max_wal_size="2GB",
+    min_wal_size="128MB",
+)

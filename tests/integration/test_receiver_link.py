@@ -1,0 +1,190 @@
+"""Receiver `link` over real ZeroMQ: the contract, and who may ship what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from applier.receivers.link import LinkReceiver
+from logship.errors import Code, LogshipError
+from logship.link.keys import KeyPair
+from shipper.destinations import Lost
+from shipper.destinations.link import LinkDestination, ShipperIdentity
+from tests.integration.destination_contract import Shipping, facts
+from tests.integration.receiver_contract import ReceiverContract
+from tests.support.fake_intake import FakeIntake, new_keys
+from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
+from tests.support.proxy import TcpProxy
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.integration
+
+S = SEGMENT_BYTES
+HEARTBEAT_SECONDS = 0.4
+
+
+class LinkRig:
+    """A receiver of two instances; the key of "orders" may ship both, that of "billing" one."""
+
+    window_bytes = 400_000
+    silence_seconds = 3 * HEARTBEAT_SECONDS
+
+    def __init__(self) -> None:
+        self.server_keys, self.keys, self.billing_keys = new_keys(), new_keys(), new_keys()
+        self.intake, self.billing = FakeIntake(at(1, S), S), FakeIntake(at(1, S), S)
+        self.receiver = LinkReceiver(
+            {"orders": self.intake, "billing": self.billing},
+            {
+                self.keys.public: frozenset({"orders", "billing"}),
+                self.billing_keys.public: frozenset({"billing"}),
+            },
+            keys=self.server_keys,
+            window_bytes=self.window_bytes,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
+        )
+        self.port = int(self.receiver.start("tcp://127.0.0.1:0").rpartition(":")[2])
+        self.proxy = TcpProxy("127.0.0.1", self.port)
+
+    def make_destination(
+        self,
+        *,
+        instance: str = "orders",
+        shipper_id: str = "shipper-a",
+        boot_id: str = "boot-1",
+        keys: KeyPair | None = None,
+    ) -> LinkDestination:
+        return LinkDestination(
+            self.proxy.endpoint,
+            server_public_key=self.server_keys.public,
+            keys=keys or self.keys,
+            identity=ShipperIdentity(instance, shipper_id, boot_id, "async"),
+        )
+
+    def cut(self) -> None:
+        self.proxy.cut()
+
+    async def stop(self) -> None:
+        await self.receiver.stop()
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[LinkRig]:
+    made = LinkRig()
+    async with made.proxy:
+        yield made
+        await made.receiver.stop()
+
+
+class TestLinkReceiver(ReceiverContract):
+    pass
+
+
+async def refused(destination: LinkDestination) -> LogshipError:
+    with pytest.raises(LogshipError) as caught:
+        await destination.connect(facts())
+    await destination.close("refused")
+    return caught.value
+
+
+async def test_an_unknown_instance_is_refused(rig: LinkRig) -> None:
+    error = await refused(rig.make_destination(instance="nonesuch"))
+    assert error.code is Code.UNKNOWN_INSTANCE
+    assert "'nonesuch'" in error.what
+    assert error.hint
+    assert not error.retryable
+    assert rig.intake.log == rig.billing.log == []
+
+
+async def test_the_key_of_another_instance_is_refused(rig: LinkRig) -> None:
+    error = await refused(rig.make_destination(keys=rig.billing_keys))
+    assert error.code is Code.KEY_NOT_ALLOWED
+    assert rig.billing_keys.public in error.what and "billing" in error.what
+    assert not error.retryable
+    assert rig.intake.log == []
+
+
+async def test_a_second_shipper_waits_until_the_first_is_gone(rig: LinkRig) -> None:
+    first = rig.make_destination()
+    await first.connect(facts())
+    second = rig.make_destination(shipper_id="shipper-b")
+    error = await refused(second)
+    assert error.code is Code.INSTANCE_BUSY
+    assert error.retryable
+    assert "shipper-a" in error.what
+    assert rig.intake.gone == []
+    await first.close("stopped")
+    await until(lambda: rig.intake.gone, "the first is gone")
+    await second.connect(facts())
+    await second.close("done")
+
+
+async def test_a_shipper_that_died_frees_its_instance_within_seconds(rig: LinkRig) -> None:
+    first = rig.make_destination()
+    await first.connect(facts())
+    rig.proxy.stall()
+    await until(lambda: rig.intake.gone, "its silence is noticed", 10 * HEARTBEAT_SECONDS)
+    rig.proxy.resume()
+    second = rig.make_destination(shipper_id="shipper-b")
+    await second.connect(facts())
+    await second.close("done")
+    await first.close("done")
+
+
+async def test_a_shipper_started_again_takes_over_and_the_old_one_is_told(rig: LinkRig) -> None:
+    old = Shipping(rig)  # type: ignore[arg-type]
+    await old.connect()
+    old_listener = rig.intake.listener
+    await old.send(1000)
+    await old.hear_durable(at(1, S + 1000))
+    new = Shipping(rig)  # type: ignore[arg-type]
+    new.destination = rig.make_destination(boot_id="boot-2")
+    assert (await new.connect()).position == at(1, S + 1000)
+    (lost,) = await old.hear(Lost)
+    assert lost.error.code is Code.SUPERSEDED
+    assert not lost.error.retryable
+    assert [who for who, _ in rig.intake.gone] == [old_listener]
+    await new.send(1000)
+    await new.hear_durable(at(1, S + 2000))
+    assert rig.intake.wal_of(1) == wal_bytes(1, S, 2000)
+    await old.close()
+    await new.close()
+
+
+async def test_instances_do_not_wait_for_each_other(rig: LinkRig) -> None:
+    rig.intake.taking.clear()
+    orders, billing = Shipping(rig), Shipping(rig)  # type: ignore[arg-type]
+    billing.destination = rig.make_destination(instance="billing", keys=rig.billing_keys)
+    await orders.connect()
+    await billing.connect()
+    await orders.send(rig.window_bytes)
+    for _ in range(5):
+        await billing.send(rig.window_bytes)
+    await billing.hear_durable(billing.sent)
+    assert rig.intake.wal_of(1) == b""
+    assert rig.billing.wal_of(1) == wal_bytes(1, S, 5 * rig.window_bytes)
+    await orders.close()
+    await billing.close()
+
+
+async def test_a_stopped_receiver_lets_go_of_its_port_and_its_connections(rig: LinkRig) -> None:
+    shipping = Shipping(rig)  # type: ignore[arg-type]
+    await shipping.connect()
+    rig.intake.taking.clear()
+    await shipping.send(1000)
+    await asyncio.wait_for(rig.receiver.stop(), 5)
+    assert len(rig.intake.gone) == 1
+    (lost,) = await shipping.hear(Lost)
+    assert lost.error.retryable
+    again = LinkReceiver(
+        {"orders": rig.billing},
+        {rig.keys.public: frozenset({"orders"})},
+        keys=rig.server_keys,
+        window_bytes=rig.window_bytes,
+        heartbeat_seconds=HEARTBEAT_SECONDS,
+    )
+    again.start(f"tcp://127.0.0.1:{rig.port}")
+    await shipping.connect_patiently()
+    await shipping.close()
+    await again.stop()
