@@ -169,11 +169,12 @@ class Service:
                 await resume(
                     instance, lambda step, facts: log.info("promotion", step=step, **facts)
                 )
-            except LogshipError as error:
+            except (LogshipError, OSError) as error:
                 # An operator's own try may be under way: that is no alarm.
                 if not instance.promotion_turn.locked():
-                    alarm = error.code
-                    instance.alarms.raise_error(error)
+                    failure = _as_logship_error(instance, error)
+                    alarm = failure.code
+                    instance.alarms.raise_error(failure)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, MAX_FINISH_PAUSE_SECONDS)
         self._finishing.discard(instance.name)
@@ -189,6 +190,17 @@ class Service:
 def _is_unfinished(instance: Instance) -> bool:
     """Whether a promotion of it was begun that neither came to its end nor was taken back."""
     return instance.record.fence is not None and instance.record.promotion is None
+
+
+def _as_logship_error(instance: Instance, error: LogshipError | OSError) -> LogshipError:
+    if isinstance(error, LogshipError):
+        return error
+    return LogshipError(
+        Code.PROMOTE_FAILED,
+        f"the promotion of {instance.name} can't be finished: {error}",
+        "mend the disk; it is tried again by itself",
+        retryable=True,
+    )
 
 
 def run(settings: ApplierSettings) -> None:

@@ -54,6 +54,18 @@ class Host:
         task.add_done_callback(self._done)
         return task
 
+    async def to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` to its end, also when the caller is cancelled; raises what it raises."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._seen)
+        await asyncio.shield(task)
+
+    def _seen(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller's, if it is still there
+
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()

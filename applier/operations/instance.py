@@ -57,6 +57,7 @@ class LinkState(msgspec.Struct):
     state: str = "never"
     since: float | None = None
     heard_at: float | None = None
+    """Monotonic, as it decides what is still true: a step of the clock must not."""
     primary_reachable: bool | None = None
     sync_state: str = ""
     slot_wal_status: str = ""
@@ -84,9 +85,11 @@ class Instance:
         """Why the instance could not be opened: nothing is received or promoted until it is."""
         self.heard: Heard | None = None
         self.behind_since: float | None = None
-        """Since when the store lacks something the primary was heard to have."""
+        """Since when (monotonic) the store lacks something the primary was heard to have."""
         self._heard_saved_at = 0.0
         self._listener: IntakeListener | None = None
+        self._seed_asked = False
+        """An operator asked for a seed and none has begun since."""
         self._store_turn = asyncio.Lock()
         self._record_turn = asyncio.Lock()
         self.promotion_turn = asyncio.Lock()
@@ -122,7 +125,7 @@ class Instance:
 
     async def close(self) -> None:
         """Leave the standby running, let go of everything else."""
-        await self._save_heard(force=True)
+        await self._save_heard()
         await self.arrival.give_up("the applier stops")
         await self.following.close()
         await self._close_store()
@@ -158,7 +161,7 @@ class Instance:
 
     async def remember(self, **changes: object) -> None:
         """Change the record, durably, before returning.  A cancelled caller changes it too."""
-        await asyncio.shield(self.host.spawn(self._remember(changes)))
+        await self.host.to_the_end(self._remember(changes))
 
     async def _remember(self, changes: dict[str, object]) -> None:
         # One after the other: two at once would each write the record without the other's
@@ -187,7 +190,7 @@ class Instance:
                 incarnation=profile.incarnation, profile=profile, protection=hello.protection
             )
         # Of its own: cut off in the middle, an opened store would hold its lock for ever.
-        await asyncio.shield(self.host.spawn(self._ensure_store(profile)))
+        await self.host.to_the_end(self._ensure_store(profile))
         await self.following.primary_changed(profile)
         resuming = await self.arrival.keep_or_give_up(hello.seed_id)
         # Now, and with no wait after it: a fence that came meanwhile had nobody to tell.
@@ -209,6 +212,8 @@ class Instance:
         )
 
     def _wants_seed(self, store: Store) -> bool:
+        if self._seed_asked:
+            return True
         placed = self.following.placed
         if placed is None:
             return self.settings.seed == "auto"
@@ -251,10 +256,10 @@ class Instance:
     def heard_from(self, timeline: int, flush_lsn: int) -> None:
         """The primary's flush position and timeline, as the sender says."""
         now = time.time()
-        self.link.heard_at = now
+        self.link.heard_at = time.monotonic()
         if flush_lsn:
             self.heard = Heard(timeline=timeline, lsn=flush_lsn, at=now)
-            self._note_exposure(now)
+            self._note_exposure()
 
     def heard_with_span(self, timeline: int, flush_lsn: int) -> None:
         """The primary's flush position that came with WAL of `timeline`, which may be an older
@@ -268,7 +273,7 @@ class Instance:
         self.link.slot_wal_status = heartbeat.slot_wal_status
         self.heard_from(heartbeat.timeline, heartbeat.flush_lsn)
         self.alarms.slot(heartbeat.slot_wal_status)
-        if self.behind_since is not None:
+        if self.behind_since is not None and self._heard_is_due():
             # The flusher saves it too, but has nothing to do while the disk is full.
             self.host.spawn(self._save_heard())
 
@@ -283,20 +288,20 @@ class Instance:
             await self.remember(profile=profile)
             await self.following.primary_changed(profile)
 
-    def _note_exposure(self, now: float) -> None:
+    def _note_exposure(self) -> None:
         durable_now = self.store.durable if self.store is not None else None
         assert self.heard is not None
         if durable_now is not None and durable_now >= (self.heard.timeline, self.heard.lsn):
             self.behind_since = None
         elif self.behind_since is None:
-            self.behind_since = now
+            self.behind_since = time.monotonic()
 
-    async def _save_heard(self, *, force: bool = False) -> None:
-        now = time.monotonic()
-        if self.heard is None or self.heard == self.record.heard:
-            return
-        if force or now - self._heard_saved_at >= HEARD_SAVE_SECONDS:
-            self._heard_saved_at = now
+    def _heard_is_due(self) -> bool:
+        return time.monotonic() - self._heard_saved_at >= HEARD_SAVE_SECONDS
+
+    async def _save_heard(self) -> None:
+        self._heard_saved_at = time.monotonic()
+        if self.heard is not None and self.heard != self.record.heard:
             with contextlib.suppress(OSError):
                 await self.remember(heard=self.heard)
 
@@ -352,10 +357,12 @@ class Instance:
                 self.host.spawn(self._reopen_store(store))
                 return
             if self.heard is not None:
-                self._note_exposure(time.time())
+                self._note_exposure()
             if self._listener is not None:
                 self._listener.positions_changed()
-            await self._save_heard()
+            if self._heard_is_due():
+                # Beside the next flush: no ack waits for it.
+                self.host.spawn(self._save_heard())
 
     async def _reopen_store(self, failed: Store) -> None:
         """After a failed fsync nothing in memory is believed: scan what is on the disk."""
@@ -406,23 +413,24 @@ class Instance:
     # --- Intake: seeds --------------------------------------------------------------------
 
     def request_seed(self, why: str) -> None:
-        """Ask the connected sender for a seed.  Raises RefusedError when there is none."""
+        """Have the sender start a seed: now, or as soon as it comes.
+
+        A sender whose WAL does not fit is refused over and over, and connected for moments
+        only; a seed is what it needs.  Raises RefusedError: one is arriving already.
+        """
         self._check_fence()
-        if self._listener is None:
-            raise RefusedError(
-                Code.LINK_LOST,
-                f"no shipper of {self.name} is connected",
-                "a seed comes from the primary: start its shipper, then ask again",
-            )
         if self.arrival.seeder is not None:
             raise RefusedError(
                 Code.SEED_FAILED, f"a seed of {self.name} is already arriving", "wait for it"
             )
-        self._listener.seed_requested(why)
+        self._seed_asked = True
+        if self._listener is not None:
+            self._listener.seed_requested(why)
 
     async def seed_begin(self, frame: SeedBegin) -> None:
         self._check_fence()
         await self.arrival.begin(frame)
+        self._seed_asked = False
         self.gap = None
         self.alarms.clear(Code.WAL_GAP)
 

@@ -72,7 +72,7 @@ def _text(lsn: int | None) -> str | None:
 def _fresh(instance: Instance) -> bool:
     heard_at = instance.link.heard_at
     connected = instance.link.state == "connected"
-    return connected and heard_at is not None and time.time() - heard_at < STALE_SECONDS
+    return connected and heard_at is not None and time.monotonic() - heard_at < STALE_SECONDS
 
 
 def _protection(instance: Instance) -> status.ProtectionStatus:
@@ -131,7 +131,7 @@ def _transfer_gap(instance: Instance) -> status.TransferGap:
     if gap_bytes is None:
         return {"bytes": None, "seconds": None}
     since = instance.behind_since
-    seconds = time.time() - since if gap_bytes and since is not None else 0.0
+    seconds = time.monotonic() - since if gap_bytes and since is not None else 0.0
     return {"bytes": gap_bytes, "seconds": seconds}
 
 

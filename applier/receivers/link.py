@@ -276,7 +276,9 @@ class Connection:
                 self._take(self._session.span_failed(span, error, now))
                 return
             raise
-        self.positions_changed()
+        # After the WAL server, which was woken by the write: a standby's reader waits for
+        # that, nobody for "received".
+        self._loop.call_soon(self.positions_changed)
 
     async def _seed_begin(self, intake: Intake, begun: SeedBegun) -> None:
         await intake.seed_begin(begun.begin)

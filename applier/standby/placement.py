@@ -121,7 +121,8 @@ def make_socket_directory(path: Path, run_as: RunAs) -> None:
 
     Raises LogshipError(STANDBY_FAILED) if it is not.
     """
-    if not path.exists():
+    if not path.exists() or path.lstat().st_uid == os.geteuid() != run_as.uid:
+        # Also one that is ours still: a crash came before it was given away.
         make_private_directory(path, run_as)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):

@@ -6,9 +6,10 @@ Imports run downwards:
     core        chains, histories, spans in, bytes out, synchronously
     segments    open segments: preallocation, writing, the group flush, completion
     recovery    what a directory holds after any crash, from its files alone
-    positions   where WAL fits: pure rules       pages   page checks over any cut: pure
     refusals    the words for each no
     layout      names, the slot at the end of a partial segment, chains.json
+    runs        what is held in one piece over all chains: pure rules
+    positions   where WAL fits: pure rules       pages   page checks over any cut: pure
 
 Everything below `store` does its I/O through `logship.durable.Disk` and runs as it is over a
 simulated one.  docs/store-format.md describes the files.

@@ -12,13 +12,15 @@ from collections import OrderedDict
 from pathlib import Path
 
 import crc32c
+import msgspec
 import structlog
 
 from applier.store import layout, positions, segments
 from applier.store.pages import PageScan
-from applier.store.positions import ChainPositions
+from applier.store.positions import ChainPositions, Extent
 from applier.store.recovery import Recovery, damaged
-from applier.store.refusals import refusal, removed, unusable
+from applier.store.refusals import refusal, removed, unreadable, unusable
+from applier.store.runs import Run, clipped, joined
 from logship import wal
 from logship.durable import Bytes, Disk
 from logship.errors import Code, LogshipError
@@ -48,6 +50,8 @@ class StoreCore:
         self.read_only = read_only
         self.positions: ChainPositions | None = None
         self.chains: list[layout.Chain] = []
+        self._earlier: list[dict[int, Extent]] = []
+        """What each chain but the last held."""
         self.histories: dict[int, wal.History] = {}
         self.history_contents: dict[int, bytes] = {}
         self.segments = segments.SegmentFiles(
@@ -57,6 +61,7 @@ class StoreCore:
         self._scan = PageScan()
         self._readers: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._readers_lock = threading.Lock()
+        """Held while something is read, and while it changes what may be read."""
 
     # --- opening ----------------------------------------------------------------------------
 
@@ -78,7 +83,7 @@ class StoreCore:
             where = self.directory / layout.CHAINS_NAME
             record = layout.decode_chains(content, where)
             layout.check_line(record.line, self.line, self.directory)
-            self.chains = record.chains
+            self._take_chains(record.chains)
         if repair:
             self._finish_setting_aside()
             for name in names:
@@ -133,7 +138,8 @@ class StoreCore:
         If the current chain holds that place on that timeline, its bytes from there on are
         kept, as the same place of one cluster's WAL has the same bytes.  Otherwise whatever
         files stand at or above it are set aside, so that none of them can be mistaken for
-        bytes of this chain.  The same call again changes nothing.
+        bytes of this chain.  What is left of the chains before is noted, and stays readable.
+        The same call again changes nothing.
         """
         self._check_writable()
         if self.chains:
@@ -148,24 +154,46 @@ class StoreCore:
             seed_id=seed_id,
         )
         held = self.positions
-        keep = held is not None and held.continues_at(start)
-        if not keep:
-            chain = _with_set_aside(chain, self._superseded_by(start))
-        chains = [*self.chains, chain]
+        kept: ChainPositions | None = None
+        before = list(self.chains)
+        if held is not None:
+            before[-1] = before[-1].holding(held.durable_extents())
+            if held.continues_at(start):
+                kept = held.restarted_at(start)
+        if kept is None:
+            before = [entry.holding(clipped(entry.extents, start)) for entry in before]
+            chain = msgspec.structs.replace(chain, set_aside=self._superseded_by(start))
+        chains = [*before, chain]
         self._write_file(layout.CHAINS_NAME, layout.encode_chains(self.line, chains))
-        self.chains = chains
-        if held is not None and keep:
-            self.positions = held.restarted_at(start)
+        if kept is not None:
+            with self._readers_lock:
+                self._take_chains(chains)
+                self.positions = kept
             return
         self.segments.close()
-        self._close_readers()
+        self._scan = PageScan()
+        with self._readers_lock:
+            # Before the files move: who reads from now on opens none of them again.
+            self._take_chains(chains)
+            self.positions = ChainPositions(start, self.line.segment_bytes)
+            self._forget_histories_above(timeline)
+            self._close_readers()
         try:
             self._finish_setting_aside()
         except OSError as error:
             raise self.segments.fail(error, self.directory) from error
-        self.positions = ChainPositions(start, self.line.segment_bytes)
-        self._scan = PageScan()
         self.segments.want_spare()
+
+    def _take_chains(self, chains: list[layout.Chain]) -> None:
+        self.chains = chains
+        self._earlier = [chain.extents for chain in chains[:-1]]
+
+    def _forget_histories_above(self, timeline: int) -> None:
+        # Replaced, not changed: another thread may be looking through them.
+        self.histories = {tli: own for tli, own in self.histories.items() if tli <= timeline}
+        self.history_contents = {
+            tli: own for tli, own in self.history_contents.items() if tli <= timeline
+        }
 
     def _superseded_by(self, start: Position) -> list[str]:
         """Files that recovery could take for the new chain's."""
@@ -190,12 +218,12 @@ class StoreCore:
         for name in self.chains[-1].set_aside:
             if name in present:
                 self._disk.rename(self.directory / name, directory / name)
-        for timeline in list(self.histories):
-            if timeline > self.chains[-1].timeline:
-                del self.histories[timeline], self.history_contents[timeline]
-        self.chains[-1] = _with_set_aside(self.chains[-1], [])
-        content = layout.encode_chains(self.line, self.chains)
+        self._forget_histories_above(self.chains[-1].timeline)
+        last = msgspec.structs.replace(self.chains[-1], set_aside=[])
+        chains = [*self.chains[:-1], last]
+        content = layout.encode_chains(self.line, chains)
         self._disk.write_file(self.directory / layout.CHAINS_NAME, content)
+        self._take_chains(chains)
 
     def add_history(self, timeline: int, content: bytes) -> None:
         """Keep a timeline's history, durably.  The same content again is fine.
@@ -220,8 +248,8 @@ class StoreCore:
                 "instance follows, and seed again from it under a new instance name",
             )
         self._write_file(name, content)
-        self.history_contents[timeline] = content
-        self.histories[timeline] = history
+        self.history_contents = {**self.history_contents, timeline: content}
+        self.histories = {**self.histories, timeline: history}
 
     # --- writing ----------------------------------------------------------------------------
 
@@ -243,6 +271,11 @@ class StoreCore:
             case positions.Overlaps(known_bytes):
                 pass
             case positions.BelowStart():
+                return chain.written
+            case positions.Copied(parts):
+                for holder, (part_start, part_end) in parts:
+                    part = view[part_start - start : part_end - start]
+                    self._compare(timeline, part_start, part, holder)
                 return chain.written
             case _:
                 raise refusal(verdict, timeline, start, len(view))
@@ -272,11 +305,7 @@ class StoreCore:
         try:
             held = self.segments.stored(held_on, start, len(offered))
         except OSError as error:
-            raise LogshipError(
-                Code.STORE_FAILED,
-                f"WAL at {Lsn(start)} can't be read back: {error.strerror}",
-                "look at the disk (dmesg)",
-            ) from error
+            raise unreadable(held_on, start, error) from error
         if held == offered:
             return
         pairs = zip(held, offered, strict=False)
@@ -320,15 +349,39 @@ class StoreCore:
 
     # --- reading ----------------------------------------------------------------------------
 
+    def runs(self) -> list[Run]:
+        """`Store.runs`."""
+        if self.positions is None:
+            return []
+        return joined([*self._earlier, self.positions.extents])[::-1]
+
+    def durable_of(self, seed_id: str) -> Position | None:
+        """`Store.durable_of`."""
+        chain = next((chain for chain in self.chains[::-1] if chain.seed_id == seed_id), None)
+        if chain is None or self.positions is None:
+            return None
+        segment = wal.segment_start(chain.lsn, self.line.segment_bytes)
+        start = Position(chain.timeline, segment)
+        current, *ended = self.runs()
+        if chain is self.chains[-1] or current.reaches(start):
+            return self.positions.durable
+        return next((run.end for run in ended if run.reaches(start)), start)
+
     def read(self, timeline: int, lsn: int, max_bytes: int) -> bytes:
         """`Store.read`."""
+        try:
+            with self._readers_lock:
+                return self._read(timeline, lsn, max_bytes)
+        except OSError as error:
+            raise unreadable(timeline, lsn, error) from error
+
+    def _read(self, timeline: int, lsn: int, max_bytes: int) -> bytes:
         available = self._available_bytes(timeline, lsn)
         size_bytes = min(max_bytes, available, wal.segment_end(lsn, self.line.segment_bytes) - lsn)
         if size_bytes <= 0:
             return b""
-        with self._readers_lock:
-            fd = self._reader(timeline, wal.segment_start(lsn, self.line.segment_bytes))
-            data = self._disk.pread(fd, size_bytes, lsn % self.line.segment_bytes)
+        fd = self._reader(timeline, wal.segment_start(lsn, self.line.segment_bytes))
+        data = self._disk.pread(fd, size_bytes, lsn % self.line.segment_bytes)
         if len(data) != size_bytes:
             name = wal.segment_name(timeline, lsn, self.line.segment_bytes)
             raise damaged(self.directory, f"{name} is shorter than it was")
@@ -341,17 +394,13 @@ class StoreCore:
         extent = chain.extents.get(timeline)
         if extent is not None and lsn >= extent.start:
             return extent.end - lsn
+        # Of earlier chains: what they held, as long as its files are there.
+        for run in self.runs():
+            if run.reaches(Position(timeline, Lsn(lsn))):
+                return run.extents[timeline].end - lsn
         if timeline > chain.written.timeline:
             return 0
-        # Of earlier chains whole segments are served as long as they are there.
-        start = wal.segment_start(lsn, self.line.segment_bytes)
-        if (timeline, start) not in self._readers:
-            path = self.directory / wal.segment_name(timeline, start, self.line.segment_bytes)
-            try:
-                self._disk.close(self._disk.open(path, read_only=True))
-            except FileNotFoundError as error:
-                raise removed(timeline, lsn) from error
-        return self.line.segment_bytes
+        raise removed(timeline, lsn)
 
     def _reader(self, timeline: int, start: int) -> int:
         key = (timeline, start)
@@ -368,15 +417,15 @@ class StoreCore:
         return fd
 
     def _close_readers(self) -> None:
-        with self._readers_lock:
-            for fd in self._readers.values():
-                self._disk.close(fd)
-            self._readers.clear()
+        for fd in self._readers.values():
+            self._disk.close(fd)
+        self._readers.clear()
 
     def close(self) -> None:
         """Close all files.  Syncs nothing: what is not durable was not reported as such."""
         self.segments.close()
-        self._close_readers()
+        with self._readers_lock:
+            self._close_readers()
 
     def _write_file(self, name: str, content: bytes) -> None:
         try:
@@ -392,16 +441,6 @@ class StoreCore:
                 "open it for writing, which the applier does",
             )
         self.segments.check_usable()
-
-
-def _with_set_aside(chain: layout.Chain, set_aside: list[str]) -> layout.Chain:
-    return layout.Chain(
-        timeline=chain.timeline,
-        start_lsn=chain.start_lsn,
-        started_at=chain.started_at,
-        seed_id=chain.seed_id,
-        set_aside=set_aside,
-    )
 
 
 def _parse_wal_name(name: str, segment_bytes: int) -> tuple[int, Lsn] | None:

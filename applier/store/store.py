@@ -14,6 +14,7 @@ import structlog
 from applier.store import layout
 from applier.store.core import StoreCore, open_store
 from applier.store.refusals import unusable
+from applier.store.runs import Run
 from logship.durable import Bytes, Disk, RealDisk
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
@@ -123,8 +124,20 @@ class Store:
         return chains[-1].seed_id if chains else ""
 
     def durable_of(self, seed_id: str) -> Position | None:
-        """End of the durable WAL that a standby placed from `seed_id` can be recovered to."""
-        return self.durable if seed_id == self.current_seed_id else None
+        """End of the durable, contiguous WAL that a standby placed from that seed can be
+        recovered to.
+
+        `durable`, if the seed began the current chain or nothing is missing between its chain
+        and that one; else where its chain ended for good, less what a later one set aside.
+        None if no seed of that id ever began a chain here.
+        """
+        return self._core.durable_of(seed_id)
+
+    def runs(self) -> list[Run]:
+        """The WAL held in one piece, newest first: the first is the current chain, with the
+        chains before that it continues; the others ended where WAL is missing.  [] while there
+        is no chain."""
+        return self._core.runs()
 
     @property
     def failure(self) -> LogshipError | None:
@@ -146,8 +159,9 @@ class Store:
     def read(self, timeline: int, lsn: int, max_bytes: int) -> bytes:
         """Written bytes from `lsn` on: at most `max_bytes`, never past the segment's end.
 
-        b"": nothing there yet.  Raises LogshipError(WAL_REMOVED) below the chain's start,
-        except where a whole segment of an earlier chain is still there.
+        b"": nothing there yet, or ever: the end of an earlier chain.  Raises LogshipError:
+        WAL_REMOVED where no chain holds the place or its file is gone, STORE_FAILED where the
+        disk gives an error, STORE_DAMAGED where the file is cut.
         """
         return self._core.read(timeline, lsn, max_bytes)
 
@@ -171,9 +185,11 @@ class Store:
         """Start a chain at the segment start of `start_lsn`, because a seed starts there.
 
         Where the current chain holds that place on that timeline it is shortened from below
-        and loses nothing above.  Otherwise `written` and `durable` fall back to the new start;
-        files at or above it move to superseded/, those below stay, readable, until retention
-        removes them.  The same call again changes nothing.
+        and loses nothing above.  Otherwise `written` and `durable` fall back (or leap) to the
+        new start; files at or above it move to superseded/, those below stay, readable, until
+        retention removes them.  What the chain before durably held is noted (`durable_of`), as
+        its standby is the one to promote until the seed is in place.  The same call again
+        changes nothing.
 
         Raises LogshipError: DISK_FULL (nothing changed), STORE_FAILED.
         """
@@ -181,13 +197,15 @@ class Store:
             self._check_open()
             await self._flush()
             started_at = time.time()
-            await _finish(
-                self._write_thread,
-                lambda: self._core.begin_chain(
-                    timeline, start_lsn, seed_id=seed_id, started_at=started_at
-                ),
-            )
-            self._changed()
+            try:
+                await _finish(
+                    self._write_thread,
+                    lambda: self._core.begin_chain(
+                        timeline, start_lsn, seed_id=seed_id, started_at=started_at
+                    ),
+                )
+            finally:
+                self._changed()
 
     async def add_history(self, timeline: int, content: bytes) -> None:
         """Keep a timeline's history; durable when this returns.  The same again is fine.
@@ -206,23 +224,25 @@ class Store:
         returns.
 
         Raises LogshipError, with nothing written: BAD_FRAME, WAL_GAP, WAL_CONFLICT,
-        HISTORY_MISSING, SUPERSEDED (its timeline was left), BAD_WAL_PAGE and what else
+        HISTORY_MISSING, SUPERSEDED (its timeline was left), TIMELINE_DIVERGED (its timeline
+        does not descend from what is held), BAD_WAL_PAGE and what else
         `wal.check_pages` raises, DISK_FULL (retryable: send it again later), STORE_FAILED
-        (close and reopen the store).
+        (retryable: close and reopen the store first).
         """
         async with self._writing:
             self._check_open()
             before = self.written
             opens_file = self._core.segments.opens_segment(timeline, start_lsn)
-            if len(data) < INLINE_BYTES and not opens_file:
-                position = self._core.write(timeline, start_lsn, data)
-            else:
-                position = await _finish(
+            try:
+                if len(data) < INLINE_BYTES and not opens_file:
+                    return self._core.write(timeline, start_lsn, data)
+                return await _finish(
                     self._write_thread, lambda: self._core.write(timeline, start_lsn, data)
                 )
-            if position != before:
-                self._changed()
-            return position
+            finally:
+                # Also when the caller was cancelled: what it wrote is there.
+                if self.written != before:
+                    self._changed()
 
     async def flush(self) -> Position | None:
         """Make durable what was written before this call; returns the durable position.
@@ -294,7 +314,12 @@ class Store:
             raise self._closed_error()
 
     def _closed_error(self) -> LogshipError:
-        return LogshipError(Code.STORE_FAILED, f"the store {self.directory} is closed")
+        return LogshipError(
+            Code.STORE_FAILED,
+            f"the store {self.directory} is closed",
+            "it is being opened again, or the applier stops: try again",
+            retryable=True,
+        )
 
     def close(self) -> None:
         """Wait for running I/O, close the files, let go of the lock.  Flushes nothing: what

@@ -1,16 +1,20 @@
 """One line of descent: which timelines a standby may follow, and where their bytes are.
 
-The line is the descent of the newest timeline that has WAL here.  A timeline on it other
-than the newest ended where the next one forked off.  A history file without WAL of its
-timeline changes nothing: it may be of a branch that this cluster never followed.
+The line is the descent of the newest timeline of one run of WAL.  A timeline on it other than
+the newest ended where the next one forked off.  A history file without WAL of its timeline
+changes nothing: it may be of a branch that this cluster never followed.
+
+There is one run as a rule.  Another one is what an earlier seed's chain had when WAL got lost
+between it and the next seed's: its standby streams to its end and no further, along its own
+line, whatever timelines came after the gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from applier.walserver.source import WalSource
+from applier.walserver.source import Run, WalSource
 from logship.lsn import Lsn
 from logship.wal import History, segment_start
 
@@ -23,27 +27,31 @@ class Fork(NamedTuple):
 
 
 class Line:
-    """The line of `source` as it is at each call; empty before there is any WAL."""
+    """The line of `run` as it is now."""
 
-    def __init__(self, source: WalSource) -> None:
-        self._source = source
+    def __init__(
+        self, run: Run, histories: Mapping[int, History], segment_bytes: int, *, grows: bool
+    ) -> None:
+        self.end = run.end
+        """End of the run, on the line's newest timeline."""
+        self.grows = grows
+        """Whether more may be written at `end`."""
+        self._run = run
+        self._segment_bytes = segment_bytes
+        timeline = self.end.timeline
+        self._history = histories.get(timeline, History(timeline, ()))
 
     def has(self, timeline: int) -> bool:
-        history = self._history()
-        return history is not None and history.contains(timeline)
+        return self._history.contains(timeline)
 
     def fork_of(self, timeline: int) -> Fork | None:
         """None for the newest timeline and for one that is not on the line."""
-        history = self._history()
-        if history is None:
-            return None
-        end, successor = history.end_of(timeline), history.successor_of(timeline)
+        end, successor = self._history.end_of(timeline), self._history.successor_of(timeline)
         return None if end is None or successor is None else Fork(end, successor)
 
     def forks(self) -> Iterator[tuple[int, Fork]]:
         """Each timeline that ended and where, oldest first."""
-        history = self._history()
-        for entry in history.ancestors if history is not None else ():
+        for entry in self._history.ancestors:
             fork = self.fork_of(entry.timeline)
             if fork is not None:
                 yield entry.timeline, fork
@@ -62,18 +70,51 @@ class Line:
                 limit = fork.end_lsn if limit is None else min(limit, fork.end_lsn)
             if limit is not None and lsn >= limit:
                 return None
-            end = self._source.end_of(timeline)
-            if end is not None and end > lsn:
-                return timeline, end if limit is None else min(end, limit)
+            extent = self._run.extent_of(timeline)
+            if extent is not None and extent[0] <= lsn < extent[1]:
+                return timeline, extent[1] if limit is None else min(extent[1], limit)
             if fork is None:
                 return None
-            if lsn < segment_start(fork.end_lsn, self._source.line.segment_bytes):
+            if lsn < segment_start(fork.end_lsn, self._segment_bytes):
                 return None
             timeline = fork.next_timeline
 
-    def _history(self) -> History | None:
-        written = self._source.written
-        if written is None:
-            return None
-        history = self._source.histories().get(written.timeline)
-        return history if history is not None else History(written.timeline, ())
+    def reaches(self, timeline: int, lsn: Lsn) -> bool:
+        """Whether the run's own bytes of `timeline` hold `lsn`, end there, or will get there."""
+        extent = self._run.extent_of(timeline)
+        if extent is None or lsn < extent[0]:
+            return False
+        return lsn <= extent[1] or (self.grows and timeline == self.end.timeline)
+
+    def serves(self, timeline: int, lsn: Lsn) -> bool:
+        """Whether a standby that has `timeline` up to `lsn` gets what it needs next, now or
+        once it is written; the next may be a newer timeline."""
+        if not self.has(timeline):
+            return False
+        fork = self.fork_of(timeline)
+        if fork is not None and lsn >= fork.end_lsn:
+            return True
+        return self.reaches(timeline, lsn) or self.locate(timeline, lsn) is not None
+
+
+def newest_line(source: WalSource) -> Line | None:
+    """The line that grows; None before there is any WAL."""
+    return next(_lines(source), None)
+
+
+def line_for(source: WalSource, timeline: int, lsn: Lsn) -> Line | None:
+    """The line that a standby at `lsn` of `timeline` follows; None: no WAL here is for it.
+
+    A run that holds the place itself comes before a newer one that only descends from it.
+    """
+    lines = list(_lines(source))
+    for line in lines:
+        if line.has(timeline) and line.reaches(timeline, lsn):
+            return line
+    return next((line for line in lines if line.serves(timeline, lsn)), None)
+
+
+def _lines(source: WalSource) -> Iterator[Line]:
+    histories, segment_bytes = source.histories(), source.line.segment_bytes
+    for number, run in enumerate(source.runs()):
+        yield Line(run, histories, segment_bytes, grows=number == 0)

@@ -22,7 +22,7 @@ from applier.walserver.commands import (
     TimelineHistory,
 )
 from applier.walserver.gate import OPEN_GATE, Gate
-from applier.walserver.line import Fork, Line
+from applier.walserver.line import Fork, Line, line_for, newest_line
 from applier.walserver.session import Reply, WalRequest
 from applier.walserver.source import WalSource
 from applier.walserver.status import Refusal, StandbyState
@@ -66,7 +66,6 @@ class WalSender:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.source = source
-        self._line = Line(source)
         self.server_version = server_version
         self.gate = gate
         self.phase = Phase.DONE
@@ -154,55 +153,62 @@ class WalSender:
         return Reply([row, codec.command_complete("SHOW")])
 
     def _start_replication(self, command: StartReplication, now: float) -> Reply:
-        start, written = self.source.start, self.source.written
-        if start is None or written is None:
+        newest = newest_line(self.source)
+        if newest is None:
             raise _no_wal()
-        timeline = written.timeline if command.timeline is None else command.timeline
-        fork = self._checked_fork(timeline, command.start, now)
-        if command.start < start.lsn:
-            name = segment_name(timeline, command.start, self.source.line.segment_bytes)
-            raise self._refuse(
-                Code.WAL_REMOVED,
-                SqlError(
-                    "58P01",
-                    f"requested WAL segment {name} has already been removed",
-                    detail=f"The oldest WAL held here begins at {start.lsn}.",
-                    hint="The standby needs WAL from before its seed: seed it again.",
-                ),
-                now,
-            )
+        timeline = newest.end.timeline if command.timeline is None else command.timeline
+        line = self._line_at(timeline, command.start, now)
+        fork = line.fork_of(timeline)
+        if fork is not None and command.start > fork.end_lsn:
+            raise self._ahead_of_fork(timeline, command.start, fork, now)
         self.timeline, self.sent_lsn = timeline, command.start
-        if fork is not None and command.start == fork.end_lsn and self._may_pass(fork, now):
-            return Reply(self._next_timeline(fork))
+        # Also when `start` is the timeline's end, where walsender.c answers at once: only its
+        # report, which comes inside COPY, shows that a standby has replayed past a fork that
+        # lies at a segment's end.  Without, it would ask for ever and nobody be told.
         self.write_lsn = self.flush_lsn = self.apply_lsn = Lsn(0)
         self.phase = Phase.OPEN
         self._heard_at = self._spoke_at = now
         self._pinged = self._reply_owed = False
         self.refusal = None
-        self._show_state(now)
+        self._show_state(line, now)
         self.revision += 1
         return Reply([codec.copy_both_response()], starts_copy=True)
 
-    def _checked_fork(self, timeline: int, start: Lsn, now: float) -> Fork | None:
-        """Where `timeline` ended, None if it is the newest.  Raises if it can't be served."""
-        if not self._line.has(timeline):
-            written = self.source.written
-            newer = written is not None and timeline > written.timeline
-            message = f"requested timeline {timeline} is not in this server's history"
+    def _line_at(self, timeline: int, lsn: Lsn, now: float) -> Line:
+        """The line that a standby at `lsn` of `timeline` follows.  Raises if there is none."""
+        newest, line = newest_line(self.source), line_for(self.source, timeline, lsn)
+        if line is not None:
+            return line
+        if newest is None:
+            raise _no_wal()
+        if not newest.has(timeline):
+            newer = timeline > newest.end.timeline
             raise self._refuse(
                 Code.HISTORY_MISSING if newer else Code.STANDBY_AHEAD_OF_FORK,
                 SqlError(
                     "55000",
-                    message,
-                    detail=f"The WAL held here ends at {written}.",
+                    f"requested timeline {timeline} is not in this server's history",
+                    detail=f"The WAL held here ends at {newest.end}.",
                     hint="It comes when the primary ships it." if newer else _RESEED_HINT,
                 ),
                 now,
             )
-        fork = self._line.fork_of(timeline)
-        if fork is not None and start > fork.end_lsn:
-            raise self._ahead_of_fork(timeline, start, fork, now)
-        return fork
+        name = segment_name(timeline, lsn, self.source.line.segment_bytes)
+        raise self._refuse(
+            Code.WAL_REMOVED,
+            SqlError(
+                "58P01",
+                f"requested WAL segment {name} has already been removed",
+                detail=self._held_of(timeline),
+                hint="The standby needs WAL that is not here and will not come: seed it again.",
+            ),
+            now,
+        )
+
+    def _held_of(self, timeline: int) -> str:
+        extents = [run.extent_of(timeline) for run in reversed(self.source.runs())]
+        ranges = [f"{extent[0]} to {extent[1]}" for extent in extents if extent is not None]
+        return f"Of timeline {timeline} there is {' and '.join(ranges) or 'nothing'} here."
 
     # COPY: what comes in
 
@@ -221,12 +227,15 @@ class WalSender:
         # Answered by `advance`, once for any number of requests: a client that asks and
         # does not read must not fill our memory.
         self._reply_owed |= report.reply_requested
-        self._check_applied(now)
+        line = line_for(self.source, self.timeline, self.sent_lsn)
+        if line is not None:
+            self._check_applied(line, now)
         return []
 
     def copy_done(self, now: float) -> list[bytes]:
         """The client ends the COPY, by itself or after our CopyDone."""
-        fork = self._line.fork_of(self.timeline)
+        line = line_for(self.source, self.timeline, self.sent_lsn)
+        fork = None if line is None else line.fork_of(self.timeline)
         messages = [] if self.phase is Phase.ENDING else [codec.copy_done()]
         told_end = self.phase is Phase.ENDING
         self.stop_copy()
@@ -257,24 +266,25 @@ class WalSender:
         if now >= self._heard_at + self._timeout_seconds:
             raise SqlError("57P05", "terminating connection: the standby is silent", fatal=True)
         if self.phase is Phase.OPEN:
-            self._checked_fork(self.timeline, Lsn(0), now)
-            self._check_applied(now)
-            fork = self._line.fork_of(self.timeline)
+            line = self._line_at(self.timeline, self.sent_lsn, now)
+            self._check_applied(line, now)
+            fork = line.fork_of(self.timeline)
             if fork is not None and self.sent_lsn >= fork.end_lsn and self._may_pass(fork, now):
                 self.phase = Phase.ENDING
                 self.revision += 1
                 self._spoke_at = now
                 return [codec.copy_done()]
-            self._show_state(now)
-            return self._keepalives(now)
+            self._show_state(line, now)
+            return self._keepalives(line, now)
         # After our CopyDone there is no COPY to put a keepalive into.
         return []
 
     def wal_wanted(self, now: float) -> WalRequest | None:
         """The next bytes that the standby may have; None when there are none."""
-        if self.phase is not Phase.OPEN or not self._line.has(self.timeline):
+        line = line_for(self.source, self.timeline, self.sent_lsn)
+        if self.phase is not Phase.OPEN or line is None:
             return None
-        found = self._line.locate(self.timeline, self.sent_lsn)
+        found = line.locate(self.timeline, self.sent_lsn)
         if found is None:
             return None
         timeline, end = found
@@ -289,17 +299,17 @@ class WalSender:
 
     def wal_read(self, request: WalRequest, data: bytes, now: float) -> list[bytes]:
         """Make a message of the bytes that `wal_wanted` asked for."""
-        written = self.source.written
-        if self.phase is not Phase.OPEN or request.lsn != self.sent_lsn or written is None:
+        line = line_for(self.source, self.timeline, self.sent_lsn)
+        if self.phase is not Phase.OPEN or request.lsn != self.sent_lsn or line is None:
             return []
         if not data:
             return []
         if len(data) > request.max_bytes:
             raise AssertionError(f"{len(data)} bytes read, {request.max_bytes} wanted")
-        header = codec.wal_data_header(request.lsn, written.lsn, self._sent_at(), len(data))
+        header = codec.wal_data_header(request.lsn, line.end.lsn, self._sent_at(), len(data))
         self.sent_lsn = Lsn(request.lsn + len(data))
         self._spoke_at = now
-        self._show_state(now)
+        self._show_state(line, now)
         return [header, data]
 
     def wal_failed(self, error: LogshipError, now: float) -> SqlError:
@@ -308,7 +318,7 @@ class WalSender:
             return self._refuse(error.code, SqlError("58P01", error.what, hint=error.hint), now)
         return SqlError("58030", error.what, hint=error.hint)
 
-    def _keepalives(self, now: float) -> list[bytes]:
+    def _keepalives(self, line: Line, now: float) -> list[bytes]:
         half = self._timeout_seconds / 2
         ping = now >= self._heard_at + half and not self._pinged
         if not (ping or self._reply_owed or now >= self._spoke_at + half):
@@ -316,9 +326,7 @@ class WalSender:
         self._pinged |= ping
         self._reply_owed = False
         self._spoke_at = now
-        written = self.source.written
-        end = written.lsn if written is not None else self.sent_lsn
-        return [codec.keepalive(end, self._sent_at(), reply_requested=ping)]
+        return [codec.keepalive(line.end.lsn, self._sent_at(), reply_requested=ping)]
 
     def _sent_at(self) -> int:
         return codec.postgres_time(self._wall_clock())
@@ -342,22 +350,21 @@ class WalSender:
 
     def _visible_end(self, now: float) -> tuple[int, Lsn]:
         """Timeline and end as far as the gate lets them be seen (`Gate.limit`)."""
-        written = self.source.written
-        if written is None:
+        line = newest_line(self.source)
+        if line is None:
             raise _no_wal()
-        for timeline, fork in self._line.forks():
+        for timeline, fork in line.forks():
             if not self._may_pass(fork, now):
                 return timeline, self.gate.limit(now, fork.end_lsn)
-        return written.timeline, self.gate.limit(now, written.lsn)
+        return line.end.timeline, self.gate.limit(now, line.end.lsn)
 
-    def _show_state(self, now: float) -> None:
-        written, fork = self.source.written, self._line.fork_of(self.timeline)
-        if written is None:
-            return
-        end = written.lsn if fork is None else fork.end_lsn
-        if self.sent_lsn > end:
+    def _show_state(self, line: Line, now: float) -> None:
+        fork = line.fork_of(self.timeline)
+        end = line.end.lsn if fork is None else fork.end_lsn
+        passes = fork is None or self._may_pass(fork, now)
+        if self.sent_lsn > end or (self.sent_lsn == end and fork is None and not line.grows):
             state = StandbyState.WAITING
-        elif self.sent_lsn == end and (fork is None or self._may_pass(fork, now)):
+        elif self.sent_lsn == end and passes:
             state = StandbyState.STREAMING
         elif self.gate.limit(now, end) <= self.sent_lsn:
             state = StandbyState.HELD
@@ -369,13 +376,13 @@ class WalSender:
 
     # Refusals
 
-    def _check_applied(self, now: float) -> None:
+    def _check_applied(self, line: Line, now: float) -> None:
         """A standby that has replayed past the fork has another database than the line's.
 
         The requested start can't show it: walreceivers ask from the segment's start.  The
         first report does (`XLogWalRcvSendReply` sends the replay position).
         """
-        fork = self._line.fork_of(self.timeline)
+        fork = line.fork_of(self.timeline)
         if fork is not None and self.apply_lsn > fork.end_lsn:
             raise self._ahead_of_fork(self.timeline, self.apply_lsn, fork, now)
 

@@ -21,7 +21,8 @@ class StandbyState(StrEnum):
     HELD = "held"
     """Has been sent all that the gate allows."""
     WAITING = "waiting"
-    """Has more than the store: nothing to send until the store reaches it."""
+    """Has all that there is for it here, or more: nothing to send until the store reaches it,
+    or ever, if WAL is missing after what it has (a new seed replaces it then)."""
     REFUSED = "refused"
     """Can't follow: `refusal` says why.  It will connect and try again by itself."""
     DISCONNECTED = "disconnected"

@@ -71,9 +71,9 @@ from logship.link.states import (
     IllegalTransition,
     next_state,
 )
-from logship.link.windows import Flight, SeedInbox
+from logship.link.windows import SPAN_COST_BYTES, Flight, SeedInbox
 from logship.lsn import Lsn, Position
-from logship.wal import check_segment_size, segment_start
+from logship.wal import MAX_HISTORY_BYTES, check_segment_size, segment_start
 
 HELLO_TIMEOUT_SECONDS: Final = 10.0
 DECIDING_HEARTBEAT_SECONDS: Final = 2.0
@@ -81,6 +81,9 @@ DECIDING_HEARTBEAT_SECONDS: Final = 2.0
 ACK_DELAY_SECONDS: Final = 0.05
 """How long news that frees nobody (received or applied moved, durable did not) may wait for
 an ack that must be sent anyway."""
+MAX_WAITING_FRAMES: Final = 64
+"""Frames without a window that may wait to be handled, behind a store that waits for room."""
+_COUNTED: Final = (HistoryReceived, ProfileReceived, GapReported, SeedBegun, SeedStopped)
 
 
 class ApplierSession:
@@ -110,7 +113,9 @@ class ApplierSession:
         # WAL: what comes next, what was handed up and not yet reported as received
         self._expected: Position | None = None
         self._flight = Flight()
+        # What was handed up and not yet handled: it stays in memory whatever is acknowledged
         self._repeated_bytes = 0
+        self._frames = 0
         self._resume: ResumeAt | None = None
         self._resume_sent_at = now
         self._acks = Acks()
@@ -137,7 +142,7 @@ class ApplierSession:
     @property
     def in_flight_bytes(self) -> int:
         """Raw WAL bytes handed up and not yet reported as received."""
-        return self._flight.size_bytes
+        return self._flight.wal_bytes
 
     @property
     def deadline(self) -> float | None:
@@ -220,7 +225,6 @@ class ApplierSession:
             return []
         if self._seed.chain_begins_for or self._expected is None:
             return []
-        self._repeated_bytes = 0
         if received is not None:
             received = min(received, self._expected)
             self._flight.settle(received)
@@ -243,6 +247,21 @@ class ApplierSession:
         if acks:
             self._acks.told = acks[-1]
         return [self._send(ack, now) for ack in acks]
+
+    def handled(self, output: ApplierOutput) -> None:
+        """The caller is done with `output`, which this session handed up: used, failed or
+        dropped, it takes no memory any more.
+
+        To be called once for each SpanReceived, HistoryReceived, ProfileReceived, GapReported,
+        SeedBegun and SeedStopped; for others it does nothing.  Repeated spans and frames
+        without a window are counted from when they are handed up until then, and a shipper that
+        sends too many meanwhile is refused.
+        """
+        if isinstance(output, SpanReceived):
+            if output.repeats:
+                self._repeated_bytes -= output.span.raw_bytes + SPAN_COST_BYTES
+        elif isinstance(output, _COUNTED):
+            self._frames -= 1
 
     def span_failed(self, span: Span, error: LogshipError, now: float) -> list[ApplierOutput]:
         """A span that was handed up can't be used.
@@ -343,6 +362,7 @@ class ApplierSession:
         try:
             frame, payload = decode_from_shipper(parts)
             outputs = self._hear(frame, payload, now)
+            self._count_frames(outputs)
         except LogshipError as error:
             better = None
             if self.state is ApplierState.AWAITING_HELLO and parts:
@@ -352,6 +372,17 @@ class ApplierSession:
             return self._throw_out(_bad_frame(f"{type(frame).__name__}: {error}"))
         self._heard_at = now
         return outputs
+
+    def _count_frames(self, outputs: list[ApplierOutput]) -> None:
+        self._frames += sum(isinstance(output, _COUNTED) for output in outputs)
+        if self._frames > MAX_WAITING_FRAMES:
+            raise LogshipError(
+                Code.BAD_FRAME,
+                f"{self._frames} frames without a window wait to be handled, "
+                f"{MAX_WAITING_FRAMES} are allowed",
+                "the store may be waiting for room; the shipper connects again by itself",
+                retryable=True,
+            )
 
     def timer(self, now: float) -> list[ApplierOutput]:
         """The time has come (or not: then nothing)."""
@@ -405,14 +436,7 @@ class ApplierSession:
             case ShipperHeartbeat():
                 return self._on_heartbeat(frame, now)
             case TimelineHistory():
-                if crc32c.crc32c(payload) != frame.crc32c:
-                    raise LogshipError(
-                        Code.CHECKSUM_MISMATCH,
-                        f"the history of timeline {frame.timeline} does not match its CRC-32C",
-                        "nothing of it was stored, it will be sent again on a new connection",
-                        retryable=True,
-                    )
-                return [HistoryReceived(frame.timeline, bytes(payload))]
+                return [_history(frame, payload)]
             case ProfileChanged():
                 return [ProfileReceived(frame.profile)]
             case GapFound():
@@ -472,7 +496,7 @@ class ApplierSession:
             return self._ask_again(f"{here} came, {expected} is next", now)
         if self._resume is not None:
             return []  # sent before the shipper heard that it must start again
-        self._repeated_bytes += span.raw_bytes
+        self._repeated_bytes += span.raw_bytes + SPAN_COST_BYTES
         if self._repeated_bytes > self._welcome.window_bytes:
             raise _bad_frame("the same WAL over and over")
         if span.timeline == expected.timeline and end > expected.lsn:
@@ -500,11 +524,9 @@ class ApplierSession:
             if repeats and self._expected
             else (span.start_lsn)
         )
-        if self._flight.size_bytes + (end - start) > window_bytes:
-            raise _bad_frame(
-                f"{self._flight.size_bytes + end - start} bytes sent ahead, "
-                f"{window_bytes} are allowed"
-            )
+        ahead_bytes = self._flight.size_bytes + end - start + SPAN_COST_BYTES
+        if ahead_bytes > window_bytes:
+            raise _bad_frame(f"{ahead_bytes} bytes sent ahead, {window_bytes} are allowed")
         self._flight.add(span.timeline, start, end)
         self._expected = Position(span.timeline, end)
         return [SpanReceived(span, payload, repeats=repeats, epoch=self.epoch)]
@@ -591,6 +613,19 @@ class ApplierSession:
 
     def _move(self, trigger: ApplierTrigger) -> None:
         self.state = next_state(APPLIER_TRANSITIONS, self.state, trigger)
+
+
+def _history(frame: TimelineHistory, payload: Payload) -> HistoryReceived:
+    if len(payload) > MAX_HISTORY_BYTES:
+        raise _bad_frame(f"a history of {len(payload)} bytes, {MAX_HISTORY_BYTES} at most")
+    if crc32c.crc32c(payload) != frame.crc32c:
+        raise LogshipError(
+            Code.CHECKSUM_MISMATCH,
+            f"the history of timeline {frame.timeline} does not match its CRC-32C",
+            "nothing of it was stored, it will be sent again on a new connection",
+            retryable=True,
+        )
+    return HistoryReceived(frame.timeline, bytes(payload))
 
 
 def _with_version(welcome: Welcome, version: int) -> Welcome:

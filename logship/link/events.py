@@ -1,6 +1,7 @@
 """What the sessions ask for and tell: the outputs of both, in one place.
 
-Every call of a session returns outputs in the order in which they must be carried out.
+Every call of a session returns outputs in the order in which they must be carried out.  What
+the applier's caller queues instead of handling it at once it reports with `handled` afterwards.
 `Send` is the one command.  All others are events.  `Refused`, `FencedOff`, `PeerLeft`,
 `PeerRefused` and `LinkLost` are terminal: the session is closed when one is returned, and
 the caller must send what came before it and then close the transport.

@@ -21,6 +21,8 @@ from logship.frames import MAX_PAYLOAD_BYTES, Payload
 MAX_MESSAGE_BYTES: Final = MAX_PAYLOAD_BYTES + 1024
 """ZMQ_MAXMSGSIZE, per part; CURVE adds 33 bytes.  libzmq closes the connection on more,
 before it allocates."""
+MAX_MESSAGE_PARTS: Final = 3
+"""Of a message that is worth keeping: at a ROUTER a peer's id, then a frame's one or two."""
 _TURN_MESSAGES: Final = 64
 _TURN_BYTES: Final = 4 * 1024 * 1024
 """What one turn of the event loop reads before others get theirs."""
@@ -29,12 +31,21 @@ _HANDSHAKE_SECONDS: Final = 10
 
 
 class Pump:
-    """Reads one ZeroMQ socket on the running loop and hands over whole messages."""
+    """Reads one ZeroMQ socket on the running loop and hands over whole messages.
+
+    Of a message of more than `max_parts` parts the first of those beyond it is handed over as
+    well, so that who counts them sees it is no frame, and the rest is discarded as it is read.
+    """
 
     def __init__(
-        self, socket: zmq.Socket[bytes], deliver: Callable[[list[zmq.Frame]], None]
+        self,
+        socket: zmq.Socket[bytes],
+        deliver: Callable[[list[zmq.Frame]], None],
+        *,
+        max_parts: int = MAX_MESSAGE_PARTS,
     ) -> None:
         self._socket = socket
+        self._max_parts = max_parts
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         fd = int(socket.getsockopt(zmq.FD))
@@ -98,7 +109,8 @@ class Pump:
         frames = [frame]
         while frame.more:
             frame = self._socket.recv(copy=False)
-            frames.append(frame)
+            if len(frames) <= self._max_parts:
+                frames.append(frame)
         return frames
 
 

@@ -27,6 +27,7 @@ _RECEIVE_MESSAGES: Final = 64
 _SEND_MESSAGES: Final = 10_000
 _DROPPED_PEERS: Final = 4096
 _ZAP_DOMAIN: Final = b"logship"
+_ZAP_PARTS: Final = 7
 
 _log = structlog.get_logger(__name__)
 
@@ -82,7 +83,7 @@ class Router:
         socket.setsockopt_string(zmq.CURVE_SECRETKEY, keys.secret)
         socket.setsockopt(zmq.ZAP_DOMAIN, _ZAP_DOMAIN)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        self._zap_pump = Pump(self._zap, self._on_zap)
+        self._zap_pump = Pump(self._zap, self._on_zap, max_parts=_ZAP_PARTS)
         self._pump = Pump(socket, self._deliver)
 
     def bind(self, endpoint: str) -> str:
@@ -149,13 +150,19 @@ class Router:
 
     def _deliver(self, frames: list[zmq.Frame]) -> None:
         routing_id = frames[0].bytes
+        if routing_id in self._dropped or len(frames) < 2:
+            return
+        public_key = str(frames[1].get("User-Id"))
         peer = self._peers.get(routing_id)
         if peer is None:
-            if routing_id in self._dropped or len(frames) < 2:
-                return
-            public_key = str(frames[1].get("User-Id"))
             peer = Peer(routing_id, public_key, _plain(str(frames[1].get("Peer-Address"))))
             self._peers[routing_id] = peer
+        elif peer.public_key != public_key:
+            # A client may choose its routing id: this one took that of a peer that is gone.
+            _log.warning("a connection took another's id", key=public_key, was=peer.public_key)
+            self.drop(peer)
+            self._loop.call_soon(self._on_gone, peer)
+            return
         self._on_message(peer, contents(frames[1:]))
 
     def _on_zap(self, frames: list[zmq.Frame]) -> None:
@@ -165,7 +172,7 @@ class Router:
         request_id, address, public_key = b"", "", ""
         if len(request) >= 2:
             request_id = request[1]
-        if len(request) == 7 and request[5] == b"CURVE" and len(request[6]) == 32:
+        if len(request) == _ZAP_PARTS and request[5] == b"CURVE" and len(request[6]) == 32:
             address = _plain(request[3].decode("ascii", "replace"))
             public_key = z85.encode(request[6]).decode("ascii")
         known = public_key in self._allowed

@@ -65,7 +65,7 @@ from logship.link.states import (
     ShipperTrigger,
     next_state,
 )
-from logship.link.windows import Flight
+from logship.link.windows import SPAN_COST_BYTES, Flight
 from logship.lsn import Lsn, Position
 from logship.seal import Sealed
 from logship.wal import segment_start
@@ -134,10 +134,11 @@ class ShipperSession:
 
     @property
     def window_room_bytes(self) -> int:
-        """Raw WAL bytes that may be sent now."""
+        """Raw bytes that the next span may have, its cost already taken off."""
         if self.welcome is None or self.closed:
             return 0
-        return max(0, self.welcome.window_bytes - self._flight.size_bytes)
+        room_bytes = self.welcome.window_bytes - self._flight.size_bytes - SPAN_COST_BYTES
+        return max(0, room_bytes)
 
     @property
     def max_span_bytes(self) -> int:
@@ -368,7 +369,7 @@ class ShipperSession:
         low, high = _HEARTBEAT_RANGE_SECONDS
         if not low <= welcome.heartbeat_seconds <= high:
             raise _bad_frame(f"heartbeats every {welcome.heartbeat_seconds} s")
-        if not 1 <= welcome.max_span_bytes <= welcome.window_bytes:
+        if not 1 <= welcome.max_span_bytes <= welcome.window_bytes - SPAN_COST_BYTES:
             raise _bad_frame(
                 f"spans of {welcome.max_span_bytes} in a window of {welcome.window_bytes} bytes"
             )

@@ -1,8 +1,8 @@
 """Byte windows: how much may be on the way, WAL and seed apart.
 
-The WAL window counts raw bytes from the moment they are sent until the applier acknowledges
-them as received (written to its store, not yet durable).  Both ends keep the same account,
-the applier to refuse a peer that ignores it.
+The WAL window counts raw bytes, and SPAN_COST_BYTES for each span, from the moment they are
+sent until the applier acknowledges them as received (written to its store, not yet durable).
+Both ends keep the same account, the applier to refuse a peer that ignores it.
 
 The seed window counts payload bytes of chunks that the applier has not finished with; the
 chunks themselves are kept, so that a seed, unlike WAL, can be sent again after a cut
@@ -27,45 +27,56 @@ from logship.lsn import Position
 SEED_ITEM_COST_BYTES: Final = 256
 """What a chunk counts beside its payload, so that empty ones are bounded too."""
 
+SPAN_COST_BYTES: Final = 256
+"""What a span counts beside its raw bytes, so that a flood of small ones is bounded too."""
+
 SeedItem = tuple[SeedBegin | SeedChunk | SeedEnd, Payload | None]
 
 
 class Flight:
-    """WAL bytes on the way, as ranges in sending order; neighbours are merged."""
+    """Spans on the way, in sending order."""
 
-    __slots__ = ("_ranges", "size_bytes")
+    __slots__ = ("_spans", "size_bytes", "wal_bytes")
 
     def __init__(self) -> None:
-        self._ranges: deque[tuple[int, int, int]] = deque()  # timeline, start, end
+        self._spans: deque[tuple[int, int, int]] = deque()  # timeline, start, end
+        self.wal_bytes = 0
+        """Raw bytes on the way."""
         self.size_bytes = 0
+        """What they take of the window: the raw bytes, and each span's cost until all of it
+        has arrived."""
 
     def add(self, timeline: int, start: int, end: int) -> None:
-        self.size_bytes += end - start
-        if self._ranges and self._ranges[-1][0] == timeline and self._ranges[-1][2] == start:
-            timeline, start, _ = self._ranges.pop()
-        self._ranges.append((timeline, start, end))
+        self._count(end - start, 1)
+        self._spans.append((timeline, start, end))
+
+    def _count(self, wal_bytes: int, spans: int) -> None:
+        self.wal_bytes += wal_bytes
+        self.size_bytes += wal_bytes + spans * SPAN_COST_BYTES
 
     def settle(self, position: Position) -> None:
         """Everything up to `position` has arrived; that includes all older timelines."""
-        while self._ranges and self._ranges[0][:2] < position:
-            timeline, start, end = self._ranges.popleft()
+        while self._spans and self._spans[0][:2] < position:
+            timeline, start, end = self._spans.popleft()
             if timeline == position.timeline and end > position.lsn:
-                self._ranges.appendleft((timeline, position.lsn, end))
-                end = position.lsn
-            self.size_bytes -= end - start
+                self._spans.appendleft((timeline, position.lsn, end))
+                self._count(start - position.lsn, 0)
+            else:
+                self._count(start - end, -1)
 
     def cut(self, position: Position) -> None:
         """Everything from `position` on is lost and no longer on the way."""
-        while self._ranges and (self._ranges[-1][0], self._ranges[-1][2]) > position:
-            timeline, start, end = self._ranges.pop()
+        while self._spans and (self._spans[-1][0], self._spans[-1][2]) > position:
+            timeline, start, end = self._spans.pop()
             if timeline == position.timeline and start < position.lsn:
-                self._ranges.append((timeline, start, position.lsn))
-                start = position.lsn
-            self.size_bytes -= end - start
+                self._spans.append((timeline, start, position.lsn))
+                self._count(position.lsn - end, 0)
+            else:
+                self._count(start - end, -1)
 
     def clear(self) -> None:
-        self._ranges.clear()
-        self.size_bytes = 0
+        self._spans.clear()
+        self.wal_bytes = self.size_bytes = 0
 
 
 def seed_item_cost(payload: Payload | None) -> int:

@@ -21,7 +21,7 @@ class Tablespace(NamedTuple):
 
     oid: int
     location: str
-    """Absolute path on the primary."""
+    """Absolute path on the primary, for people: bytes that are no UTF-8 are written \\xNN."""
     size_kb: int
     """Estimate."""
 
@@ -125,7 +125,7 @@ def read_header(
         archives.append((oid or b"").decode())
         if oid is not None:
             tablespaces.append(
-                Tablespace(int(oid), (location or b"").decode("utf-8", "surrogateescape"), size_kb)
+                Tablespace(int(oid), (location or b"").decode("utf-8", "backslashreplace"), size_kb)
             )
     return tuple(tablespaces), tuple(archives), estimated_kb * 1024
 

@@ -223,8 +223,7 @@ class Server:
                     "if it is in_production it is open already",
                 )
             request = self.data_directory / _PROMOTE_FILE
-            request.touch(0o600)
-            self.run_as.chown(request)
+            self._make_for_server(request)
             if not _send(process, signal.SIGUSR1):
                 request.unlink(missing_ok=True)
                 raise LogshipError(
@@ -235,6 +234,23 @@ class Server:
                 )
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _make_for_server(self, path: Path) -> None:
+        """An empty file in the server's directory, which belongs to its account: whatever link
+        is there is not followed.  Raises LogshipError(PROMOTE_FAILED)."""
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LogshipError(
+                Code.PROMOTE_FAILED,
+                f"{path} can't be made: {error.strerror or error}",
+                "remove what stands there, then promote",
+            ) from error
+        try:
+            if self.run_as.changes:
+                os.fchown(fd, self.run_as.uid, self.run_as.gid)
+        finally:
+            os.close(fd)
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[int | None]:

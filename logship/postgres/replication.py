@@ -78,6 +78,7 @@ class ReplicationConnection:
     def __init__(self, connection: LibpqConnection) -> None:
         self._connection = connection
         self._streaming = False
+        self._copy_ended = False
         self._end: EndOfTimeline | None = None
         self._start = Position(0, Lsn(0))
         self._status_waiting: tuple[int, int, int, bool] | None = None
@@ -200,6 +201,7 @@ class ReplicationConnection:
                 raise await self._explained(error) from error
             if result is not None and result.status == pq.ExecStatus.COPY_BOTH:
                 self._streaming = True
+                self._copy_ended = False
                 self._end = None
                 return
             # The server has nothing of this timeline past `lsn`: it says at once what follows.
@@ -246,6 +248,8 @@ class ReplicationConnection:
             return [end]
         if not self._streaming:
             raise RuntimeError("not streaming: call start_replication first")
+        if self._copy_ended:
+            return [await self._finish_stream()]
         events: list[StreamEvent] = []
         received_bytes = 0
         while not events or received_bytes < max_bytes:
@@ -260,6 +264,8 @@ class ReplicationConnection:
                     break
                 await self._connection.readable()
             elif isinstance(message, str):
+                # libpq says so once: asked again, it knows of no COPY.
+                self._copy_ended = True
                 if not events:
                     events.append(await self._finish_stream())
                 break

@@ -2,7 +2,8 @@
 
 A refusal that somebody must mend first (wrong key, wrong cluster, fenced) is said loudly
 and tried again rarely, so that mending it needs no restart here.  Being superseded ends the
-process: two shippers that take turns would never ship.
+process: two shippers that take turns would never ship.  A bug costs the connection, not the
+process: it is logged with its details, and shipping starts over.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import structlog
 
 from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import SeedAborted, SeedBegin, SeedChunk, SeedEnd
-from logship.lsn import Lsn
+from logship.identity import Incarnation
 from shipper.agent.backoff import Backoff, Reminder
-from shipper.agent.shipping import Shipping
+from shipper.agent.shipping import REFUSED_RETRY_SECONDS, Shipping
 from shipper.destinations import Accepted, Destination, Facts, SeedFinished
 from shipper.sources import Source, SourceIdentity
 
 log = structlog.get_logger(__name__)
 
-REFUSED_RETRY_SECONDS = 15.0
+STEADY_SECONDS = 10.0
+"""A connection that held for so long was a good one: the next pause is short again."""
 FIRST_SEED_PAUSE_SECONDS = 5.0
 MAX_SEED_TRIES = 5
 FATAL_CODES = frozenset({Code.SUPERSEDED})
@@ -51,7 +53,11 @@ class Agent:
         self._compress = compress
         self._seed_task: asyncio.Task[None] | None = None
         self._seed_failures = 0
+        self._seed_id = ""
+        """The seed that the destination was last given the beginning of."""
         self._system_identifier = 0
+        self._reached: tuple[Incarnation, int] | None = None
+        self._reminder = Reminder()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ship until `stop` is set.  Raises LogshipError when going on makes no sense."""
@@ -71,27 +77,66 @@ class Agent:
             await self._source.close()
 
     async def _run_forever(self) -> None:
+        backoff = Backoff()
         while True:
-            identity, accepted = await self._connect(await self._open_source())
-            self._system_identifier = identity.profile.system_identifier
-            shipping = Shipping(
-                self._source,
-                self._destination,
-                identity,
-                accepted,
-                compress=self._compress,
-                want_seed=self._want_seed,
-                seed_finished=self._seed_finished,
-            )
+            began_at = asyncio.get_running_loop().time()
             try:
-                ended = await shipping.run()
-            except LogshipError as error:
-                ended = error
-            await self._destination.close(ended.what)
-            if ended.code == Code.LINK_LOST:
+                await self._ship_once()
+            except RefusedError:
+                raise
+            except Exception as error:
+                if self._reminder.due(repr(error)):
+                    log.exception("a bug ended the connection; shipping starts over")
+                with contextlib.suppress(Exception):
+                    await self._destination.close(f"internal error: {type(error).__name__}")
+            if asyncio.get_running_loop().time() - began_at > STEADY_SECONDS:
+                backoff = Backoff()
+            await asyncio.sleep(backoff.next_seconds())
+
+    async def _ship_once(self) -> None:
+        """Connect, and ship until the connection ends.  Raises RefusedError."""
+        identity, accepted = await self._connect()
+        self._system_identifier = identity.profile.system_identifier
+        shipping = Shipping(
+            self._source,
+            self._destination,
+            identity,
+            accepted,
+            compress=self._compress,
+            want_seed=self._want_seed,
+            seed_finished=self._seed_finished,
+        )
+        try:
+            ended = await shipping.run()
+        except LogshipError as error:
+            ended = error
+        await self._destination.close(ended.what)
+        if ended.code == Code.LINK_LOST:
+            if self._reminder.due(ended.what):
                 log.warning("lost the link", why=ended.what)
-            else:
-                await self._after_refusal(ended)
+        else:
+            await self._after_refusal(ended)
+
+    async def _connect(self) -> tuple[SourceIdentity, Accepted]:
+        """Until the applier accepts.  Returns what was said to it: the hello tells of a
+        primary that was asked just before, also after minutes of trying."""
+        backoff = Backoff()
+        while True:
+            identity = await self._open_source()
+            facts = Facts(identity.profile, identity.timeline, identity.flush_lsn, True, "", "")
+            try:
+                accepted = await self._destination.connect(facts)
+            except LogshipError as error:
+                if error.retryable:
+                    if self._reminder.due(error.what):
+                        log.warning("can't reach the applier", **error.as_dict())
+                    await asyncio.sleep(backoff.next_seconds())
+                else:
+                    await self._after_refusal(error)
+                continue
+            resume = str(accepted.position) if accepted.position else "needs a seed"
+            log.info("the applier accepts", resume=resume)
+            return identity, accepted
 
     async def _open_source(self) -> SourceIdentity:
         backoff, reminder = Backoff(), Reminder()
@@ -99,52 +144,36 @@ class Agent:
             try:
                 identity = await self._source.open()
             except LogshipError as error:
+                self._reached = None
                 if reminder.due(error.what):
                     said = log.warning if error.retryable else log.error
                     said("can't reach the primary", **error.as_dict())
                 await asyncio.sleep(backoff.next_seconds())
                 continue
-            log.info(
-                "reached the primary",
-                cluster=str(identity.profile.incarnation),
-                timeline=identity.timeline,
-                flush_lsn=str(identity.flush_lsn),
-            )
+            reached = (identity.profile.incarnation, identity.timeline)
+            if reached != self._reached:
+                self._reached = reached
+                log.info(
+                    "reached the primary",
+                    cluster=str(identity.profile.incarnation),
+                    timeline=identity.timeline,
+                    flush_lsn=str(identity.flush_lsn),
+                )
             return identity
-
-    async def _connect(self, identity: SourceIdentity) -> tuple[SourceIdentity, Accepted]:
-        """Until the applier accepts.  Returns what was said to it: meanwhile the primary may
-        have changed."""
-        backoff, reminder = Backoff(), Reminder()
-        while True:
-            # The hello says where the primary is now, also after minutes of trying.
-            flush_lsn = Lsn(max(identity.flush_lsn, self._source.flush_lsn))
-            facts = Facts(identity.profile, identity.timeline, flush_lsn, True, "", "")
-            try:
-                accepted = await self._destination.connect(facts)
-            except LogshipError as error:
-                if error.retryable:
-                    if reminder.due(error.what):
-                        log.warning("can't reach the applier", **error.as_dict())
-                    await asyncio.sleep(backoff.next_seconds())
-                else:
-                    await self._after_refusal(error)
-                with contextlib.suppress(LogshipError):
-                    identity = await self._source.open()
-                continue
-            resume = str(accepted.position) if accepted.position else "needs a seed"
-            log.info("the applier accepts", resume=resume)
-            return identity, accepted
 
     async def _after_refusal(self, error: LogshipError) -> None:
         if error.code in FATAL_CODES:
             raise RefusedError(error.code, error.what, error.hint) from error
         if error.code == Code.FENCED:
-            log.error(
-                "FENCED: the applier accepts nothing more of this instance", **error.as_dict()
-            )
-        else:
-            log.error("refused", **error.as_dict())
+            await self._give_up_seed(error)
+        # By its code: what else it says may hold a number that is another one each time.
+        if self._reminder.due(error.code):
+            if error.code == Code.FENCED:
+                log.error(
+                    "FENCED: the applier accepts nothing more of this instance", **error.as_dict()
+                )
+            else:
+                log.error("refused", **error.as_dict())
         await asyncio.sleep(1.0 if error.retryable else REFUSED_RETRY_SECONDS)
 
     # --- seeds ----------------------------------------------------------------------------
@@ -167,12 +196,43 @@ class Agent:
 
     async def _seed(self, pause_seconds: float) -> None:
         await asyncio.sleep(pause_seconds)
+        self._seed_id = ""
         try:
             await self._source.reserve()
-            await self._take_seed(self._destination.send_seed, self._system_identifier)
+            await self._take_seed(self._send_seed, self._system_identifier)
         except LogshipError as error:
             log.error("the seed failed", **error.as_dict())
             self._seed_again()
+        except Exception as error:
+            log.exception("a bug ended the seed")
+            await self._abort_seed(
+                LogshipError(Code.INTERNAL, f"the shipper failed: {type(error).__name__}")
+            )
+            self._seed_again()
+
+    async def _send_seed(self, frame: SeedFrame, payload: bytes | memoryview) -> None:
+        if isinstance(frame, SeedBegin):
+            self._seed_id = frame.seed_id
+        await self._destination.send_seed(frame, payload)
+
+    async def _abort_seed(self, error: LogshipError) -> None:
+        """Have the destination forget a seed that nobody makes any more."""
+        if self._seed_id:
+            with contextlib.suppress(LogshipError):
+                await self._destination.send_seed(
+                    SeedAborted(seed_id=self._seed_id, code=str(error.code), what=error.what), b""
+                )
+
+    async def _give_up_seed(self, error: LogshipError) -> None:
+        """It would hold a walsender and wait for room that never comes."""
+        # A try that ends just now may have begun the next one.
+        while (task := self._seed_task) is not None:
+            self._seed_task = None
+            if not task.done():
+                log.info("the seed is given up", why=error.what)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                await self._abort_seed(error)
 
     def _seed_again(self) -> None:
         """Try again, more and more rarely, and not for ever: each try costs the primary."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import structlog
 
@@ -78,6 +77,10 @@ class Shipping:
         self._want_seed = want_seed
         self._seed_finished = seed_finished
         self._position = accepted.position
+        self._acked: Acked | None = None
+        """What the far end holds; a new stream from the primary has to be told again."""
+        if accepted.durable is not None:
+            self._acked = Acked(accepted.durable, accepted.durable, Lsn(0))
         self._turn = asyncio.Event()
         """Set when `_position` was changed from outside: read from there instead."""
         self._facts = Facts(identity.profile, identity.timeline, identity.flush_lsn, True, "", "")
@@ -91,27 +94,26 @@ class Shipping:
         Raises LogshipError that only the source can mend, and any other exception (a bug).
         """
         events = asyncio.create_task(self._follow_events())
-        tasks: set[asyncio.Task[Any]] = {
+        tasks = (
             events,
             asyncio.create_task(self._pump()),
             asyncio.create_task(self._observe()),
-        }
+        )
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if events not in done:
-                # Both notice a lost link; what the far end said about it is the better word.
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(events), LAST_WORD_SECONDS)
-            if events.done():
-                return events.result()
-            for task in done:
-                task.result()
-            raise AssertionError("shipping ended without a reason")
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            # Several notice a lost link; what the far end said about it is the better word.
+            await asyncio.wait({events}, timeout=LAST_WORD_SECONDS)
         finally:
             for task in tasks:
                 task.cancel()
-            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            _raise_bug(outcomes)
+            said, *failed = await asyncio.gather(*tasks, return_exceptions=True)
+        _raise_bug([said, *failed])
+        if isinstance(said, LogshipError):
+            return said
+        for failure in failed:
+            if isinstance(failure, LogshipError):
+                raise failure
+        raise AssertionError("shipping ended without a reason")
 
     # --- what the far end says ------------------------------------------------------------
 
@@ -119,8 +121,9 @@ class Shipping:
         while True:
             event = await self._destination.next_event()
             match event:
-                case Acked(received, durable, applied):
-                    self._source.acknowledge(received, durable, applied)
+                case Acked():
+                    self._acked = event
+                    self._source.acknowledge(*event)
                 case Rewind(position, why):
                     log.info("reading again from an earlier place", position=str(position), why=why)
                     self._position = position
@@ -195,17 +198,17 @@ class Shipping:
         turning = asyncio.create_task(self._turn.wait())
         reading = asyncio.create_task(self._read_into(pipeline, position))
         # The sender too: if it fails while nothing is read, nobody else would notice.
-        working = {reading, pipeline.sender}
+        ending = {turning, reading, pipeline.sender}
         try:
-            await asyncio.wait({turning, *working}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
         finally:
             turning.cancel()
             reading.cancel()
-            outcomes = await asyncio.gather(reading, return_exceptions=True)
+            outcomes = [*await asyncio.gather(reading, return_exceptions=True)]
             outcomes += await pipeline.close()
             if not self._turn.is_set():
                 self._position = pipeline.sent or position
-        _raise_bug(outcomes)
+            _raise_bug(outcomes)
         # After a turn it is of no matter what became of the old reading.
         if not self._turn.is_set():
             for outcome in outcomes:
@@ -214,6 +217,11 @@ class Shipping:
 
     async def _read_into(self, pipeline: SealPipeline, position: Position) -> None:
         await self._source.start(position, self._known_timelines)
+        if self._acked is not None:
+            # The last ack may have been lost with the connection, or have come while nothing
+            # streamed.  With nothing new to ship no other comes: the slot would stay, and a
+            # synchronous commit would wait for ever.
+            self._source.acknowledge(*self._acked)
         self._facts = self._facts._replace(reachable=True)
         self._tell()
         while True:
@@ -245,7 +253,8 @@ class Shipping:
             what=error.what,
             missing_from=str(missing),
             available_from=str(available),
-            hint=f"{error.hint}; on the recovery server: applier seed NAME",
+            hint=error.hint,
+            seed_with="on the recovery server: applier seed NAME",
         )
         self._destination.send_gap(
             GapFound(

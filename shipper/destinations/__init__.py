@@ -25,6 +25,9 @@ class Accepted(NamedTuple):
     known_timelines: frozenset[int]
     seed_wanted: bool
     max_span_bytes: int
+    durable: Position | None = None
+    """What the far end has on disk; None too while a seed begins, although `position` then says
+    where its WAL starts."""
 
 
 class Acked(NamedTuple):

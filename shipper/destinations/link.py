@@ -141,6 +141,7 @@ class LinkDestination:
             known_timelines=frozenset(welcome.known_timelines),
             seed_wanted=welcome.seed_wanted and not resumed,
             max_span_bytes=welcome.max_span_bytes,
+            durable=self._session.durable if self._session is not None else None,
         )
         if self._greeting is not None and not self._greeting.done():
             self._greeting.set_result(accepted)

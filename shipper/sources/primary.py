@@ -188,11 +188,13 @@ class PrimaryQueries:
                 retryable=True,
             )
         finally:
-            if not asking.done():
+            unanswered = not asking.done()
+            if unanswered:
                 _cut(connection)
                 await asyncio.wait({asking})
-            if asking.exception() is not None:
-                self._connection = None if self._connection is connection else self._connection
+            if asking.exception() is not None or unanswered:
+                if self._connection is connection:
+                    self._connection = None
                 await connection.close()
 
 
@@ -203,9 +205,11 @@ async def _rows(connection: _Connection, sql: str, parameters: Any) -> list[Any]
 
 def _cut(connection: _Connection) -> None:
     """Have whoever waits on it find it broken, at once and whatever the network does."""
-    with contextlib.suppress(psycopg.Error, OSError):
-        with socket.socket(fileno=os.dup(connection.fileno())) as same:
-            same.shutdown(socket.SHUT_RDWR)
+    with (
+        contextlib.suppress(psycopg.Error, OSError),
+        socket.socket(fileno=os.dup(connection.fileno())) as same,
+    ):
+        same.shutdown(socket.SHUT_RDWR)
 
 
 def primary_error(error: psycopg.Error) -> LogshipError:

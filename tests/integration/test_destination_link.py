@@ -12,6 +12,7 @@ from applier.receivers.link import LinkReceiver
 from logship.errors import Code, LogshipError
 from logship.frames import SeedChunk
 from logship.link.keys import KeyPair
+from logship.link.windows import SPAN_COST_BYTES
 from logship.lsn import Lsn, Position
 from shipper.destinations import Acked, Lost, SeedFinished
 from shipper.destinations.link import LinkDestination, ShipperIdentity
@@ -37,6 +38,7 @@ class LinkFarEnd:
     """A `LinkReceiver` with an instance in memory, behind a proxy."""
 
     window_bytes = 400_000
+    """Of WAL, in four spans."""
 
     def __init__(self) -> None:
         self.server_keys, self.keys = new_keys(), new_keys()
@@ -45,7 +47,7 @@ class LinkFarEnd:
             {"orders": self.intake},
             {self.keys.public: frozenset({"orders"})},
             keys=self.server_keys,
-            window_bytes=self.window_bytes,
+            window_bytes=self.window_bytes + 4 * SPAN_COST_BYTES,
             heartbeat_seconds=HEARTBEAT_SECONDS,
         )
         self.port = int(self.receiver.start("tcp://127.0.0.1:0").rpartition(":")[2])

@@ -367,3 +367,47 @@ async def test_closing_leaves_no_descriptor_behind(listener: Listener) -> None:
 def _no_stray_sockets(recwarn: pytest.WarningsRecorder) -> Iterator[None]:
     yield
     assert not [w for w in recwarn if issubclass(w.category, ResourceWarning)]
+
+
+def dealer(
+    endpoint: str, keys: KeyPair, context: zmq.Context[zmq.Socket[bytes]]
+) -> zmq.Socket[bytes]:
+    """A plain socket, which does what ours never do."""
+    made = context.socket(zmq.DEALER)
+    made.setsockopt(zmq.LINGER, 500)
+    made.setsockopt(zmq.ROUTING_ID, b"chosen")
+    made.setsockopt_string(zmq.CURVE_SERVERKEY, SERVER.public)
+    made.setsockopt_string(zmq.CURVE_PUBLICKEY, keys.public)
+    made.setsockopt_string(zmq.CURVE_SECRETKEY, keys.secret)
+    made.connect(endpoint)
+    return made
+
+
+async def test_another_key_can_not_go_on_with_a_connection_that_is_gone(
+    listener: Listener,
+) -> None:
+    listener.router.allow([CLIENT.public, STRANGER.public])
+    with zmq.Context() as context:
+        with dealer(listener.endpoint, CLIENT, context) as first:
+            first.send(b"from the client")
+            peer, _ = await asyncio.wait_for(listener.messages.get(), 5)
+        async with asyncio.timeout(10):
+            while listener.gone.empty():
+                # The id is taken until the ROUTER has seen the first connection end.
+                with dealer(listener.endpoint, STRANGER, context) as second:
+                    second.send(b"from a stranger")
+                    await asyncio.sleep(0.1)
+        assert listener.gone.get_nowait() == peer
+    assert listener.messages.empty()
+
+
+async def test_a_message_of_many_parts_is_cut_and_shows_that_it_is_no_frame(
+    listener: Listener,
+) -> None:
+    with zmq.Context() as context, dealer(listener.endpoint, CLIENT, context) as one:
+        one.send_multipart([b"x"] * 500)
+        one.send_multipart([b"head", b"payload"])
+        _, parts = await asyncio.wait_for(listener.messages.get(), 5)
+        assert len(parts) == 3
+        _, parts = await asyncio.wait_for(listener.messages.get(), 5)
+        assert [bytes(part) for part in parts] == [b"head", b"payload"]

@@ -284,6 +284,14 @@ def test_promotion_needs_no_sql(
     assert caught.value.code is Code.PROMOTE_FAILED
 
     one.start()
+    # Whoever has the server's account can't have us make a file elsewhere.
+    elsewhere = shared_tmp_path / "elsewhere"
+    (clone.data / "promote").symlink_to(elsewhere)
+    with pytest.raises(LogshipError, match="can't be made") as caught:
+        one.server.promote()
+    assert caught.value.code is Code.PROMOTE_FAILED
+    assert not elsewhere.exists()
+    (clone.data / "promote").unlink()
     one.server.promote()
     wait_until(lambda: read_control_file(clone.data).state is State.IN_PRODUCTION, 30, "promotion")
     clone.execute("create table written (id int)")

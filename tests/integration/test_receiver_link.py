@@ -10,6 +10,7 @@ import pytest
 from applier.receivers.link import LinkReceiver
 from logship.errors import Code, LogshipError
 from logship.link.keys import KeyPair
+from logship.link.windows import SPAN_COST_BYTES
 from shipper.destinations import Lost
 from shipper.destinations.link import LinkDestination, ShipperIdentity
 from tests.integration.destination_contract import Shipping, facts
@@ -29,6 +30,7 @@ class LinkRig:
     """A receiver of two instances; the key of "orders" may ship both, that of "billing" one."""
 
     window_bytes = 400_000
+    """Of WAL, in four spans."""
     silence_seconds = 3 * HEARTBEAT_SECONDS
 
     def __init__(self) -> None:
@@ -41,7 +43,7 @@ class LinkRig:
                 self.billing_keys.public: frozenset({"billing"}),
             },
             keys=self.server_keys,
-            window_bytes=self.window_bytes,
+            window_bytes=self.window_bytes + 4 * SPAN_COST_BYTES,
             heartbeat_seconds=HEARTBEAT_SECONDS,
         )
         self.port = int(self.receiver.start("tcp://127.0.0.1:0").rpartition(":")[2])

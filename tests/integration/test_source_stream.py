@@ -10,6 +10,7 @@ import pytest
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
 from logship.wal import segment_name, segment_start
+from shipper.agent.shipping import GAP_CODES
 from shipper.sources.stream import StreamSource
 from tests.conftest import PrimaryFactory
 from tests.integration.source_contract import (
@@ -19,6 +20,7 @@ from tests.integration.source_contract import (
     read_until,
 )
 from tests.support.installations import MAJORS
+from tests.support.proxy import TcpProxy
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
 
@@ -152,16 +154,8 @@ async def test_a_slot_that_was_dropped_is_made_again_and_nothing_is_skipped(
     await again.close()
 
 
-@pytest.mark.parametrize("major", [14, 18])
-async def test_wal_that_is_gone_is_a_named_gap_not_a_hole(
-    primary: PrimaryFactory, major: int
-) -> None:
-    server = primary(
-        major, wal_segsize_mb=1, settings={"max_slot_wal_keep_size": "1MB", "max_wal_size": "2MB"}
-    )
-    source = source_for(server)
-    start = first_position(await source.open())
-    await source.reserve()
+def lose_slot(server: PrimaryServer) -> None:
+    """Write more than the slot may hold back."""
     server.execute("create table t (v text)")
 
     def fill_until_lost() -> bool:
@@ -170,7 +164,21 @@ async def test_wal_that_is_gone_is_a_named_gap_not_a_hole(
         server.execute("checkpoint")
         return bool(server.execute("select wal_status = 'lost' from pg_replication_slots")[0][0])
 
-    await asyncio.to_thread(wait_until, fill_until_lost, 60, "the slot is lost")
+    wait_until(fill_until_lost, 60, "the slot is lost")
+
+
+SMALL_SLOT = {"max_slot_wal_keep_size": "1MB", "max_wal_size": "2MB"}
+
+
+@pytest.mark.parametrize("major", [14, 18])
+async def test_wal_that_is_gone_is_a_named_gap_not_a_hole(
+    primary: PrimaryFactory, major: int
+) -> None:
+    server = primary(major, wal_segsize_mb=1, settings=SMALL_SLOT)
+    source = source_for(server)
+    start = first_position(await source.open())
+    await source.reserve()
+    await asyncio.to_thread(lose_slot, server)
     with pytest.raises(LogshipError) as caught:
         await source.start(start, frozenset())
         while True:
@@ -185,12 +193,68 @@ async def test_wal_that_is_gone_is_a_named_gap_not_a_hole(
 async def test_without_leave_to_make_the_slot_a_missing_one_is_an_error(
     primary: PrimaryFactory,
 ) -> None:
-    source = source_for(primary(15), create_slot=False)
-    identity = await source.open()
+    server = primary(15)
+    source = source_for(server, create_slot=False)
+    start = first_position(await source.open())
     with pytest.raises(LogshipError) as caught:
-        await source.start(first_position(identity), frozenset())
-    assert caught.value.code == Code.SLOT_LOST
-    assert SLOT in caught.value.hint
+        await source.start(start, frozenset())
+    assert caught.value.code == Code.SLOT_MISSING
+    assert caught.value.code not in GAP_CODES, "no WAL is gone yet"
+    assert not caught.value.retryable
+    server.execute(caught.value.hint.removeprefix("make it: "))  # type: ignore[arg-type]
+    await source.start(start, frozenset())
+    await read_until(source, Collected(16 << 20), 1, Lsn.parse(server.current_wal_lsn()))
+    await source.close()
+
+
+@pytest.mark.parametrize("major", [14, 18])
+async def test_without_leave_to_make_the_slot_a_lost_one_is_a_gap(
+    primary: PrimaryFactory, major: int
+) -> None:
+    server = primary(major, wal_segsize_mb=1, settings=SMALL_SLOT)
+    server.execute("select pg_create_physical_replication_slot(%s, true)", SLOT)
+    source = source_for(server, create_slot=False)
+    start = first_position(await source.open())
+    await asyncio.to_thread(lose_slot, server)
+    with pytest.raises(LogshipError) as caught:
+        await source.start(start, frozenset())
+    assert caught.value.code in GAP_CODES
+    await source.close()
+
+
+@pytest.mark.parametrize("create_slot", [True, False])
+async def test_a_slot_that_is_dropped_just_before_it_is_used_is_no_gap(
+    primary: PrimaryFactory, create_slot: bool
+) -> None:
+    server = primary(17)
+    server.execute("select pg_create_physical_replication_slot(%s, true)", SLOT)
+    source = source_for(server, create_slot=create_slot)
+    start = first_position(await source.open())
+    reserve = source.reserve
+
+    async def reserve_and_lose() -> None:
+        await reserve()
+        server.execute("select pg_drop_replication_slot(%s)", SLOT)
+
+    source.reserve = reserve_and_lose  # type: ignore[method-assign]
+    with pytest.raises(LogshipError) as caught:
+        await source.start(start, frozenset())
+    assert caught.value.code == Code.SLOT_MISSING
+    assert caught.value.retryable == create_slot
+    await source.close()
+
+
+async def test_a_primary_with_less_wal_than_the_store_is_a_gap(primary: PrimaryFactory) -> None:
+    """As after a restore of an old backup."""
+    source = source_for(primary(17))
+    identity = await source.open()
+    ahead = Position(1, Lsn(segment_start(identity.flush_lsn, 16 << 20) + (64 << 20)))
+    with pytest.raises(LogshipError) as caught:
+        await source.start(ahead, frozenset())
+        while True:
+            await asyncio.wait_for(source.read(1 << 20), 10)
+    assert caught.value.code == Code.PRIMARY_BEHIND
+    assert caught.value.code in GAP_CODES
     await source.close()
 
 
@@ -200,6 +264,155 @@ async def test_a_store_on_another_line_is_told_apart(primary: PrimaryFactory) ->
     with pytest.raises(LogshipError) as caught:
         await source.start(Position(7, segment_start(identity.flush_lsn, 16 << 20)), frozenset())
     assert caught.value.code == Code.TIMELINE_DIVERGED
+    await source.close()
+
+
+# --- a primary that is not what it was ------------------------------------------------------
+
+
+async def refused(source: StreamSource, start: Position) -> LogshipError:
+    with pytest.raises(LogshipError) as caught:
+        await source.start(start, frozenset())
+    assert caught.value.retryable, "the primary is asked again by itself"
+    return caught.value
+
+
+async def test_nothing_is_read_before_the_primary_has_told_what_it_is(
+    primary: PrimaryFactory,
+) -> None:
+    server = primary(17)
+    source = source_for(server)
+    start = first_position(await source.open())
+    await asyncio.to_thread(server.stop)
+    with pytest.raises(LogshipError):
+        await source.open()
+    # It may be of a newer minor by now.
+    await asyncio.to_thread(server.start)
+    assert (await refused(source, start)).code == Code.PRIMARY_UNREACHABLE
+    await source.open()
+    await source.start(start, frozenset())
+    await source.close()
+
+
+async def test_a_primary_that_restarted_changed_is_not_read_from_before_it_told(
+    primary: PrimaryFactory,
+) -> None:
+    server = primary(17)
+    source = source_for(server)
+    start = first_position(await source.open())
+    await source.start(start, frozenset())
+    server.configure({"max_connections": "71"})
+    await asyncio.to_thread(server.restart, "immediate")
+    # The stream's and the questions' connections break one after the other.
+    for _ in range(5):
+        await refused(source, start)
+    identity = await source.open()
+    assert identity.profile.max_connections == 71
+    await source.start(start, frozenset())
+    await read_until(source, Collected(16 << 20), 1, Lsn.parse(server.current_wal_lsn()))
+    await source.close()
+
+
+async def test_a_primary_that_restarted_as_it_was_needs_no_second_look(
+    primary: PrimaryFactory,
+) -> None:
+    server = primary(17)
+    source = source_for(server)
+    start = first_position(await source.open())
+    await source.start(start, frozenset())
+    # A rewind: the stream's connection is made anew, and nothing else has changed.
+    await source.start(start, frozenset())
+    await read_until(source, Collected(16 << 20), 1, Lsn.parse(server.current_wal_lsn()))
+    await source.close()
+
+
+async def test_a_failover_while_nothing_was_read_is_followed(
+    primary: PrimaryFactory, shared_tmp_path: Path
+) -> None:
+    """As after a gap: the new primary gave the seed, so reading begins on its timeline."""
+    rig = StreamRig(primary(17, settings={"wal_keep_size": "256MB"}), shared_tmp_path)
+    source = rig.make_source()
+    await source.open()
+    await asyncio.to_thread(rig.switch_timeline)
+    seeded = Position(2, segment_start(rig.write(), 16 << 20))
+    for _ in range(5):
+        assert (await refused(source, seeded)).code != Code.TIMELINE_DIVERGED
+    identity = await source.open()
+    assert identity.timeline == 2
+    collected = Collected(16 << 20)
+    await source.start(seeded, frozenset())
+    await read_until(source, collected, 2, rig.write())
+    assert collected.spans[0].start_lsn == seeded.lsn
+    await source.close()
+
+
+async def test_a_start_that_is_cancelled_leaves_a_source_that_starts(
+    primary: PrimaryFactory,
+) -> None:
+    server = primary(17)
+    source = source_for(server)
+    start = first_position(await source.open())
+    for steps in range(40):
+        starting = asyncio.create_task(source.start(start, frozenset()))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await source.start(start, frozenset())
+    await read_until(source, Collected(16 << 20), 1, Lsn.parse(server.current_wal_lsn()))
+    await source.close()
+
+
+async def test_a_frozen_network_is_noticed_and_does_not_hold_up_who_gives_up_asking(
+    primary: PrimaryFactory,
+) -> None:
+    server = primary(17)
+    async with TcpProxy("127.0.0.1", server.port) as proxy:
+        source = StreamSource(
+            server.dsn(port=proxy.port),
+            slot=SLOT,
+            application_name="logship_test",
+            connect_timeout_seconds=2,
+        )
+        await source.open()
+        await source.observe()
+        proxy.stall()
+        async with asyncio.timeout(5):
+            with pytest.raises(LogshipError) as caught:
+                await source.observe()
+        assert caught.value.code == Code.PRIMARY_UNREACHABLE and caught.value.retryable
+        proxy.resume()
+        await source.observe()
+        proxy.stall()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await source.observe()
+        async with asyncio.timeout(1):
+            observing = asyncio.create_task(source.observe())
+            await asyncio.sleep(0.1)
+            observing.cancel()
+            await asyncio.gather(observing, return_exceptions=True)
+        proxy.resume()
+        await source.open()
+        await source.observe()
+        await source.close()
+
+
+async def test_opening_anew_is_not_held_up_by_a_question_that_gets_no_answer(
+    primary: PrimaryFactory,
+) -> None:
+    server = primary(17)
+    source = source_for(server)
+    await source.open()
+    observing = [asyncio.create_task(source.observe()) for _ in range(5)]
+    await asyncio.sleep(0)
+    await source.open()
+    for outcome in await asyncio.gather(*observing, return_exceptions=True):
+        assert not isinstance(outcome, Exception) or isinstance(outcome, LogshipError)
+    await source.observe()
+    assert server.execute(
+        "select count(*) from pg_stat_activity where application_name = 'logship_test_monitor'"
+    ) == [(1,)]
     await source.close()
 
 

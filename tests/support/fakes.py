@@ -58,6 +58,8 @@ class FakeSource:
         """If set, `observe` waits for it."""
         self.sync_state = ""
         self.closed = False
+        self.waiting = False
+        """A `read` waits for more."""
         self._flush = Lsn(start_lsn)
         self._next: Position | None = None
         self._changed = asyncio.Event()
@@ -114,7 +116,9 @@ class FakeSource:
                 self._heard = True
                 return []
             self._changed.clear()
+            self.waiting = True
             await self._changed.wait()
+            self.waiting = False
 
     def _take(self, max_bytes: int) -> WalBytes:
         assert self._next is not None

@@ -78,8 +78,9 @@ def recover_placement(directory: Path) -> SeedPlaced | None:
     """Finish what a crash interrupted; returns what `data` was seeded from, None if nothing.
 
     Call it when the applier starts, before anything starts or adopts a standby of
-    `directory`.  A swap that had begun is finished; a seed that had not come that far is
-    removed and has to be sent from its start.  Raises LogshipError (SEED_FAILED).
+    `directory`, or later when no server runs on its `data`.  A swap that had begun is
+    finished; a seed that had not come that far is removed and has to be sent from its start.
+    Raises LogshipError (SEED_FAILED).
     """
     record = _read(directory)
     try:
@@ -96,6 +97,15 @@ def recover_placement(directory: Path) -> SeedPlaced | None:
     except OSError as error:
         raise _failure(directory, "recovered", error) from error
     return None if record is None else record.seed
+
+
+def is_unfinished(directory: Path) -> bool:
+    """Whether a swap has begun and not ended: `recover_placement` finishes it.
+
+    Raises LogshipError (SEED_FAILED).
+    """
+    record = _read(directory)
+    return record is not None and record.phase == "swapping"
 
 
 def read_placement(directory: Path) -> SeedPlaced | None:

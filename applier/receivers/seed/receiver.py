@@ -9,6 +9,7 @@ handed over, and waits while too much is handed over already.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import shutil
@@ -35,6 +36,7 @@ from logship import durable
 from logship.errors import Code, LogshipError
 from logship.frames import MAX_PAYLOAD_BYTES, SeedBegin, SeedChunk, SeedEnd
 from logship.lsn import Lsn
+from logship.postgres.postmaster import running_postmaster
 from logship.postgres.run_as import RunAs
 from logship.seal import INLINE_BYTES, unseal
 
@@ -85,6 +87,8 @@ class SeedReceiver:
         """Raw bytes of the archives and the manifest so far; compare with `estimated_bytes`."""
         self.estimated_bytes = 0
         """What the primary guessed when it began, 0 if it did not."""
+        self.recovered: SeedPlaced | None = None
+        """What `data` was seeded from when `begin` returned; it finishes a swap that failed."""
         self._directory = directory
         self._run_as = run_as
         self._keep_free_bytes = keep_free_bytes
@@ -125,17 +129,23 @@ class SeedReceiver:
     async def begin(self, frame: SeedBegin) -> None:
         """A seed begins; the same one again, after a cut of the link, changes nothing.
 
-        What is left of another unfinished one is removed.  Raises DISK_FULL (retryable) if
-        the estimate does not fit: nothing was begun.
+        What is left of another unfinished one is removed; one whose swap had begun is first
+        put in place (`recovered` names it then: run the standby on it, as after `end`).
+        Raises, with nothing begun: DISK_FULL (retryable) if the estimate does not fit,
+        SEED_FAILED (retryable) if that swap can't be finished, as while a server runs on `data`.
         """
         if self._begun is not None and self._begun.seed_id == frame.seed_id:
             return
-        await self.abort()
+        if self._thread is not None:
+            await self._in_thread(self._close_unpacker)
+        self._forget()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seed")
         try:
             await self._in_thread(lambda: self._prepare(frame))
         except LogshipError:
-            await self.abort()
+            with contextlib.suppress(LogshipError):
+                await self._in_thread(self._discard)
+            self._forget()
             raise
         _log.info(
             "seed begins",
@@ -201,7 +211,10 @@ class SeedReceiver:
         """
         if self._thread is not None:
             await self._in_thread(self._discard)
-            self._stop_thread()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._stop_thread()
         self._ahead.clear()
         self._begun = self._unpacker = self._verified = self._placed = self._failure = None
         self.next_sequence = self.received_bytes = self.estimated_bytes = 0
@@ -209,7 +222,7 @@ class SeedReceiver:
     # --- in the receiver's thread, where a cancelled call's work runs to its end ------------
 
     def _prepare(self, frame: SeedBegin) -> None:
-        placement.discard_arriving(self._directory)
+        self._clear_the_place()
         free_bytes = shutil.disk_usage(self._directory).free
         if frame.estimated_bytes + self._keep_free_bytes > free_bytes:
             raise disk_full(
@@ -225,6 +238,19 @@ class SeedReceiver:
         )
         self.estimated_bytes = frame.estimated_bytes
         self._begun = frame
+
+    def _clear_the_place(self) -> None:
+        if placement.is_unfinished(self._directory):
+            running = running_postmaster(self._directory / DATA)
+            if running is not None:
+                raise LogshipError(
+                    Code.SEED_FAILED,
+                    f"the seed before in {self._directory} is not completely in place, and a "
+                    f"server (process {running.pid}) runs on the data that it replaces",
+                    "stop that server; the seed is put in place before the next one begins",
+                    retryable=True,
+                )
+        self.recovered = placement.recover_placement(self._directory)
 
     def _verify(self, unpacker: Unpacker, frame: SeedEnd) -> SeedPlaced:
         if self._verified is not None:
@@ -254,9 +280,12 @@ class SeedReceiver:
         )
         return self._verified
 
-    def _discard(self) -> None:
+    def _close_unpacker(self) -> None:
         if self._unpacker is not None:
             self._unpacker.close()
+
+    def _discard(self) -> None:
+        self._close_unpacker()
         placement.discard_arriving(self._directory)
 
     # --- in the event loop -------------------------------------------------------------------

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -177,6 +177,7 @@ class Unpacker:
         self._file: _OpenFile | None = None
         self._awaited = {str(oid) for oid, _ in tablespaces} | {""}
         self._linked: set[bytes] = set()
+        """The links of tablespaces that have still to come."""
         if len(self._awaited) != len(tablespaces) + 1:
             raise _bad("the list of its tablespaces has one twice")
         try:
@@ -229,6 +230,10 @@ class Unpacker:
             raise _bad("it has no backup manifest")
         self._file.close()
         self._file = None
+        if self._linked:
+            # The server would start without the tablespace, and miss its files later.
+            missing = ", ".join(sorted(map(_shown, self._linked)))
+            raise _bad(f"the link of an announced tablespace did not come: {missing}")
         try:
             return b"".join(self._contents(self._roots[""], MANIFEST_NAME))
         except OSError as error:
@@ -262,8 +267,9 @@ class Unpacker:
     def _make_roots(self, tablespaces: Sequence[tuple[int, str]], run_as: RunAs) -> None:
         data = self._directory / (DATA + SEEDING_SUFFIX)
         parent = self._directory / (TABLESPACES + SEEDING_SUFFIX)
-        for path in (data, parent):
-            _make_private(path, run_as)
+        locations = {str(oid): location for oid, location in tablespaces}
+        _make_private(data, run_as)
+        _make_private(parent, run_as, {LOCATIONS_NAME: msgspec.json.encode(locations)})
         self._roots[""] = _Root(data, b"", run_as)
         in_place = [oid for oid, location in tablespaces if location == f"pg_tblspc/{oid}"]
         if in_place:
@@ -278,8 +284,6 @@ class Unpacker:
                 _make_private(path, run_as)
                 self._linked.add(inside)
             self._roots[str(oid)] = _Root(path, inside + b"/", run_as)
-        locations = {str(oid): location for oid, location in tablespaces}
-        (parent / LOCATIONS_NAME).write_bytes(msgspec.json.encode(locations))
 
     def _start(self, entry: Entry) -> None:
         root = self._current_root()
@@ -291,6 +295,7 @@ class Unpacker:
                 raise _bad(f"a link to tablespace {_shown(path)} was not announced")
             oid = path.rpartition(b"/")[2].decode()
             root.make_link(path, self._directory / TABLESPACES / oid)
+            self._linked.discard(path)
         else:
             _check_wanted(path)
             self.current = _shown(path)
@@ -364,10 +369,17 @@ def disk_full(directory: Path, what: str, keep_free_bytes: int) -> LogshipError:
     )
 
 
-def _make_private(path: Path, run_as: RunAs) -> None:
+def _make_private(path: Path, run_as: RunAs, files: Mapping[str, bytes] | None = None) -> None:
+    """A new directory with `files` of ours; they are made before anybody else may write in it."""
     path.mkdir(0o700)
     fd = os.open(path, _OPEN_DIRECTORY)
     try:
+        for name, content in (files or {}).items():
+            file = os.open(name, _CREATE_FILE, 0o600, dir_fd=fd)
+            try:
+                durable.write_all(file, content)
+            finally:
+                os.close(file)
         _give(fd, run_as)
     finally:
         os.close(fd)

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from applier.operations import instance as instance_module
@@ -114,11 +115,22 @@ async def test_a_hello_that_is_cut_off_leaves_no_listener_behind(
     greeting.cancel()
     await asyncio.gather(greeting, return_exceptions=True)
     assert instance.link.state != "connected"
-    with pytest.raises(RefusedError):
-        instance.request_seed("an operator asked")
+    assert not instance.is_connected
     monkeypatch.undo()
     await instance.hello(hello(), listener)
     assert instance.link.state == "connected"
+
+
+async def test_a_seed_that_is_asked_for_while_nobody_is_there_is_wanted_of_who_comes(
+    instance: Instance, listener: Listener
+) -> None:
+    instance.settings = msgspec.structs.replace(instance.settings, seed="manual")
+    assert not (await instance.hello(hello(), listener)).seed_wanted
+    instance.lost(listener, "its WAL was refused")
+    instance.request_seed("an operator asked")
+    assert (await instance.hello(hello(), listener)).seed_wanted
+    await instance.seed_begin(SEED)
+    assert not (await instance.hello(hello(seed_id="s1"), listener)).seed_wanted
 
 
 # --- whose WAL ------------------------------------------------------------------------------

@@ -270,6 +270,178 @@ def test_readers_stay_few_and_follow_a_completed_segment(disk: FakeDisk) -> None
     assert len(disk._handles) <= 9
 
 
+# --- seeded again, and WAL between is missing -------------------------------------------------
+
+END = START + MEGABYTE + 5000
+GAP_START = START + 9 * MEGABYTE
+
+
+def seeded_again(disk: FakeDisk) -> StoreCore:
+    """Chain "seed" from START to END, a gap, chain "later" from GAP_START on."""
+    core = begun(disk)
+    write(core, 1, START, END)
+    flush(core)
+    core.begin_chain(1, GAP_START, seed_id="later", started_at=2.0)
+    write(core, 1, GAP_START, GAP_START + 7000)
+    flush(core)
+    return core
+
+
+def check_both_chains(core: StoreCore) -> None:
+    assert core.durable_of("seed") == Position(1, Lsn(END))
+    assert core.durable_of("later") == Position(1, Lsn(GAP_START + 7000))
+    assert core.durable_of("never") is None
+    lsn, got = START, b""
+    while data := core.read(1, lsn, 1 << 20):
+        lsn, got = lsn + len(data), got + data
+    assert got == FACTORY.wal(1, START, END)  # its last partial segment too, and no byte more
+    assert core.read(1, GAP_START, 100) == FACTORY.wal(1, GAP_START, GAP_START + 100)
+    for lsn in (START - 1, END + 1, START + 2 * MEGABYTE, GAP_START - 1):
+        with pytest.raises(LogshipError) as caught:
+            core.read(1, lsn, 100)
+        assert caught.value.code == Code.WAL_REMOVED
+
+
+def test_a_chain_after_a_gap_takes_nothing_from_the_one_before(disk: FakeDisk) -> None:
+    core = seeded_again(disk)
+    check_both_chains(core)
+    core.close()
+    check_both_chains(open_core(disk))
+    disk.crash()
+    check_both_chains(open_core(disk))
+    check_both_chains(open_core(disk, read_only=True))
+
+
+def test_a_chain_that_goes_on_in_the_one_before_makes_one_run_with_it(disk: FakeDisk) -> None:
+    core = begun(disk)
+    write(core, 1, START, END)
+    flush(core)
+    core.begin_chain(1, START + MEGABYTE, seed_id="later", started_at=2.0)
+    write(core, 1, END, END + 500)
+    flush(core)
+    for _ in range(2):
+        end = Position(1, Lsn(END + 500))
+        assert core.durable_of("seed") == core.durable_of("later") == end
+        assert [run.end for run in core.runs()] == [end]
+        assert core.read(1, START + 10, 9) == FACTORY.wal(1, START + 10, START + 19)
+        core.close()
+        core = open_core(disk)
+    core.begin_chain(1, GAP_START, seed_id="last", started_at=3.0)
+    assert core.durable_of("seed") == core.durable_of("later") == end
+    assert core.durable_of("last") == Position(1, Lsn(GAP_START))
+
+
+def test_what_was_not_durable_when_a_chain_ended_is_not_promised(disk: FakeDisk) -> None:
+    core = begun(disk)
+    write(core, 1, START, END)
+    flush(core)
+    write(core, 1, END, END + 100)
+    core.begin_chain(1, GAP_START, seed_id="later", started_at=2.0)
+    assert core.durable_of("seed") == Position(1, Lsn(END))
+
+
+def test_a_chain_ends_where_a_later_one_set_its_files_aside(disk: FakeDisk) -> None:
+    core = seeded_again(disk)
+    core.begin_chain(1, START + 2 * MEGABYTE, seed_id="between", started_at=3.0)
+    assert core.durable_of("seed") == Position(1, Lsn(END))
+    assert core.durable_of("later") == Position(1, Lsn(GAP_START))  # nothing past its start
+    core.begin_chain(1, START - MEGABYTE, seed_id="back", started_at=4.0)
+    core.close()
+    core = open_core(disk)
+    assert core.durable_of("seed") == Position(1, Lsn(START))
+    assert core.read(1, GAP_START, 10) == b""  # it may come again, on the new chain
+
+
+def test_the_chain_of_a_left_timeline_is_readable_on_both_timelines(disk: FakeDisk) -> None:
+    core = begun(disk)
+    write(core, 1, START, FORK + 5000)
+    core.add_history(2, HISTORY)
+    write(core, 2, START + MEGABYTE, FORK + 10)
+    flush(core)
+    core.begin_chain(2, GAP_START, seed_id="later", started_at=2.0)
+    assert core.durable_of("seed") == Position(2, Lsn(FORK + 10))
+    assert core.read(1, FORK, 9000) == FACTORY.wal(1, FORK, FORK + 5000)
+    assert core.read(2, FORK, 9000) == FACTORY.wal(2, FORK, FORK + 10)
+
+
+def test_a_read_while_a_chain_begins_gets_nothing_of_a_superseded_file(disk: FakeDisk) -> None:
+    core = begun(disk)
+    write(core, 1, START, START + 100_000)
+    flush(core)
+    assert core.read(1, START, 10)
+    reads: list[bytes] = []
+
+    def read(operation: str) -> None:
+        if operation == "rename":
+            reads.append(core.read(1, START, 100))
+
+    disk.on_operation = read
+    core.begin_chain(1, START - MEGABYTE, seed_id="back", started_at=2.0)
+    disk.on_operation = None
+    assert reads == [b""]
+    write(core, 1, START - MEGABYTE, START + 300_000)
+    assert core.read(1, START + 200_000, 99) == FACTORY.wal(1, START + 200_000, START + 200_099)
+
+
+@pytest.mark.parametrize("operation", ["pread", "open"])
+def test_a_disk_that_cant_be_read_is_an_error_of_ours(
+    disk: FakeDisk, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = begun(disk)
+    write(core, 1, START, START + 100)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, operation, fail)
+        with pytest.raises(LogshipError) as caught:
+            core.read(1, START, 100)
+    assert caught.value.code == Code.STORE_FAILED
+    assert caught.value.retryable
+    assert core.read(1, START, 100) == FACTORY.wal(1, START, START + 100)
+
+
+# --- timelines that were left -----------------------------------------------------------------
+
+
+def forked(disk: FakeDisk, parent_end: int) -> StoreCore:
+    core = begun(disk)
+    write(core, 1, START, parent_end)
+    flush(core)
+    core.add_history(2, HISTORY)
+    write(core, 2, START + MEGABYTE, FORK + 1000)
+    return core
+
+
+def test_a_rewind_across_a_timeline_switch_is_taken_as_a_repeat(disk: FakeDisk) -> None:
+    core = forked(disk, FORK - 100_000)
+    again = FACTORY.wal(1, FORK - 100_500, FORK)
+    assert core.write(1, FORK - 100_500, again) == Position(2, Lsn(FORK + 1000))
+    for changed in (5, 600, len(again) - 1):
+        other = bytearray(again)
+        other[changed] ^= 1
+        error = refused(Code.WAL_CONFLICT, core, 1, FORK - 100_500, bytes(other))
+        assert str(Lsn(FORK - 100_500 + changed)) in error.what
+    refused(Code.SUPERSEDED, core, 1, FORK - 5, b"x" * 6)
+
+
+def test_a_fork_from_before_the_chain_says_that_the_lines_diverged(disk: FakeDisk) -> None:
+    core = begun(disk)
+    write(core, 1, START, START + 1000)
+    core.add_history(2, f"1\t{Lsn(START - 5000)}\tx\n".encode())
+    error = refused(Code.TIMELINE_DIVERGED, core, 2, START - MEGABYTE, b"x")
+    assert not error.retryable
+
+
+def test_a_left_timelines_segment_is_closed_at_the_next_flush(disk: FakeDisk) -> None:
+    core = forked(disk, FORK)
+    flush(core)
+    write(core, 2, FORK + 1000, FORK + 2000)
+    flush(core)
+    assert len(core.segments._segments) == 1
+
+
 # --- room ---------------------------------------------------------------------------------
 
 
@@ -375,7 +547,7 @@ def test_a_failing_disk_stops_the_store_for_good(
         write(core, 1, START + 500_000, START + MEGABYTE)
         flush(core)
     assert caught.value.code == Code.STORE_FAILED
-    assert not caught.value.retryable
+    assert caught.value.retryable  # by then the applier has opened it again
     for work in (
         lambda: write(core, 1, START + 500_000, START + 500_001),
         lambda: flush(core),

@@ -7,6 +7,7 @@ import pytest
 from applier.store.positions import (
     BelowStart,
     ChainPositions,
+    Copied,
     Ended,
     Extent,
     Fits,
@@ -69,7 +70,7 @@ def test_a_span_never_crosses_a_segments_end() -> None:
     assert positions.accept(1, START + SEGMENT - 5, 5, {}) == Fits()
 
 
-FORK = START + 2 * SEGMENT + 4000
+FORK = Lsn(START + 2 * SEGMENT + 4000)
 FORK_SEGMENT = START + 2 * SEGMENT
 CHILD = {2: history(2, (1, FORK))}
 
@@ -119,6 +120,37 @@ def test_a_timeline_that_was_left_takes_only_repeats() -> None:
     assert positions.accept(1, FORK - 10, 10, CHILD) == Repeats()
     assert positions.accept(1, FORK, 10, CHILD) == Ended(current)
     assert positions.accept(1, FORK - 5, 10, CHILD) == Ended(current)
+
+
+def test_an_old_timelines_span_that_its_copy_holds_is_known() -> None:
+    positions = chain(FORK_SEGMENT + 1000)
+    positions.advance(2, FORK_SEGMENT, FORK + 500)
+    middle = Lsn(FORK_SEGMENT + 1000)
+    assert positions.accept(1, FORK_SEGMENT + 900, 200, CHILD) == Copied(
+        ((1, Extent(Lsn(middle - 100), middle)), (2, Extent(middle, Lsn(middle + 100))))
+    )
+    assert positions.accept(1, FORK - 5, 5, CHILD) == Copied(((2, Extent(Lsn(FORK - 5), FORK)),))
+    current = Position(2, Lsn(FORK + 500))
+    assert positions.accept(1, FORK - 5, 6, CHILD) == Ended(current)
+    assert positions.accept(1, FORK - 5, 5, {}) == Ended(current)
+
+
+def test_an_old_timelines_span_that_nobody_holds_is_not_known() -> None:
+    positions = chain(FORK_SEGMENT)
+    positions.advance(2, FORK_SEGMENT, FORK - 100)
+    assert positions.accept(1, FORK - 150, 50, CHILD) == Copied(
+        ((2, Extent(Lsn(FORK - 150), Lsn(FORK - 100))),)
+    )
+    assert isinstance(positions.accept(1, FORK - 150, 51, CHILD), Ended)
+
+
+def test_what_is_durable_is_known_by_timeline() -> None:
+    positions = chain(FORK)
+    positions.hardened(Position(1, Lsn(HALF)))
+    positions.advance(2, FORK_SEGMENT, FORK + 10)
+    assert positions.durable_extents() == {1: Extent(Lsn(START), Lsn(HALF))}
+    positions.hardened(positions.written)
+    assert positions.durable_extents() == positions.extents
 
 
 def test_a_new_timelines_copied_bytes_are_compared_as_far_as_the_parent_goes() -> None:

@@ -163,6 +163,40 @@ async def test_a_cancelled_append_lets_nobody_write_beside_it(store: Store) -> N
     assert store.read(1, START, MEGABYTE) == data
 
 
+async def test_a_cancelled_append_still_wakes_the_subscribers(store: Store) -> None:
+    heard: list[Position | None] = []
+    store.subscribe(lambda: heard.append(store.written))
+    task = asyncio.create_task(store.append(1, START, FACTORY.wal(1, START, START + 500_000)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert heard == [Position(1, Lsn(START + 500_000))]
+
+
+async def test_a_cancelled_chain_still_wakes_the_subscribers(store: Store) -> None:
+    heard: list[Position | None] = []
+    store.subscribe(lambda: heard.append(store.start))
+    task = asyncio.create_task(store.begin_chain(1, START + 5 * MEGABYTE, seed_id="later"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert heard[-1:] == [Position(1, Lsn(START + 5 * MEGABYTE))]
+    assert store.current_seed_id == "later"
+
+
+async def test_a_seeds_standby_can_be_recovered_to_its_own_chains_end(store: Store) -> None:
+    await append(store, START, START + 1000)
+    await store.begin_chain(1, START + 5 * MEGABYTE, seed_id="later")
+    assert store.durable_of("") == Position(1, Lsn(START + 1000))
+    assert store.durable_of("later") == store.durable == Position(1, Lsn(START + 5 * MEGABYTE))
+    assert store.durable_of("never") is None
+    assert [run.end for run in store.runs()] == [store.written, store.durable_of("")]
+
+
 async def test_a_cancelled_flush_leaves_the_others_waiting(store: Store) -> None:
     await append(store, START, START + 10)
     first, second = asyncio.create_task(store.flush()), asyncio.create_task(store.flush())

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
 from logship.wal import History, WalLine, parse_history
+
+
+@dataclass(frozen=True)
+class MemoryRun:
+    """WAL in one piece: timeline to (start, end)."""
+
+    extents: dict[int, tuple[Lsn, Lsn]]
+
+    @property
+    def end(self) -> Position:
+        timeline = max(self.extents)
+        return Position(timeline, self.extents[timeline][1])
+
+    def extent_of(self, timeline: int, /) -> tuple[Lsn, Lsn] | None:
+        return self.extents.get(timeline)
 
 
 class MemorySource:
@@ -20,13 +36,11 @@ class MemorySource:
         segment_bytes: int = 1 << 20,
     ) -> None:
         self.line = WalLine(system_identifier, major, segment_bytes)
-        self.start: Position | None = None
         self.written: Position | None = None
         self.failure: LogshipError | None = None
         """What `read` raises, if anything."""
         self.reads: list[tuple[int, Lsn, int]] = []
-        self._starts: dict[int, Lsn] = {}
-        self._bytes: dict[int, bytearray] = {}
+        self._chains: list[dict[int, tuple[Lsn, bytearray]]] = [{}]
         self._contents: dict[int, bytes] = {}
         self._callbacks: list[Callable[[], None]] = []
 
@@ -37,39 +51,55 @@ class MemorySource:
         return self._contents.get(timeline)
 
     def end_of(self, timeline: int, /) -> Lsn | None:
-        if timeline not in self._bytes:
-            return None
-        return Lsn(self._starts[timeline] + len(self._bytes[timeline]))
+        held = self._chains[-1].get(timeline)
+        return None if held is None else Lsn(held[0] + len(held[1]))
+
+    def runs(self) -> list[MemoryRun]:
+        return [
+            MemoryRun({tli: (start, Lsn(start + len(data))) for tli, (start, data) in one.items()})
+            for one in reversed(self._chains)
+            if one
+        ]
 
     def read(self, timeline: int, lsn: int, max_bytes: int, /) -> bytes:
         self.reads.append((timeline, Lsn(lsn), max_bytes))
         if self.failure is not None:
             raise self.failure
-        start = self._starts.get(timeline)
-        if start is None or lsn < start:
-            raise LogshipError(Code.WAL_REMOVED, f"{Lsn(lsn)} of timeline {timeline} is not here")
-        offset = lsn - start
-        return bytes(self._bytes[timeline][offset : offset + max_bytes])
+        for chain in reversed(self._chains):
+            start, data = chain.get(timeline, (Lsn(0), b""))
+            if start <= lsn <= start + len(data) and timeline in chain:
+                return bytes(data[lsn - start : lsn - start + max_bytes])
+        raise LogshipError(Code.WAL_REMOVED, f"{Lsn(lsn)} of timeline {timeline} is not here")
 
     def subscribe(self, callback: Callable[[], None], /) -> Callable[[], None]:
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
 
     def append(self, timeline: int, lsn: int, data: bytes) -> None:
-        if timeline not in self._bytes:
-            self._starts[timeline], self._bytes[timeline] = Lsn(lsn), bytearray()
-        end = self.end_of(timeline)
-        assert end == lsn, f"a gap in the test's WAL: {end} and {Lsn(lsn)}"
-        self._bytes[timeline] += data
-        if self.start is None:
-            self.start = Position(timeline, Lsn(lsn))
-        if self.written is None or timeline >= self.written.timeline:
+        chain = self._chains[-1]
+        start, held = chain.setdefault(timeline, (Lsn(lsn), bytearray()))
+        end = start + len(held)
+        assert end == lsn, f"a gap in the test's WAL: {Lsn(end)} and {Lsn(lsn)}"
+        held += data
+        if self.written is None or timeline >= self.written.timeline or len(chain) == 1:
             self.written = Position(timeline, Lsn(lsn + len(data)))
+        self._tell()
+
+    def begin_chain(self, timeline: int, lsn: int) -> None:
+        """WAL goes on here, and what lies between is missing."""
+        self._chains.append({timeline: (Lsn(lsn), bytearray())})
+        self.written = Position(timeline, Lsn(lsn))
+        self._tell()
+
+    def forget_chain(self, number: int) -> None:
+        """Lose the files of the chain `number`, counted from 0."""
+        self._chains[number].clear()
         self._tell()
 
     def lose(self, timeline: int, lsn: int) -> None:
         """Forget the bytes from `lsn` on, as a crash does with what was not durable."""
-        del self._bytes[timeline][lsn - self._starts[timeline] :]
+        start, held = self._chains[-1][timeline]
+        del held[lsn - start :]
         self.written = Position(timeline, Lsn(lsn))
         self._tell()
 

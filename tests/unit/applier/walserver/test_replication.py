@@ -209,9 +209,20 @@ def test_what_the_parent_lacks_is_sent_from_its_successor() -> None:
     ]
 
 
-def test_a_start_at_a_timeline_s_end_is_answered_without_copy() -> None:
+def test_a_start_at_a_timeline_s_end_ends_at_once_but_lets_the_standby_report() -> None:
     standby = Standby(forked())
-    assert standby.sends(query(f"START_REPLICATION {FORK} TIMELINE 1")) == [*END_OF_1, "ready"]
+    assert standby.sends(query(f"START_REPLICATION {FORK} TIMELINE 1")) == ["copy", "copy done"]
+    assert standby.sends(report(FORK, FORK, FORK) + copy_done()) == [*END_OF_1, "ready"]
+
+
+def test_a_standby_past_a_fork_at_a_segment_s_end_is_found_by_its_report() -> None:
+    """It asks for WAL from the fork itself: only the report tells that it has more."""
+    standby = Standby(forked())
+    standby.sends(query(f"START_REPLICATION {FORK} TIMELINE 1"))
+    [error, _] = standby.sends(report(FORK + 8, FORK + 8, FORK + 8))
+    assert "is not in this server's history" in error
+    assert standby.role.refusal is not None
+    assert standby.role.refusal.code is Code.STANDBY_AHEAD_OF_FORK
 
 
 def test_a_client_may_end_the_copy_by_itself() -> None:
@@ -296,6 +307,77 @@ def test_a_new_chain_without_the_streamed_timeline_ends_the_copy() -> None:
         "ERROR 55000 requested timeline 2 is not in this server's history",
         "ready",
     ]
+
+
+# What was held before WAL got lost
+
+
+def seeded_again() -> MemorySource:
+    """1000 bytes from START; then a gap, and a new seed's chain from segment 4 on."""
+    source = plain()
+    source.begin_chain(1, 4 * SEGMENT)
+    source.append(1, 4 * SEGMENT, b"n" * 1000)
+    return source
+
+
+@pytest.mark.parametrize("start", [START, Lsn(START + 400), Lsn(START + 1000)])
+def test_the_old_seed_s_standby_gets_all_before_the_gap_and_then_waits(start: Lsn) -> None:
+    standby = Standby(seeded_again())
+    lines = standby.sends(query(f"START_REPLICATION {start} TIMELINE 1"))
+    assert lines == ["copy", f"wal {start}..0/1003E8 of 0/1003E8"][: 2 if start < 0x1003E8 else 1]
+    assert standby.role.state is StandbyState.WAITING
+    standby.source.append(1, 4 * SEGMENT + 1000, b"n" * 50)
+    assert standby.gets() == []
+    assert standby.gets(now=32) == ["keepalive 0/1003E8 reply"]
+    assert standby.role.refusal is None
+
+
+def test_a_gap_that_opens_while_streaming_changes_nothing_for_the_old_standby() -> None:
+    source = plain()
+    standby = Standby(source)
+    standby.sends(query("START_REPLICATION 0/100000 TIMELINE 1"))
+    source.begin_chain(1, 4 * SEGMENT)
+    source.append(1, 4 * SEGMENT, b"n" * 1000)
+    assert standby.gets() == []
+    assert standby.role.state is StandbyState.WAITING
+
+
+def test_the_new_seed_s_standby_gets_the_new_chain() -> None:
+    standby = Standby(seeded_again())
+    lines = standby.sends(query("START_REPLICATION 0/400000 TIMELINE 1"))
+    assert lines == ["copy", "wal 0/400000..0/4003E8 of 0/4003E8"]
+    assert standby.role.state is StandbyState.STREAMING
+
+
+def test_a_standby_that_needs_bytes_of_the_gap_is_refused_and_told_what_there_is() -> None:
+    standby = Standby(seeded_again())
+    line, _ = standby.sends(query("START_REPLICATION 0/200000 TIMELINE 1"))
+    assert line.startswith("ERROR 58P01 requested WAL segment 000000010000000000000002")
+    assert standby.role.refusal is not None
+    assert standby.role.refusal.code is Code.WAL_REMOVED
+    assert "0/100000 to 0/1003E8 and 0/400000 to 0/4003E8" in standby.role.refusal.what
+
+
+def test_an_open_copy_that_can_never_be_served_again_is_refused_and_not_starved() -> None:
+    source = seeded_again()
+    standby = Standby(source)
+    standby.sends(query("START_REPLICATION 0/100000 TIMELINE 1"))
+    source.forget_chain(0)
+    error, _ = standby.gets()
+    assert error.startswith("ERROR 58P01")
+    assert standby.role.refusal is not None
+    assert standby.role.refusal.code is Code.WAL_REMOVED
+
+
+def test_the_old_standby_keeps_its_timeline_though_the_new_chain_s_forked_below_its_end() -> None:
+    source = plain(FORK + 300 - START)
+    source.add_history(2, f"1\t{FORK}\tx\n".encode())
+    source.begin_chain(2, 6 * SEGMENT)
+    standby = Standby(source)
+    lines = standby.sends(query("START_REPLICATION 0/200000 TIMELINE 1"))
+    assert lines[-1] == f"wal 0/200000..{Lsn(FORK + 300)} of {Lsn(FORK + 300)}"
+    assert standby.sends(report(FORK + 300, FORK + 300, FORK + 300)) == []
+    assert standby.role.refusal is None
 
 
 # The gate

@@ -212,6 +212,22 @@ async def test_a_flush_counts_on_another_timeline_only_up_to_the_fork(
     client.close()
 
 
+async def test_a_flush_at_the_end_of_an_old_chain_is_waited_for(
+    server: WalServer, source: MemorySource
+) -> None:
+    end = Lsn(SEGMENT + 1000)
+    source.begin_chain(1, 4 * SEGMENT)
+    client = await Client.streaming(server, SEGMENT)
+    waiting = asyncio.create_task(
+        server.wait_for_flush("orders", Position(1, end), WAIT_SECONDS),
+    )
+    client.writer.write(report(end, end - 1, SEGMENT))
+    client.writer.write(report(end, end, SEGMENT))
+    status = await waiting
+    assert (status.state, status.flush_lsn) == (StandbyState.WAITING, end)
+    client.close()
+
+
 async def test_a_condition_s_error_is_raised_where_it_is_waited_for(server: WalServer) -> None:
     def condition(standbys: object) -> bool:
         if standbys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import crc32c
 import msgspec
 import pytest
 
@@ -33,6 +34,7 @@ from logship.link.applier_session import (
     ACK_DELAY_SECONDS,
     DECIDING_HEARTBEAT_SECONDS,
     HELLO_TIMEOUT_SECONDS,
+    MAX_WAITING_FRAMES,
     ApplierSession,
 )
 from logship.link.events import (
@@ -54,6 +56,7 @@ from logship.link.events import (
     SpanReceived,
 )
 from logship.link.states import IllegalTransition
+from logship.wal import MAX_HISTORY_BYTES
 from tests.support.link_frames import (
     SEGMENT_BYTES,
     at,
@@ -234,15 +237,62 @@ def test_what_repeats_is_handed_up_for_comparison() -> None:
 
 
 def test_endless_repeats_are_refused() -> None:
-    session = opened(window_bytes=1000, max_span_bytes=500)
+    session = opened(window_bytes=1512, max_span_bytes=500)
     hear_wal(session, S, 500)
-    for _ in range(2):
+    for applied in range(2):
         handed_up(hear_wal(session, S, 500))
+        # What the standby does frees nothing of what still waits to be compared.
+        session.ack(at(1, S + 500), at(1, S + 500), applied, NOW)
     assert refused_code(hear_wal(session, S, 500)) is Code.BAD_FRAME
 
 
+def test_repeats_that_were_handled_count_no_more() -> None:
+    session = opened(window_bytes=1512, max_span_bytes=500)
+    hear_wal(session, S, 500)
+    for _ in range(9):
+        session.handled(handed_up(hear_wal(session, S, 500)))
+    assert not session.closed
+
+
+def test_small_spans_cost_window_beside_their_bytes() -> None:
+    session = opened(window_bytes=2580, max_span_bytes=600)
+    for number in range(10):
+        handed_up(hear_wal(session, S + 2 * number, 2))
+    session.ack(at(1, S + 2), None, 0, NOW)
+    handed_up(hear_wal(session, S + 20, 2))
+    assert session.in_flight_bytes == 20
+    assert refused_code(hear_wal(session, S + 22, 2)) is Code.BAD_FRAME
+
+
+def test_frames_without_a_window_may_wait_only_so_many_at_a_time() -> None:
+    session = opened()
+    history = b"1\t0/100000\tx\n"
+    frames: list[tuple[Frame, Payload | None]] = [
+        (ProfileChanged(profile=profile()), None),
+        (TimelineHistory(timeline=2, crc32c=crc32c.crc32c(history)), history),
+        (GapFound(timeline=1, from_lsn=S, available_lsn=0, code="wal-removed", what="x"), None),
+        (SeedAborted(seed_id="s", code="seed-failed", what="x"), None),
+    ]
+    for _ in range(3):
+        waiting = [hear(session, *frames[number % 4])[0] for number in range(MAX_WAITING_FRAMES)]
+        for output in waiting:
+            session.handled(output)
+    for number in range(MAX_WAITING_FRAMES):
+        hear(session, *frames[number % 4])
+    _, refused = hear(session, *frames[0])
+    assert isinstance(refused, PeerRefused)
+    assert refused.error.code is Code.BAD_FRAME
+    assert refused.error.retryable
+
+
+def test_a_history_larger_than_any_is_refused() -> None:
+    content = b"#" * (MAX_HISTORY_BYTES + 1)
+    frame = TimelineHistory(timeline=2, crc32c=crc32c.crc32c(content))
+    assert refused_code(hear(opened(), frame, content)) is Code.BAD_FRAME
+
+
 def test_more_than_the_window_is_refused() -> None:
-    session = opened(window_bytes=1000, max_span_bytes=600)
+    session = opened(window_bytes=1512, max_span_bytes=600)
     hear_wal(session, S, 600)
     assert refused_code(hear_wal(session, S + 600, 401)) is Code.BAD_FRAME
 
@@ -353,10 +403,10 @@ def test_lesser_news_waits_a_little_and_joins_what_follows() -> None:
 
 
 def test_a_quarter_of_the_window_is_freed_at_once() -> None:
-    session = opened(window_bytes=1000, max_span_bytes=1000)
+    session = opened(window_bytes=2000, max_span_bytes=1000)
     hear_wal(session, S, 1000)
-    assert session.ack(at(1, S + 249), at(1, S), 0, NOW) == []
-    assert len(session.ack(at(1, S + 250), at(1, S), 0, NOW)) == 1
+    assert session.ack(at(1, S + 499), at(1, S), 0, NOW) == []
+    assert len(session.ack(at(1, S + 500), at(1, S), 0, NOW)) == 1
 
 
 def test_positions_are_never_acked_beyond_what_this_connection_brought() -> None:

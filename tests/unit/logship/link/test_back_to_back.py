@@ -34,7 +34,7 @@ from logship.link.events import (
     Welcomed,
 )
 from logship.link.shipper_session import ShipperSession
-from logship.link.windows import SeedOutbox
+from logship.link.windows import SPAN_COST_BYTES, SeedOutbox
 from logship.lsn import Lsn, Position
 from logship.seal import seal, unseal
 from tests.support.link_frames import SEGMENT_BYTES, hello, wal_bytes, welcome
@@ -42,7 +42,7 @@ from tests.support.link_frames import SEGMENT_BYTES, hello, wal_bytes, welcome
 START = SEGMENT_BYTES - 700
 END = SEGMENT_BYTES + 2300
 WAL = wal_bytes(1, START, END - START)
-WINDOW_BYTES, SPAN_BYTES = 900, 300
+WINDOW_BYTES, SPAN_BYTES = 900 + 3 * SPAN_COST_BYTES, 300
 CHUNKS = 6
 
 Wire = list[list[bytes]]
@@ -132,6 +132,7 @@ class World:
             if not self.work:
                 return
             event = self.work.pop(0)
+            self.applier.handled(event)
             match event:
                 case SpanReceived():
                     self.store_span(event)

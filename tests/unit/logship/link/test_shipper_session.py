@@ -44,10 +44,12 @@ from logship.link.events import (
 )
 from logship.link.shipper_session import WELCOME_TIMEOUT_SECONDS, ShipperSession
 from logship.link.states import IllegalTransition
+from logship.link.windows import SPAN_COST_BYTES
 from logship.lsn import Lsn
 from tests.support.link_frames import SEGMENT_BYTES, at, hello, profile, sealed_wal, welcome
 
 S = SEGMENT_BYTES
+COST = SPAN_COST_BYTES
 NOW = 1000.0
 
 
@@ -85,7 +87,7 @@ def test_a_hello_is_followed_by_nothing_until_the_welcome() -> None:
     with pytest.raises(IllegalTransition):
         session.profile(profile(), NOW)
     assert hear(session, welcome()) == [Welcomed(welcome(), at(1, S))]
-    assert session.window_room_bytes == 64 * 1024
+    assert session.window_room_bytes == 64 * 1024 - COST
 
 
 def test_spans_follow_each_other_from_the_resume_position() -> None:
@@ -94,7 +96,7 @@ def test_spans_follow_each_other_from_the_resume_position() -> None:
     assert isinstance(send.frame, Span)
     assert (send.frame.start_lsn, send.frame.raw_bytes) == (S, 100)
     assert session.sent == at(1, S + 100)
-    assert session.window_room_bytes == 64 * 1024 - 100
+    assert session.window_room_bytes == 64 * 1024 - 100 - 2 * COST
     send_wal(session, 50)
     assert session.sent == at(1, S + 150)
 
@@ -126,7 +128,7 @@ def test_a_span_may_not_cross_a_segments_end() -> None:
 
 
 def test_the_window_fills_and_acks_of_received_bytes_open_it() -> None:
-    session = opened(window_bytes=20_000, max_span_bytes=16_000)
+    session = opened(window_bytes=20_000 + 2 * COST, max_span_bytes=16_000)
     send_wal(session, 16_000)
     with pytest.raises(ValueError, match="free"):
         send_wal(session, 4_001)
@@ -134,7 +136,19 @@ def test_the_window_fills_and_acks_of_received_bytes_open_it() -> None:
     assert session.window_room_bytes == 0
     ack = Ack(timeline=1, received_lsn=S + 15_000, durable_lsn=S + 10_000)
     assert hear(session, ack) == [Acked(at(1, S + 15_000), at(1, S + 10_000), Lsn(0))]
-    assert session.window_room_bytes == 15_000
+    # Both spans are still on their way, one of them in part.
+    assert session.window_room_bytes == 15_000 - COST
+    hear(session, Ack(timeline=1, received_lsn=S + 16_000, durable_lsn=S + 10_000))
+    assert session.window_room_bytes == 16_000
+
+
+def test_a_window_of_small_spans_is_full_before_their_bytes_fill_it() -> None:
+    session = opened(window_bytes=10_000, max_span_bytes=1000)
+    spans = 0
+    while session.window_room_bytes >= 2:
+        send_wal(session, 2)
+        spans += 1
+    assert spans == 10_000 // (2 + COST)
 
 
 def test_durable_never_falls_and_a_repeated_ack_says_nothing() -> None:
@@ -178,7 +192,7 @@ def test_a_rewind_sets_sending_back_and_frees_what_was_lost() -> None:
     resume = ResumeAt(timeline=1, lsn=S + 1000, why="checksum")
     assert hear(session, resume) == [Rewind(1, Lsn(S + 1000), "checksum")]
     assert session.sent == at(1, S + 1000)
-    assert session.window_room_bytes == 64 * 1024 - 1000
+    assert session.window_room_bytes == 64 * 1024 - 1000 - 2 * COST
     send_wal(session, 500)
 
 
@@ -209,7 +223,7 @@ def test_a_new_timeline_starts_at_its_segment_after_its_history() -> None:
     hear(session, Ack(timeline=2, received_lsn=S + 6000, durable_lsn=0))
     assert session.durable == at(1, S + 5000)
     assert session.received == at(2, S + 6000)
-    assert session.window_room_bytes == 64 * 1024 - 1000
+    assert session.window_room_bytes == 64 * 1024 - 1000 - 2 * COST
 
 
 def test_histories_named_in_the_welcome_are_known() -> None:
@@ -233,7 +247,7 @@ def test_acks_of_the_old_chain_do_not_count_for_a_seeds_new_one() -> None:
     session.seed(seed_begin(), NOW)
     assert session.sent == at(1, 3 * S)
     assert session.durable is None
-    assert session.window_room_bytes == 64 * 1024
+    assert session.window_room_bytes == 64 * 1024 - COST
     # Sent before the applier knew of the seed:
     assert hear(session, Ack(timeline=1, received_lsn=S + 1000, durable_lsn=S + 1000)) == []
     assert hear(session, ResumeAt(timeline=1, lsn=S + 10, why="")) == []

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logship.frames import SeedBegin, SeedChunk, SeedEnd
-from logship.link.windows import SEED_ITEM_COST_BYTES, Flight, SeedOutbox
+from logship.link.windows import SEED_ITEM_COST_BYTES, SPAN_COST_BYTES, Flight, SeedOutbox
 from tests.support.link_frames import at
 
 BEGIN = SeedBegin(seed_id="s1", timeline=1, start_lsn=0, estimated_bytes=0)
@@ -20,7 +20,8 @@ def test_a_position_on_a_newer_timeline_settles_all_older_ones() -> None:
     flight.add(1, 0, 100)
     flight.add(2, 50, 150)
     flight.settle(at(2, 60))
-    assert flight.size_bytes == 90
+    assert flight.wal_bytes == 90
+    assert flight.size_bytes == 90 + SPAN_COST_BYTES  # in part on its way: its cost stays
 
 
 def test_a_cut_keeps_what_lies_before_it() -> None:
@@ -28,7 +29,8 @@ def test_a_cut_keeps_what_lies_before_it() -> None:
     flight.add(1, 0, 100)
     flight.add(2, 50, 150)
     flight.cut(at(1, 70))
-    assert flight.size_bytes == 70
+    assert flight.wal_bytes == 70
+    assert flight.size_bytes == 70 + SPAN_COST_BYTES
 
 
 steps = st.lists(
@@ -40,20 +42,26 @@ steps = st.lists(
 def test_the_account_equals_a_plain_set_of_bytes(plan: list[tuple[str, int]]) -> None:
     flight = Flight()
     flying: set[int] = set()
+    spans: list[range] = []
     end = 0
     for step, size in plan:
         if step == "add":
             flight.add(1, end, end + size)
             flying |= set(range(end, end + size))
+            spans.append(range(end, end + size))
             end += size
         elif step == "settle":
             flight.settle(at(1, size))
+            spans = [range(max(span.start, size), span.stop) for span in spans]
             flying = {byte for byte in flying if byte >= size}
         else:
             end = min(end, size)
             flight.cut(at(1, end))
+            spans = [range(span.start, min(span.stop, end)) for span in spans]
             flying = {byte for byte in flying if byte < end}
-        assert flight.size_bytes == len(flying)
+        spans = [span for span in spans if span]
+        assert flight.wal_bytes == len(flying)
+        assert flight.size_bytes == len(flying) + len(spans) * SPAN_COST_BYTES
 
 
 def test_an_outbox_keeps_chunks_until_they_are_acked() -> None:

@@ -85,3 +85,9 @@ def test_progress_is_counted_where_the_server_tells_none() -> None:
 def test_an_odd_position_is_refused(rows: list[tuple[bytes | None, ...]]) -> None:
     with pytest.raises(LogshipError):
         read_position(rows)
+
+
+def test_a_location_that_is_no_utf8_can_be_sent_on() -> None:
+    (tablespace,), _, _ = read_header([(b"16384", b"/srv/caf\xe9", b"1"), (None, None, b"1")])
+    assert tablespace.location == "/srv/caf\\xe9"
+    tablespace.location.encode("utf-8")

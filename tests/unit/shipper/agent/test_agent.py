@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from structlog.testing import capture_logs
 
 from logship.errors import Code, LogshipError, RefusedError
-from logship.frames import SeedBegin
+from logship.frames import SeedAborted, SeedBegin
 from logship.lsn import Lsn
 from shipper.agent import agent as agent_module
 from shipper.agent.agent import Agent, SendSeed
@@ -27,9 +28,12 @@ class Run:
         self.destination = FakeDestination(Accepted(at(1, S), frozenset(), False, 1 << 20))
         self.stop = asyncio.Event()
         self.seeds: list[int] = []
-        self.fail_seed: list[LogshipError] = []
+        self.fail_seed: list[Exception] = []
         self.seed_may_end = asyncio.Event()
         self.seed_may_end.set()
+        self.seed_begins = False
+        """The seed sends its beginning before it waits for `seed_may_end`."""
+        self.seeds_cancelled = 0
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -38,10 +42,18 @@ class Run:
 
     async def _take_seed(self, send: SendSeed, system_identifier: int) -> None:
         self.seeds.append(system_identifier)
-        await self.seed_may_end.wait()
+        begin = SeedBegin(seed_id="s1", timeline=1, start_lsn=S, estimated_bytes=0)
+        if self.seed_begins:
+            await send(begin, b"")
+        try:
+            await self.seed_may_end.wait()
+        except asyncio.CancelledError:
+            self.seeds_cancelled += 1
+            raise
         if self.fail_seed:
             raise self.fail_seed.pop(0)
-        await send(SeedBegin(seed_id="s1", timeline=1, start_lsn=S, estimated_bytes=0), b"")
+        if not self.seed_begins:
+            await send(begin, b"")
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         assert self.task is not None
@@ -116,6 +128,32 @@ async def test_a_fenced_shipper_goes_on_asking_and_sends_nothing(run: Run) -> No
     assert run.destination.spans == []
 
 
+@pytest.mark.parametrize(
+    "code",
+    [Code.LINK_AUTHENTICATION, Code.KEY_NOT_ALLOWED, Code.UNKNOWN_INSTANCE, Code.FENCED],
+)
+async def test_a_lasting_refusal_is_said_once_not_at_each_try(run: Run, code: Code) -> None:
+    run.destination.refusals += [
+        LogshipError(code, f"no, for the {number}th time", "mend it") for number in range(4)
+    ]
+    with capture_logs() as logs:
+        run.start()
+        await run.shipped(S + 1000)
+    assert len(run.destination.connects) == 5
+    said = [entry for entry in logs if entry.get("code") == code]
+    assert [(entry["log_level"], entry["hint"]) for entry in said] == [("error", "mend it")]
+
+
+async def test_tries_that_fail_at_the_applier_do_not_repeat_that_the_primary_is_reached(
+    run: Run,
+) -> None:
+    run.destination.refusals += [LogshipError(Code.KEY_NOT_ALLOWED, "not yours")] * 4
+    with capture_logs() as logs:
+        run.start()
+        await run.shipped(S + 1000)
+    assert [entry["event"] for entry in logs].count("reached the primary") == 1
+
+
 @pytest.mark.parametrize("in_hello", [True, False])
 async def test_being_superseded_ends_the_process(run: Run, in_hello: bool) -> None:
     superseded = LogshipError(Code.SUPERSEDED, "another one took over", "stop one")
@@ -150,6 +188,43 @@ async def test_a_primary_that_changed_while_the_applier_was_away_is_known_as_it_
     assert run.destination.connects[-1].profile == changed
     told = run.destination.of_kind("tell")
     assert told and all(facts.profile == changed and facts.timeline == 3 for facts in told)
+
+
+async def test_no_hello_says_what_a_lost_primary_was(run: Run) -> None:
+    """It may be another one when it is back: until then there is nothing to say."""
+    run.destination.refusals.append(
+        LogshipError(Code.APPLIER_UNREACHABLE, "nobody listens", retryable=True)
+    )
+    run.start()
+    await run.until(lambda: run.destination.connects, "the first try")
+    run.source.fail_open += [primary_lost()] * 3
+    changed = profile(server_version_num=170010)
+    run.source.profile = changed
+    await run.shipped(S + 1000)
+    assert [facts.profile for facts in run.destination.connects[1:]] == [changed]
+    assert run.source.fail_open == []
+
+
+@pytest.mark.parametrize("where", ["open", "read", "connect"])
+async def test_a_bug_is_logged_with_its_details_and_shipping_starts_over(
+    run: Run, where: str
+) -> None:
+    bugs: list[Exception] = [ZeroDivisionError("oops")] * 3
+    if where == "open":
+        run.source.fail_open += bugs
+    elif where == "connect":
+        run.destination.refusals += bugs
+    else:
+        run.source.fail_read += bugs
+    with capture_logs() as logs:
+        run.start()
+        await run.shipped(S + 1000)
+    said = [entry for entry in logs if entry.get("exc_info")]
+    assert len(said) == 1
+    assert said[0]["log_level"] == "error"
+    if where == "read":
+        closed = run.destination.closed_because
+        assert closed and all("ZeroDivisionError" in why for why in closed)
 
 
 async def test_a_seed_is_made_of_the_cluster_that_was_accepted(run: Run) -> None:
@@ -205,6 +280,51 @@ async def test_seeds_that_always_fail_are_not_made_for_ever(run: Run) -> None:
     await run.shipped(S + 1000)
     await asyncio.sleep(0.05)
     assert len(run.seeds) == agent_module.MAX_SEED_TRIES
+
+
+async def test_a_fence_ends_the_seed_that_is_on_its_way(run: Run) -> None:
+    """It would hold one of the primary's walsenders, and wait for room, for ever."""
+    run.seed_begins = True
+    run.seed_may_end.clear()
+    run.destination.accepted = Accepted(None, frozenset(), True, 1 << 20)
+    run.start()
+    await run.until(lambda: run.destination.of_kind("seed"), "a seed begins")
+    run.destination.refusals += [LogshipError(Code.FENCED, "promoted")] * 3
+    run.destination.say(Lost(LogshipError(Code.FENCED, "promoted")))
+    await run.until(lambda: run.seeds_cancelled, "it ends")
+    await run.until(lambda: len(run.destination.of_kind("seed")) == 2, "it is forgotten")
+    aborted, _ = run.destination.of_kind("seed")[1]
+    assert isinstance(aborted, SeedAborted)
+    assert (aborted.seed_id, aborted.code) == ("s1", "fenced")
+    # The fence is lifted: a seed is wanted again, and made.
+    await run.until(lambda: len(run.seeds) == 2, "the next seed")
+    assert run.seeds_cancelled == 1
+
+
+async def test_a_fence_ends_a_seed_that_waits_for_its_next_try(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "FIRST_SEED_PAUSE_SECONDS", 0.3)
+    run.fail_seed.append(LogshipError(Code.SEED_FAILED, "no walsender is free", retryable=True))
+    run.destination.accepted = Accepted(at(1, S), frozenset(), True, 1 << 20)
+    run.start()
+    await run.until(lambda: run.seeds and not run.fail_seed, "the first try failed")
+    run.destination.refusals += [LogshipError(Code.FENCED, "promoted")] * 1000
+    run.destination.say(Lost(LogshipError(Code.FENCED, "promoted")))
+    await run.until(lambda: len(run.destination.connects) > 20, "time passes")
+    assert len(run.seeds) == 1
+
+
+async def test_a_bug_in_a_seed_is_logged_and_another_try_is_made(run: Run) -> None:
+    run.seed_begins = True
+    run.fail_seed.append(ZeroDivisionError("oops"))
+    run.destination.accepted = Accepted(None, frozenset(), True, 1 << 20)
+    with capture_logs() as logs:
+        run.start()
+        await run.until(lambda: len(run.seeds) == 2, "the second try")
+    assert [entry["event"] for entry in logs if entry.get("exc_info")] == ["a bug ended the seed"]
+    kinds = [type(frame) for frame, _ in run.destination.of_kind("seed")]
+    assert kinds[:2] == [SeedBegin, SeedAborted], "the far end does not wait for the rest"
 
 
 # --- backoff --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -125,6 +126,23 @@ async def test_a_put_that_waits_for_a_full_queue_learns_of_the_lost_link(
     destination.cut()
     with pytest.raises(LogshipError):
         await feeding
+
+
+async def test_close_tells_a_failure_that_nobody_had_asked_for(
+    destination: FakeDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_put = threading.Event()
+
+    def fail(*_: object, **__: object) -> None:
+        was_put.wait(10)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline_module, "_seal_span", fail)
+    pipeline = SealPipeline(FakeSource(start_lsn=S), destination, compress=True)
+    await pipeline.put(span(S, INLINE_BYTES + 1))
+    was_put.set()
+    await asyncio.wait({pipeline.sender}, timeout=10)
+    assert [type(error) for error in await pipeline.close()] == [ZeroDivisionError]
 
 
 async def test_what_was_not_sent_before_close_is_dropped_not_sent_later(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn, Position
+from logship.seal import INLINE_BYTES
+from shipper.agent import pipeline as pipeline_module
 from shipper.agent import shipping as shipping_module
 from shipper.agent.shipping import Shipping
 from shipper.destinations import (
@@ -52,7 +56,7 @@ class Run:
             self.source,
             self.destination,
             SourceIdentity(self.source.profile, self.source.timeline, self.source.flush_lsn),
-            Accepted(position, known_timelines, seed_wanted, max_span_bytes),
+            Accepted(position, known_timelines, seed_wanted, max_span_bytes, durable=position),
             compress=True,
             want_seed=self.wanted.append,
             seed_finished=self.finished.append,
@@ -245,10 +249,77 @@ async def test_the_primarys_state_is_told_as_it_is_observed(run: Run) -> None:
     assert run.told[-1].slot_wal_status == "reserved"
 
 
+async def test_a_primary_that_changed_unseen_is_told_before_wal_is_read_from_it(run: Run) -> None:
+    """Nothing was read for a while (no seed), and the primary is another one meanwhile."""
+    run.source.observing = asyncio.Event()
+    run.start(None)
+    await asyncio.sleep(0)
+    changed = profile(server_version_num=170010)
+    run.source.profile = changed
+    run.source.timeline = 2
+    run.destination.say(Rewind(at(2, S), "a seed begins here"))
+    run.source.flush(S + 1000)
+    await until(lambda: run.destination.spans, "WAL of the new primary")
+    kinds = [
+        name if name == "wal" else what.profile
+        for name, what in run.destination.log
+        if name in ("wal", "tell")
+    ]
+    assert changed in kinds[: kinds.index("wal")]
+    assert run.told[-1].timeline == 2
+    assert run.destination.of_kind("gap") == []
+
+
+async def test_what_can_no_longer_be_observed_is_not_told_as_if_it_were(run: Run) -> None:
+    run.source.sync_state = "sync"
+    run.start()
+    await until(lambda: run.told and run.told[-1].sync_state == "sync", "sync")
+    run.source.fail_observe += [primary_lost()] * 10_000
+    await until(lambda: run.told[-1].sync_state == "", "no longer known")
+    assert run.told[-1].slot_wal_status == ""
+    run.source.fail_observe.clear()
+    await until(lambda: run.told[-1].sync_state == "sync", "known again")
+    assert run.told[-1].slot_wal_status == "reserved"
+
+
+async def test_a_primary_that_never_answers_is_not_known_either(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping_module, "OBSERVE_TIMEOUT_SECONDS", 0.05)
+    run.source.sync_state = "sync"
+    run.start()
+    await until(lambda: run.told and run.told[-1].sync_state == "sync", "sync")
+    run.source.observing = asyncio.Event()
+    await until(lambda: run.told[-1].sync_state == "", "no longer known")
+    run.source.observing.set()
+    await until(lambda: run.told[-1].sync_state == "sync", "known again")
+
+
+async def test_a_lost_stream_is_not_synchronous_whatever_the_primary_still_says(run: Run) -> None:
+    run.source.sync_state = "sync"
+    run.start()
+    await run.shipped(S + 1000)
+    await until(lambda: run.told[-1].sync_state == "sync", "sync")
+    run.source.fail_open += [primary_lost()] * 3
+    run.source.break_read(primary_lost())
+    await until(lambda: any(not facts.reachable for facts in run.told), "the loss is told")
+    await until(lambda: run.told[-1].reachable, "its return is told")
+    assert all(facts.sync_state == "" for facts in run.told if not facts.reachable)
+
+
 # --- gaps -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [Code.WAL_REMOVED, Code.TIMELINE_DIVERGED])
+@pytest.mark.parametrize(
+    "code",
+    [
+        Code.WAL_REMOVED,
+        Code.SLOT_LOST,
+        Code.TIMELINE_DIVERGED,
+        Code.NOT_IN_HISTORY,
+        Code.PRIMARY_BEHIND,
+    ],
+)
 async def test_a_gap_is_reported_once_and_only_a_seed_starts_again(run: Run, code: Code) -> None:
     run.start()
     await run.shipped(S + 1000)
@@ -287,6 +358,80 @@ async def test_an_error_of_the_reading_that_a_rewind_ended_is_of_no_matter(run: 
     run.destination.say(Rewind(at(1, S + 500), "a seed begins here"))
     run.source.break_read(LogshipError(Code.WAL_REMOVED, "it is gone"))
     await run.shipped(S + 2000, from_lsn=S + 500)
+
+
+async def test_a_slot_that_the_operator_must_make_is_no_gap_and_is_waited_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping_module, "REFUSED_RETRY_SECONDS", 0.02)
+    missing = LogshipError(Code.SLOT_MISSING, "no slot", "make it")
+    run.source.fail_start += [missing] * 4
+    with capture_logs() as logs:
+        run.start()
+        await run.shipped(S + 1000)
+    assert run.destination.of_kind("gap") == []
+    assert len(run.source.starts) == 5
+    assert all(facts.reachable for facts in run.told)
+    said = [entry for entry in logs if entry.get("code") == "slot-missing"]
+    assert [(entry["log_level"], entry["hint"]) for entry in said] == [("error", "make it")]
+
+
+# --- bugs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["start", "read", "observe", "event"])
+async def test_a_bug_ends_the_connection_and_is_raised(
+    run: Run, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.start()
+    await run.shipped(S + 1000)
+    bug = ZeroDivisionError(where)
+    if where == "start":
+        run.source.fail_start.append(bug)
+        run.destination.say(Rewind(at(1, S), "again"))
+    elif where == "read":
+        run.source.break_read(bug)
+    elif where == "observe":
+        run.source.fail_observe.append(bug)
+    else:
+
+        def acknowledge(*_: object) -> None:
+            raise bug
+
+        monkeypatch.setattr(run.source, "acknowledge", acknowledge)
+        run.destination.say(Acked(at(1, S + 1000), at(1, S + 1000), Lsn(0)))
+    with pytest.raises(ZeroDivisionError):
+        await run.end()
+
+
+async def test_a_bug_in_the_sender_shows_also_while_nothing_is_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last span before a primary falls silent must not wait for the next one."""
+    run.source.piece_bytes = 2 * INLINE_BYTES
+    reads_on = threading.Event()
+
+    def fail(*_: object, **__: object) -> None:
+        reads_on.wait(10)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline_module, "_seal_span", fail)
+    run.start()
+    run.source.flush(S + 2 * INLINE_BYTES)
+    await until(lambda: run.source.waiting, "the reader waits for more")
+    reads_on.set()
+    with pytest.raises(ZeroDivisionError):
+        await run.end()
+
+
+async def test_a_bug_is_not_lost_when_the_link_is_lost_with_it(run: Run) -> None:
+    run.start()
+    await run.shipped(S + 1000)
+    run.source.break_read(ZeroDivisionError())
+    await until(lambda: not run.source.fail_read, "it happened")
+    run.destination.say(Lost(link_lost()))
+    with pytest.raises(ZeroDivisionError):
+        await run.end()
 
 
 # --- the link goes away ---------------------------------------------------------------------
@@ -337,14 +482,28 @@ async def test_nothing_runs_on_after_the_end(run: Run) -> None:
 async def test_acks_reach_the_source_as_they_were_given_and_no_others(run: Run) -> None:
     run.start()
     await run.shipped(S + 1000)
-    assert run.source.acknowledged == []
+    welcomed = (START, START, Lsn(0))
+    assert run.source.acknowledged == [welcomed]
     run.destination.say(Acked(at(1, S + 900), at(1, S + 400), Lsn(S + 100)))
     run.destination.say(Acked(at(1, S + 1000), at(1, S + 400), Lsn(0)))
-    await until(lambda: len(run.source.acknowledged) == 2, "both arrive")
+    await until(lambda: len(run.source.acknowledged) == 3, "both arrive")
     assert run.source.acknowledged == [
+        welcomed,
         (at(1, S + 900), at(1, S + 400), Lsn(S + 100)),
         (at(1, S + 1000), at(1, S + 400), Lsn(0)),
     ]
+
+
+async def test_each_new_stream_is_told_what_the_far_end_holds(run: Run) -> None:
+    """An ack that was lost with a connection is not given again while nothing is written."""
+    run.start()
+    await run.shipped(S + 1000)
+    ack = Acked(at(1, S + 1000), at(1, S + 1000), Lsn(0))
+    run.destination.say(ack)
+    await until(lambda: len(run.source.acknowledged) == 2, "the ack arrives")
+    run.source.break_read(primary_lost())
+    await until(lambda: len(run.source.acknowledged) == 3, "the new stream is told")
+    assert run.source.acknowledged[-1] == tuple(ack)
 
 
 async def test_what_the_far_end_says_of_seeds_is_passed_on(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import AsyncIterator
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from applier.receivers.seed import placement, unpacking
 from applier.receivers.seed import receiver as receiver_module
-from applier.receivers.seed import unpacking
 from applier.receivers.seed.placement import SeedPlaced, tablespace_locations
 from applier.receivers.seed.receiver import SeedOutOfOrderError, SeedReceiver
 from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedChunk, SeedEnd
+from logship.postgres.postmaster import PidFile, Status
 from logship.postgres.run_as import RunAs
 from tests.support.waiting import wait_until
 from tests.unit.applier.receivers.seed.archives import (
@@ -28,6 +30,7 @@ from tests.unit.applier.receivers.seed.archives import (
     seed,
 )
 
+RUNNING = PidFile(4711, None, None, Status.READY)
 OURSELVES = RunAs("us", os.geteuid(), os.getegid(), (), changes=False)
 BASE = {"backup_label": b"START", "base/1/1259": b"x" * 3000, "base/1/empty": b""}
 IN_TABLESPACE = {"PG_17_202406281/5/16390": b"y" * 1000}
@@ -270,6 +273,57 @@ async def test_no_link_is_followed_out_whoever_made_it(
     (tmp_path / "data.seeding/base/1").symlink_to(outside)
     assert (await refusal(receiver, frames[4:])).code is Code.BAD_TAR
     assert not list(outside.iterdir())
+
+
+async def test_our_own_file_is_made_before_anybody_else_may_write_there(
+    receiver: SeedReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+
+    def give_to_an_attacker(fd: int, _: RunAs) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("locations.json", dir_fd=fd)
+        os.symlink(outside, "locations.json", dir_fd=fd)
+
+    monkeypatch.setattr(unpacking, "_give", give_to_an_attacker)
+    await receiver.begin(GOOD[0][0])  # type: ignore[arg-type]
+    assert outside.read_bytes() == b"precious"
+
+
+async def test_a_failed_swap_is_finished_when_the_next_seed_begins(
+    receiver: SeedReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(placement, "_roll_forward", fail)
+        assert (await refusal(receiver, GOOD)).code is Code.SEED_FAILED
+    again = seed([("", BASE_ARCHIVE)], manifest(BASE), seed_id="s2")
+    with monkeypatch.context() as running:
+        running.setattr(receiver_module, "running_postmaster", lambda _: RUNNING)
+        error = await refusal(receiver, again)
+        assert (error.code, error.retryable) == (Code.SEED_FAILED, True)
+        assert "4711" in error.what
+    placed = await give(receiver, again)
+    assert receiver.recovered is not None
+    assert receiver.recovered.seed_id == "s1"
+    assert placed is not None
+    assert placed.seed_id == "s2"
+
+
+async def test_a_seed_without_an_announced_tablespaces_link_is_refused(
+    receiver: SeedReceiver,
+) -> None:
+    frames = seed(
+        [("16385", TABLESPACE_ARCHIVE), ("", BASE_ARCHIVE)],
+        manifest(ALL),
+        tablespaces=[(16385, "/mnt/fast")],
+    )
+    error = await refusal(receiver, frames)
+    assert error.code is Code.BAD_TAR
+    assert "pg_tblspc/16385" in error.what
 
 
 async def test_archives_must_be_announced_complete_and_before_the_manifest(
