@@ -154,7 +154,9 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
     yield "version check", _text(document, "compat", "verdict")
     promotion = document.get("promotion")
     if isinstance(promotion, Mapping):
-        yield "promotion", ", ".join(f"{key} {_shown(value)}" for key, value in promotion.items())
+        timeline, lsn = _text(promotion, "opened_timeline"), _text(promotion, "opened_lsn")
+        yield "promoted", f"opened on timeline {timeline} at {lsn}"
+        yield "lost", _text(promotion, "lost")
 
 
 def _phase(document: Document) -> str:

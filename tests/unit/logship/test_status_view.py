@@ -134,7 +134,11 @@ def test_alarms_findings_gaps_and_seeds_are_shown_with_their_hints() -> None:
                 {"rule": "major", "verdict": "pass", "what": "the same", "hint": ""},
             ],
         },
-        "promotion": {"timeline": 2, "lost_bytes": None},
+        "promotion": {
+            "opened_timeline": 2,
+            "opened_lsn": "0/5",
+            "lost": "not known: never heard",
+        },
         "alarms": [{"code": "slot-lost", "what": "The slot is gone.", "hint": "Seed again."}],
     }
     table, detail = render_table([document], NOW), render_detail(document, NOW)
@@ -144,7 +148,8 @@ def test_alarms_findings_gaps_and_seeds_are_shown_with_their_hints() -> None:
     assert "WAL from 0/1 to ? is lost to the store: slot dropped" in detail
     assert "block minor: too old\n    hint: upgrade" in detail
     assert "the same" not in detail
-    assert "timeline 2, lost_bytes ?" in detail
+    assert "opened on timeline 2 at 0/5" in detail
+    assert "not known: never heard" in detail
 
 
 def test_no_instances_are_said() -> None:
