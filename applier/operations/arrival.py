@@ -52,12 +52,19 @@ class Arrival:
         start = segment_start(frame.start_lsn, profile.wal_segment_size)
         try:
             await seeder.begin(frame)
+            placed = instance.following.placed
+            if seeder.recovered is not None and (
+                placed is None or placed.seed_id != seeder.recovered.seed_id
+            ):
+                # The swap of the seed before this one had failed, and is finished now.
+                await instance.following.seeded()
             await instance.opened_store.begin_chain(frame.timeline, start, seed_id=frame.seed_id)
         except BaseException:
             # Without its chain the seed must not go on, not on the next connection either.
             await seeder.abort()
             raise
         self.seeder = seeder
+        instance.following.chain_began()
         self._clear_alarm()
         log.info("a seed begins", instance=instance.name, seed_id=frame.seed_id, start=str(start))
 

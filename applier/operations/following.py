@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from applier.compat import DataDirectoryFacts, StandbyProfile, Verdict, check
-from applier.receivers.seed.placement import SeedPlaced, discard_previous, read_placement
+from applier.receivers.seed.placement import (
+    SeedPlaced,
+    discard_previous,
+    is_unfinished,
+    read_placement,
+)
 from applier.standby import Standby, StandbyLayout, StandbySettings, prepare
 from applier.store import Store
 from applier.walserver.gate import OPEN_GATE, Gate
@@ -90,12 +95,26 @@ class Following:
 
     def _gate(self, store: Store) -> Gate:
         if self.verdict is not None and not self.verdict.blocked:
-            return OPEN_GATE
+            return self._gate_of_chain(store)
         held_lsn = self._instance.record.held_lsn
         if held_lsn is not None:
             return Gate(hold_at_lsn=Lsn(held_lsn))
         written = store.written
         return Gate(hold_at_lsn=written.lsn if written is not None else Lsn(0))
+
+    def _gate_of_chain(self, store: Store) -> Gate:
+        """Open, but for a standby whose chain of WAL ended in a gap: it must not learn of a
+        timeline that forked inside the gap, or its own promotion would write a false history."""
+        if self.placed is None or self.placed.seed_id == store.current_seed_id:
+            return OPEN_GATE
+        end = store.durable_of(self.placed.seed_id)
+        if end is None or end == store.durable:
+            return OPEN_GATE
+        return Gate(hold_at_lsn=end.lsn)
+
+    def chain_began(self) -> None:
+        """A seed began another chain of WAL."""
+        self._set_gate()
 
     async def _remember_hold(self) -> None:
         """Note durably from where on WAL was not checked against the standby, or that all is."""
@@ -210,7 +229,7 @@ class Following:
             if self.standby is None:
                 self.standby = self._make_standby()
             await self.standby.ensure_started()
-            self._instance.host.wal_server.set_gate(self._instance.name, OPEN_GATE)
+            self._set_gate()
             if self._watcher is None:
                 self._watcher = asyncio.create_task(self.standby.watch())
             return self.standby
@@ -371,6 +390,8 @@ class Following:
             return
         if instance.record.promotion is not None:
             return
+        if await asyncio.to_thread(is_unfinished, instance.incarnation_directory):
+            return  # its data directory is just being replaced
         if self.standby is not None and self._runs_on != self.installation:
             await self._stop_watching()
             await self.standby.close()

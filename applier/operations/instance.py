@@ -302,7 +302,7 @@ class Instance:
     async def _save_heard(self) -> None:
         self._heard_saved_at = time.monotonic()
         if self.heard is not None and self.heard != self.record.heard:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(LogshipError):
                 await self.remember(heard=self.heard)
 
     # --- Intake: WAL ----------------------------------------------------------------------

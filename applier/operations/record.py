@@ -119,6 +119,19 @@ def load_record(instance_directory: Path, name: str) -> InstanceRecord:
 
 
 def save_record(instance_directory: Path, record: InstanceRecord) -> None:
-    """Replace the record durably.  Blocking."""
+    """Replace the record durably.  Blocking.
+
+    Raises LogshipError (DISK_FULL, STORE_FAILED; both retryable): the one before stands.
+    """
     data = msgspec.json.format(msgspec.json.encode(record, enc_hook=plain_lsn), indent=2)
-    durable.write_file(record_path(instance_directory), data + b"\n", mode=0o600)
+    path = record_path(instance_directory)
+    try:
+        durable.write_file(path, data + b"\n", mode=0o600)
+    except OSError as error:
+        full = error.errno in durable.DISK_FULL_ERRNOS
+        raise LogshipError(
+            Code.DISK_FULL if full else Code.STORE_FAILED,
+            f"{path} can't be written: {error.strerror}",
+            "make room" if full else "look at the disk and its messages",
+            retryable=True,
+        ) from error

@@ -187,6 +187,8 @@ class Connection:
                 self._refuse(error)
             except Exception as error:
                 self._refuse(_bug(error, type(output).__name__))
+            finally:
+                self._session.handled(output)
 
     async def _handle(
         self, output: ApplierOutput, unsealed: asyncio.Future[Payload] | None

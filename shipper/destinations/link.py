@@ -140,7 +140,7 @@ class LinkDestination:
             position=self._session.sent if self._session is not None else None,
             known_timelines=frozenset(welcome.known_timelines),
             seed_wanted=welcome.seed_wanted and not resumed,
-            max_span_bytes=welcome.max_span_bytes,
+            max_span_bytes=self._session.max_span_bytes if self._session is not None else 0,
             durable=self._session.durable if self._session is not None else None,
         )
         if self._greeting is not None and not self._greeting.done():

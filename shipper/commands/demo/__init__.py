@@ -19,6 +19,8 @@ from logship.commandline import add_json_argument
 from logship.errors import Code, ExitCode, UsageError
 
 MIN_SECONDS, MAX_SECONDS = 1.0, 30.0
+EXIT_TERMINATED = 143
+"""128 + SIGTERM, as shells have it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,14 +59,17 @@ def run(args: argparse.Namespace) -> int:
     from shipper.commands.demo.outcome import show
     from shipper.commands.demo.story import tell
 
-    outcome = asyncio.run(
-        tell(
-            major=args.postgres,
-            protection=args.protection,
-            seconds=args.seconds,
-            configured=args.installations,
-            quiet=args.json,
+    try:
+        outcome = asyncio.run(
+            tell(
+                major=args.postgres,
+                protection=args.protection,
+                seconds=args.seconds,
+                configured=args.installations,
+                quiet=args.json,
+            )
         )
-    )
+    except asyncio.CancelledError:
+        return EXIT_TERMINATED
     show(outcome, as_json=args.json)
     return ExitCode.DONE if outcome.kept_its_promise else ExitCode.FAILED

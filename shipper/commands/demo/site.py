@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from logship.status import InstanceStatus
 INSTANCE = "demo"
 CACHE_VARIABLE = "LOGSHIP_POSTGRES_CACHE"
 STOP_SECONDS = 10.0
+_IPC_RMID = 0  # <linux/ipc.h>
 
 _PRIMARY_CONFIGURATION = """
 listen_addresses = ''
@@ -35,6 +38,8 @@ port = {port}
 wal_level = replica
 max_wal_senders = 10
 shared_buffers = 32MB
+# In its own directory: POSIX shared memory would outlive the SIGKILL.
+dynamic_shared_memory_type = mmap
 """
 
 _SHIPPER = """
@@ -121,11 +126,11 @@ class Site:
         self.installation = installation
         self.protection = protection
         self._run_as = run_as
+        self._port, self._standby_port, self._link_port = _free_ports(3)
         self._directory = Path(tempfile.mkdtemp(prefix="logship-demo-"))
         self._directory.chmod(0o711)
         self._sockets = self._directory / "primary"
         self._data = self._sockets / "data"
-        self._port, self._standby_port, self._link_port = _free_ports(3)
         self.primary = Server(installation, self._data, run_as)
         self.client = ApplierClient(self._directory / "run" / "applier.sock")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -248,15 +253,28 @@ class Site:
     # --- the end --------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop whatever runs, remove everything."""
+        """Stop whatever runs, remove everything.
+
+        Raises LogshipError if something stays, and says what.
+        """
         for name in ("shipper", "applier"):
             process = self._processes.pop(name, None)
             if process is not None:
                 _stop(process)
-        for data in self._directory.glob("applier/instances/*/*/data"):
-            _stop_server(Server(self.installation, data, self._run_as))
-        _stop_server(self.primary)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._directory.exists():
+            # An applier that had to be killed may have been starting a server.
+            for data in self._directory.glob("applier/instances/*/*/data"):
+                _stop_server(Server(self.installation, data, self._run_as))
+            _stop_server(self.primary)
+            _remove_shared_memory(self._data)
+            shutil.rmtree(self._directory, ignore_errors=True)
+            if time.monotonic() > deadline:
+                raise LogshipError(
+                    Code.INTERNAL,
+                    f"{self._directory} can't be removed: something still writes there",
+                    "see which process it is (fuser, lsof), end it, and remove the directory",
+                )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -271,6 +289,17 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _stop_server(server: Server) -> None:
     with contextlib.suppress(LogshipError):
         server.stop("immediate")
+
+
+def _remove_shared_memory(data: Path) -> None:
+    """The System V segment of a server that was killed: only its next start would remove it.
+
+    Line 7 of postmaster.pid has its key and its id (`LOCK_FILE_LINE_SHMEM_KEY`, miscadmin.h).
+    """
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        lines = (data / "postmaster.pid").read_text(encoding="ascii").splitlines()
+        identifier = int(lines[6].split()[1])
+        ctypes.CDLL(None).shmctl(identifier, _IPC_RMID, None)
 
 
 def _free_ports(count: int) -> list[int]:

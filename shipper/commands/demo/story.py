@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import psycopg
 
@@ -42,36 +42,64 @@ async def tell(
 ) -> Outcome:
     """Run the whole demo; everything that was started is gone when this returns or raises.
 
-    Raises LogshipError when a step fails; KeyboardInterrupt after Ctrl-C.
+    Raises LogshipError when a step fails, KeyboardInterrupt after Ctrl-C, CancelledError
+    after SIGTERM.
     """
-    narrator = Narrator(quiet=quiet)
-    run_as = server_account()
-    installation = await asyncio.to_thread(find_installation, configured, major, run_as)
-    narrator.say(f"PostgreSQL {installation.version}, protection {protection}")
-    site = Site(installation, run_as, protection)
     task = asyncio.current_task()
     assert task is not None
     # Being ended from outside must leave nothing behind either.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
     try:
-        return await _tell(site, narrator, seconds)
+        narrator = Narrator(quiet=quiet)
+        run_as = server_account()
+        installation = await _to_its_end(find_installation, configured, major, run_as)
+        narrator.say(f"PostgreSQL {installation.version}, protection {protection}")
+        site = Site(installation, run_as, protection)
+        try:
+            return await _tell(site, narrator, seconds)
+        finally:
+            narrator.say("stopping everything and removing it")
+            await _to_its_end(site.close)
     finally:
-        narrator.say("stopping everything and removing it")
-        await asyncio.to_thread(site.close)
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+async def _to_its_end(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Run `work` in a thread; cancelled, wait for its end first, however often it happens.
+
+    What a thread starts after everything was stopped would stay behind.
+    """
+    working = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    cancelled = False
+    while not working.done():
+        try:
+            await asyncio.wait({working})
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        # Being stopped is the news, whatever became of the work.
+        working.exception()
+        raise asyncio.CancelledError
+    return working.result()
 
 
 async def _tell(site: Site, narrator: Narrator, seconds: float) -> Outcome:
-    await asyncio.to_thread(site.start_primary)
+    await _to_its_end(site.start_primary)
     narrator.say("the primary runs")
     async with await psycopg.AsyncConnection.connect(site.conninfo(), autocommit=True) as admin:
         await admin.execute(CREATE_LEDGER)
-    await asyncio.to_thread(site.start_processes)
+    await _to_its_end(site.start_processes)
     narrator.say("applier and shipper run; the standby is being seeded")
     status = await site.wait_for("standby that follows", SEED_SECONDS, _follows)
     standby = status["standby"]
     narrator.say(f"the standby follows: PostgreSQL {standby['version']}, port {standby['port']}")
     if site.protection == "sync":
-        await asyncio.to_thread(site.make_commits_wait)
+        await _to_its_end(site.make_commits_wait)
         await site.wait_for("synchronous protection", SEED_SECONDS, _is_sync)
         narrator.say("the primary confirms: commits wait for the recovery server")
     writers = Writers(site.conninfo())
@@ -79,11 +107,18 @@ async def _tell(site: Site, narrator: Narrator, seconds: float) -> Outcome:
         writers.start()
         narrator.say(f"{writers_text(site)} for {seconds:g} s")
         await asyncio.sleep(seconds)
-        await asyncio.to_thread(site.kill_primary)
+        await _to_its_end(site.kill_primary)
         await writers.wait_cut_off()
     finally:
         await writers.cancel()
     count = len(writers.acknowledged)
+    if count == 0:
+        raise LogshipError(
+            Code.CHECK_FAILED,
+            "no transaction was acknowledged before the primary was killed, so nothing was "
+            f"shown: {writers.last_words}",
+            "write for longer: --seconds; if it stays so, the machine is too busy",
+        )
     narrator.say(f"SIGKILL to the primary in mid-write: {count} transactions acknowledged")
     record = await asyncio.to_thread(_promote, site, narrator)
     found = await read_ledger(site.standby_conninfo())

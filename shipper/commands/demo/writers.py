@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import psycopg
 
@@ -22,6 +21,7 @@ class Writers:
 
     `acknowledged` holds (writer, number) of each commit that the primary confirmed.  A
     commit whose answer never came is in neither set: its outcome was never promised.
+    `last_words`: why the last of them was cut off.
     """
 
     def __init__(self, conninfo: str, count: int = WRITERS) -> None:
@@ -29,6 +29,7 @@ class Writers:
         self._count = count
         self._tasks: list[asyncio.Task[None]] = []
         self.acknowledged: set[tuple[int, int]] = set()
+        self.last_words = ""
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._write(writer)) for writer in range(self._count)]
@@ -43,7 +44,7 @@ class Writers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _write(self, writer: int) -> None:
-        with contextlib.suppress(psycopg.Error):
+        try:
             async with await psycopg.AsyncConnection.connect(
                 self._conninfo, autocommit=True
             ) as connection:
@@ -54,6 +55,8 @@ class Writers:
                     )
                     self.acknowledged.add((writer, number))
                     number += 1
+        except psycopg.Error as error:
+            self.last_words = " ".join(str(error).split())
 
 
 async def read_ledger(conninfo: str) -> set[tuple[int, int]]:
