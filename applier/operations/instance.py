@@ -419,7 +419,8 @@ class Instance:
         only; a seed is what it needs.  Raises RefusedError: one is arriving already.
         """
         self._check_fence()
-        if self.arrival.seeder is not None:
+        # One that is complete but for WAL that will not come must not block the next for ever.
+        if not self.arrival.give_up_abandoned(connected=self.is_connected):
             raise RefusedError(
                 Code.SEED_FAILED, f"a seed of {self.name} is already arriving", "wait for it"
             )

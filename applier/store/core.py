@@ -289,11 +289,10 @@ class StoreCore:
         end = start + len(new)
         scan = self._scan if start % self.line.segment_bytes else PageScan()
         scan = scan.advance(new, start, timeline, self.line)
-        copied = chain.copied_from_parent(timeline, start, end, self.histories.get(timeline))
-        if copied is not None:
-            parent, (shared_start, shared_end) = copied
+        copied = chain.copied(timeline, start, end, self.histories.get(timeline))
+        for ancestor, (shared_start, shared_end) in copied:
             part = new[shared_start - start : shared_end - start]
-            self._compare(timeline, shared_start, part, parent)
+            self._compare(timeline, shared_start, part, ancestor)
         written = self.segments.write(timeline, start, new)
         chain.advance(timeline, start, end)
         self.segments.publish(written)

@@ -201,21 +201,23 @@ class ChainPositions:
                 holder = history.successor_of(holder)
         return tuple(parts)
 
-    def copied_from_parent(
+    def copied(
         self, timeline: int, start: int, end: int, history: History | None
-    ) -> tuple[int, Extent] | None:
-        """Which of a new timeline's bytes [start, end) the parent holds as well.
+    ) -> list[tuple[int, Extent]]:
+        """Which of a new timeline's bytes [start, end) its ancestors hold as well.
 
-        (parent's timeline, extent) or None.  PostgreSQL copied them, so they must be equal.
+        PostgreSQL copied them, so they must be equal.  (timeline, extent), oldest first.  Not
+        only the parent's: of several promotions in one segment the chain may hold a
+        grandparent and nothing of those between.
         """
-        if history is None or not history.ancestors:
-            return None
-        parent, fork = history.ancestors[-1]
-        held = self._extents.get(parent)
-        if held is None or parent == timeline:
-            return None
-        shared = Extent(Lsn(max(start, held.start)), Lsn(min(end, fork, held.end)))
-        return (parent, shared) if shared.start < shared.end else None
+        shared = []
+        for ancestor, fork in history.ancestors if history is not None else ():
+            held = self._extents.get(ancestor)
+            if held is not None and ancestor != timeline:
+                both = Extent(Lsn(max(start, held.start)), Lsn(min(end, fork, held.end)))
+                if both.start < both.end:
+                    shared.append((ancestor, both))
+        return shared
 
     def advance(self, timeline: int, start: int, end: int) -> None:
         """Bytes [start, end) of `timeline`, for which `accept` said Fits, were written."""

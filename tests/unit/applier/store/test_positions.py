@@ -156,12 +156,21 @@ def test_what_is_durable_is_known_by_timeline() -> None:
 def test_a_new_timelines_copied_bytes_are_compared_as_far_as_the_parent_goes() -> None:
     positions = chain(FORK - 1000)
     end = FORK_SEGMENT + SEGMENT
-    assert positions.copied_from_parent(2, FORK_SEGMENT, end, CHILD[2]) == (
-        1,
-        Extent(Lsn(FORK_SEGMENT), Lsn(FORK - 1000)),
-    )
-    assert positions.copied_from_parent(2, FORK, end, CHILD[2]) is None
-    assert positions.copied_from_parent(1, START, end, None) is None
+    assert positions.copied(2, FORK_SEGMENT, end, CHILD[2]) == [
+        (1, Extent(Lsn(FORK_SEGMENT), Lsn(FORK - 1000)))
+    ]
+    assert positions.copied(2, FORK, end, CHILD[2]) == []
+    assert positions.copied(1, START, end, None) == []
+
+
+def test_copied_bytes_are_compared_with_every_ancestor_that_is_held() -> None:
+    """Promoted twice in one segment, and nothing of the timeline between ever came."""
+    grandchild = history(3, (1, FORK), (2, Lsn(FORK + 500)))
+    positions = chain(FORK)
+    end = FORK_SEGMENT + SEGMENT
+    assert positions.copied(3, FORK_SEGMENT, end, grandchild) == [
+        (1, Extent(Lsn(FORK_SEGMENT), FORK))
+    ]
 
 
 def test_durable_follows_written() -> None:

@@ -1,0 +1,156 @@
+"""`shipper demo`: what it shows, and that nothing of it stays, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from logship.errors import Code, LogshipError
+from shipper.commands.demo import EXIT_TERMINATED, story
+from shipper.commands.demo.outcome import Outcome
+from shipper.commands.demo.site import CACHE_VARIABLE, Site, find_installation, server_account
+from shipper.commands.demo.story import tell
+from tests.integration.command_runner import start
+from tests.support.installations import cache_directory, postgres_dir
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.integration
+
+TIMEOUT_SECONDS = 120
+
+
+class Place:
+    """The temporary directory of one test's demos."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environment = {"TMPDIR": str(directory), CACHE_VARIABLE: str(cache_directory())}
+
+    async def demo(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await start(
+            "shipper", "demo", "--seconds", "1", *arguments, environment=self.environment
+        )
+
+    async def is_clean(self) -> None:
+        assert list(self.directory.iterdir()) == []
+        # The children of a server that was killed take a moment to notice.
+        await until(lambda: not list(self._processes()), "no process is left")
+
+    def _processes(self) -> Iterator[str]:
+        """What names this place in its command, or stands in it."""
+        place = f"{self.directory}/"
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+                standing = str((entry / "cwd").readlink())
+            except OSError:
+                continue
+            if place in command or standing.startswith(place):
+                yield f"{entry.name} {command}"
+
+
+@pytest.fixture
+def place(shared_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(tempfile, "tempdir", str(shared_tmp_path))
+    return Place(shared_tmp_path)
+
+
+@pytest.mark.parametrize(("protection", "major"), [("sync", 16), ("async", 18)])
+async def test_it_shows_what_was_acknowledged_and_what_is_there(
+    place: Place, protection: str, major: int
+) -> None:
+    demo = await place.demo("--json", "--protection", protection, "--postgres", str(major))
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        out, err = await demo.communicate()
+    assert (demo.returncode, err) == (0, b"")
+    shown = json.loads(out)
+    assert shown.keys() == {*Outcome._fields, "verdict"}
+    assert shown["protection"] == protection
+    assert shown["postgres"].startswith(f"{major}.")
+    assert shown["acknowledged"] > 0
+    assert shown["acknowledged"] == shown["recovered"] + shown["lost"]
+    if protection == "sync":
+        assert shown["lost"] == 0
+    await place.is_clean()
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "PostgreSQL",  # initdb and the primary's start run in a thread
+        "the primary runs",
+        "applier and shipper run",  # a seed is under way
+        "concurrent writers",
+        "promote:",
+        "stopping everything",
+    ],
+)
+async def test_nothing_stays_when_it_is_ended_from_outside(place: Place, moment: str) -> None:
+    demo = await place.demo()
+    assert demo.stdout is not None
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        async for line in demo.stdout:
+            if moment in line.decode():
+                break
+        else:
+            raise AssertionError(f"it never said {moment!r}")
+        # Twice: who ends a process by hand does so again when it takes its time.
+        demo.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        with contextlib.suppress(ProcessLookupError):
+            demo.send_signal(signal.SIGTERM)
+        _, err = await demo.communicate()
+    # The second may come when all is done and the interpreter ends: a shell shows the same.
+    assert demo.returncode in (EXIT_TERMINATED, -signal.SIGTERM)
+    assert err == b""
+    await place.is_clean()
+
+
+async def test_nothing_acknowledged_is_not_nothing_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(story, "CREATE_LEDGER", "select 1")
+    with pytest.raises(LogshipError) as caught:
+        await tell(
+            major=17, protection="async", seconds=1, configured=[cache_directory()], quiet=True
+        )
+    assert caught.value.code is Code.CHECK_FAILED
+    assert "ledger" in caught.value.what, "what the writers met"
+    await place.is_clean()
+
+
+async def test_an_error_in_a_step_leaves_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(story, "SEED_SECONDS", 0.3)
+    with pytest.raises(LogshipError, match="no standby that follows"):
+        await tell(
+            major=17, protection="async", seconds=1, configured=[cache_directory()], quiet=True
+        )
+    await place.is_clean()
+
+
+async def test_the_shared_memory_of_the_killed_primary_is_removed(place: Place) -> None:
+    run_as = server_account()
+    installation = await asyncio.to_thread(find_installation, [postgres_dir(17).parent], 17, run_as)
+    site = Site(installation, run_as, "async")
+    await asyncio.to_thread(site.start_primary)
+    (directory,) = place.directory.iterdir()
+    segment = (directory / "primary/data/postmaster.pid").read_text().splitlines()[6].split()[1]
+    assert segment in _segments()
+    await asyncio.to_thread(site.kill_primary)
+    await asyncio.to_thread(site.close)
+    assert segment not in _segments()
+    await place.is_clean()
+
+
+def _segments() -> set[str]:
+    lines = Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]
+    return {line.split()[1] for line in lines}
