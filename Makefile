@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal
 DEMO_ARGS ?=
+SEEDS ?= 20000
+FROM ?= 0
 BENCH_ARGS ?=
 MINUTES ?= 60
 LOCK_ARGS ?=
@@ -12,12 +14,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv postgres lint format test demo bench torture lock clean
+.PHONY: help venv postgres lint format test simulate demo bench torture lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Variables: PYTHON=python3.12  PYTEST_ARGS='-k store -x'  DEMO_ARGS=--help  BENCH_ARGS=--quick  MINUTES=60  LOCK_ARGS=--upgrade"
+	@echo "  Variables: PYTHON=python3.12  PYTEST_ARGS='-k store -x'  DEMO_ARGS=--help  BENCH_ARGS=--quick  MINUTES=60  LOCK_ARGS=--upgrade  SEEDS=200000"
 
 venv: $(READY) ## Build .venv from requirements.lock
 
@@ -50,6 +52,9 @@ format: $(READY) ## Put the code into its standard format
 
 test: $(READY) postgres ## Run the tests (PYTEST_ARGS goes to pytest)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+simulate: $(READY) ## Simulate SEEDS=20000 histories full of faults, from seed FROM=0
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(FROM) --jobs $$(nproc)
 
 demo: $(READY) postgres ## Protect a cluster, lose it, and promote its standby (DEMO_ARGS)
 	$(BIN)/shipper demo $(DEMO_ARGS)

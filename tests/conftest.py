@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
 
 from tests.support.clusters import ClusterTemplates
 from tests.support.installations import MAJORS, postgres_dir
 from tests.support.servers import PrimaryServer
+
+# Speed is measured in benchmarks: no test fails because the machine is busy.
+settings.register_profile("logship", deadline=None)
+settings.load_profile("logship")
 
 
 class PrimaryFactory(Protocol):

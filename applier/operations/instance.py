@@ -309,7 +309,12 @@ class Instance:
 
     async def history(self, timeline: int, content: bytes) -> None:
         self._check_fence()
-        await self.opened_store.add_history(timeline, content)
+        store = self.opened_store
+        try:
+            await store.add_history(timeline, content)
+        except LogshipError as error:
+            self._store_refused(store, error)
+            raise
         log.info("a new timeline", instance=self.name, timeline=timeline)
 
     async def wal(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> None:
@@ -404,7 +409,7 @@ class Instance:
         self.alarms.raise_error(
             LogshipError(
                 Code.WAL_GAP,
-                f"WAL from {missing} is gone from the primary: {gap.what}",
+                f"the primary can't go on from {missing}, where the store is: {gap.what}",
                 f"the standby stays at what it has and can be promoted; to protect the "
                 f"instance again: applier seed {self.name}",
             )
@@ -430,7 +435,12 @@ class Instance:
 
     async def seed_begin(self, frame: SeedBegin) -> None:
         self._check_fence()
-        await self.arrival.begin(frame)
+        store = self.opened_store
+        try:
+            await self.arrival.begin(frame)
+        except LogshipError as error:
+            self._store_refused(store, error)
+            raise
         self._seed_asked = False
         self.gap = None
         self.alarms.clear(Code.WAL_GAP)

@@ -56,7 +56,7 @@ async def test_keygen_makes_a_pair_that_can_be_loaded_and_keeps_an_old_one(tmp_p
     assert load_public(Path(document["public_key_file"])) == pair.public
     assert pair.secret not in made.out
     again = await run("shipper", "keygen", tmp_path / "keys", "--name", "main")
-    assert again.code == 1
+    assert again.code == 3
     assert "exists already" in again.err
     assert load_pair(Path(document["secret_key_file"])) == pair
 

@@ -191,6 +191,7 @@ def applier_file(home: Path, run_directory: Path, **changes: object) -> Path:
         "postgres.installations": [str(cache_directory())],
         "store.keep_free_mb": 1,
         "instances.main.port": free_port(),
+        "instances.main.listen_addresses": "localhost",
         "instances.main.public_key_file": "main.pub",
         **{name.replace("__", "."): value for name, value in changes.items()},
     }
@@ -298,3 +299,12 @@ async def test_a_shippers_key_must_not_be_the_appliers(keys: Path, shared_tmp_pa
     file = applier_file(keys, shared_tmp_path, instances__main__public_key_file="applier.pub")
     outcome = await run("applier", "check", "--config", file, "--json")
     assert troubles(outcome) == {"public-key:main": "fail"}
+
+
+async def test_a_standby_that_no_client_could_reach_is_warned_of(
+    keys: Path, shared_tmp_path: Path
+) -> None:
+    file = applier_file(keys, shared_tmp_path, instances__main__listen_addresses="")
+    outcome = await run("applier", "check", "--config", file, "--json")
+    assert outcome.code == 0, outcome
+    assert troubles(outcome) == {"port:main": "warn"}

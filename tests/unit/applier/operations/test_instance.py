@@ -133,6 +133,21 @@ async def test_a_seed_that_is_asked_for_while_nobody_is_there_is_wanted_of_who_c
     assert not (await instance.hello(hello(seed_id="s1"), listener)).seed_wanted
 
 
+async def test_a_store_that_fails_is_opened_again_whatever_it_failed_at(
+    instance: Instance, listener: Listener
+) -> None:
+    """A new timeline's WAL does not come before its history: waiting for WAL would be for ever."""
+    await instance.hello(hello(), listener)
+    failed = instance.store
+    assert failed is not None
+    failed._core.segments.fail(OSError(5, "Input/output error"), failed.directory)
+    with pytest.raises(LogshipError) as caught:
+        await instance.history(2, b"1\t0/400000\tx\n")
+    assert caught.value.code == Code.STORE_FAILED
+    await until(lambda: instance.store not in (None, failed), "the store is opened again")
+    await instance.history(2, b"1\t0/400000\tx\n")
+
+
 # --- whose WAL ------------------------------------------------------------------------------
 
 
