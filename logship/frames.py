@@ -18,6 +18,7 @@ from typing import Annotated, Final, TypeVar
 import crc32c
 import msgspec
 
+from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
 from logship.lsn import plain_lsn
@@ -65,6 +66,9 @@ class Hello(Frame, frozen=True):
     protection: str = "async"
     seed_id: str = ""
     """The seed this shipper still holds open from before a cut, or ""."""
+    primary_reachable: bool = True
+    """False: `profile` and `timeline` are those of the last time, to name the cluster by, and
+    `flush_lsn` is 0.  A new hello follows once the primary is reached."""
 
 
 class Span(Frame, frozen=True):
@@ -297,10 +301,6 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=plain_lsn)
 _shipper_decoder: msgspec.msgpack.Decoder[ShipperFrame] = msgspec.msgpack.Decoder(ShipperFrame)
 _applier_decoder: msgspec.msgpack.Decoder[ApplierFrame] = msgspec.msgpack.Decoder(ApplierFrame)
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are no map of ours, text that is no UTF-8, and values
-nested without end."""
-
 _PAYLOAD_FRAMES = (Span, TimelineHistory, SeedChunk)
 
 Payload = bytes | memoryview
@@ -337,7 +337,7 @@ def peek_versions(head: Payload) -> tuple[int, int] | None:
     """
     try:
         versions = msgspec.msgpack.decode(memoryview(head)[4:], type=_Versions)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     return (versions.version_min, versions.version_max) if versions.t == "hello" else None
 
@@ -361,7 +361,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[_F], parts: Sequence[Payload]) -> t
         )
     try:
         frame = decoder.decode(body)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _bad_frame(str(error)) from error
     if len(parts) == 2 and not isinstance(frame, _PAYLOAD_FRAMES):
         raise _bad_frame(f"{type(frame).__name__} with a payload")

@@ -132,6 +132,10 @@ def parse_settings(text: str, kind: type[_S], *, file: Path) -> _S:
         document = tomllib.loads(text.replace("\r\n", "\n"))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(file, [_syntax_finding(error, text)]) from None
+    except (RecursionError, ValueError):
+        # tomllib lets Python's own limits through: of nesting, and of digits in a number.
+        what = "values nested too deeply, or a number with too many digits"
+        raise SettingsError(file, [Finding(0, "", what, "no setting needs either")]) from None
     reader = _Reader(file.parent, _key_lines(text))
     built = reader.section(kind, document, ())
     if reader.findings or built is None:

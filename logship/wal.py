@@ -29,6 +29,7 @@ _LONG_HEADER = struct.Struct("<HHIQI4xQII")  # …, sysid, seg_size, xlog_blcksz
 
 _SEGMENT_NAME = re.compile(r"\A([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})\Z")
 _HISTORY_NAME = re.compile(r"\A([0-9A-F]{8})\.history\Z")
+_HISTORY_LINE = re.compile(rb"([0-9]{1,10})\s+([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:\s|\Z)")
 
 
 def check_segment_size(segment_bytes: int) -> int:
@@ -212,21 +213,22 @@ def parse_history(timeline: int, content: bytes) -> History:
     if len(content) > MAX_HISTORY_BYTES:
         raise _bad_history(timeline, f"{len(content)} bytes")
     ancestors: list[HistoryEntry] = []
-    for raw in content.decode("utf-8", "replace").splitlines():
+    # Of bytes: in a reason stands what an operator named a restore point, control characters
+    # included, and a line ends at "\n" alone.
+    for raw in content.split(b"\n"):
         text = raw.strip()
-        if not text or text.startswith("#"):
+        if not text or text.startswith(b"#"):
             continue
-        fields = text.split(None, 2)
-        try:
-            entry = HistoryEntry(int(fields[0]), Lsn.parse(fields[1]))
-        except (ValueError, IndexError) as error:
-            raise _bad_history(timeline, f"line {text[:80]!r}") from error
+        match = _HISTORY_LINE.match(text)
+        if match is None:
+            raise _bad_history(timeline, f"line {text[:80].decode('utf-8', 'replace')!r}")
+        entry = HistoryEntry(int(match[1]), Lsn.parse(match[2].decode()))
         if ancestors and entry.timeline <= ancestors[-1].timeline:
             raise _bad_history(timeline, "timelines must grow")
         if ancestors and entry.end_lsn < ancestors[-1].end_lsn:
             raise _bad_history(timeline, "switch points must not go back")
         ancestors.append(entry)
-    if ancestors and not 0 < ancestors[-1].timeline < timeline:
+    if ancestors and not 0 < ancestors[0].timeline <= ancestors[-1].timeline < timeline:
         raise _bad_history(timeline, f"ends in timeline {ancestors[-1].timeline}")
     return History(timeline, tuple(ancestors))
 

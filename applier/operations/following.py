@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from applier.compat import DataDirectoryFacts, StandbyProfile, Verdict, check
+from applier.compat import Verdict
+from applier.operations.version_check import VersionCheck
 from applier.receivers.seed.placement import (
     SeedPlaced,
     discard_previous,
@@ -22,9 +23,7 @@ from applier.walserver.status import StandbyStatus
 from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Profile
 from logship.lsn import Lsn
-from logship.postgres.control_file import read_control_file
-from logship.postgres.installations import Installation, choose
-from logship.postgres.probe import probe
+from logship.postgres.installations import Installation
 from logship.postgres.process import Server
 
 if TYPE_CHECKING:
@@ -49,13 +48,22 @@ class Following:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self.placed: SeedPlaced | None = None
-        self.installation: Installation | None = None
-        self.verdict: Verdict | None = None
+        self._version_check = VersionCheck(instance)
+        self._is_served = False
         self.standby: Standby | None = None
         self._runs_on: Installation | None = None
         self.applied_lsn = Lsn(0)
         self._watcher: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+
+    @property
+    def installation(self) -> Installation | None:
+        """What the standby runs on, or would; None: nothing installed can."""
+        return self._version_check.installation
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return self._version_check.verdict
 
     # --- the WAL server's side --------------------------------------------------------------
 
@@ -65,11 +73,13 @@ class Following:
         assert profile is not None
         version = f"{profile.major}.{profile.minor}"
         gate = self._gate(store)
+        self._is_served = True
         self._instance.host.wal_server.serve(self._instance.name, store, version, gate)
         if self.standby is not None:
             self._instance.host.spawn(self.standby.retry_streaming())
 
     def withdraw(self) -> None:
+        self._is_served = False
         self._instance.host.wal_server.withdraw(self._instance.name)
 
     def standby_status(self) -> StandbyStatus | None:
@@ -94,7 +104,7 @@ class Following:
             self._instance.standby_moved()
 
     def _gate(self, store: Store) -> Gate:
-        if self.verdict is not None and not self.verdict.blocked:
+        if self._version_check.passes:
             return self._gate_of_chain(store)
         held_lsn = self._instance.record.held_lsn
         if held_lsn is not None:
@@ -112,21 +122,14 @@ class Following:
             return OPEN_GATE
         return Gate(hold_at_lsn=end.lsn)
 
+    async def timeline_came(self) -> None:
+        """A timeline's history is known, and none of its WAL is here yet."""
+        await self._version_check.timeline_came()
+        self._set_gate()
+
     def chain_began(self) -> None:
         """A seed began another chain of WAL."""
         self._set_gate()
-
-    async def _remember_hold(self) -> None:
-        """Note durably from where on WAL was not checked against the standby, or that all is."""
-        instance = self._instance
-        blocked = self.verdict is None or self.verdict.blocked
-        if blocked == (instance.record.held_lsn is not None):
-            return
-        held_lsn: int | None = None
-        if blocked:
-            written = instance.store.written if instance.store is not None else None
-            held_lsn = int(written.lsn) if written is not None else 0
-        await instance.remember(held_lsn=held_lsn)
 
     # --- life -------------------------------------------------------------------------------
 
@@ -269,124 +272,34 @@ class Following:
         self._refuse_promotion()
 
     def _refuse_promotion(self) -> None:
-        name = self._instance.name
         if self.placed is None:
             raise RefusedError(
                 Code.PROMOTE_REFUSED,
-                f"{name} has no standby: no seed was ever completed",
+                f"{self._instance.name} has no standby: no seed was ever completed",
                 "nothing of it can be opened here",
             )
-        if self.installation is None or self.verdict is None:
-            raise RefusedError(
-                Code.PROMOTE_REFUSED,
-                f"no installed PostgreSQL can run the standby of {name}",
-                "install its version: applier check lists what is found and what is needed",
-            )
-        if self.verdict.blocked:
-            raise RefusedError(
-                Code.PROMOTE_REFUSED,
-                f"the version check blocks {name}: {self.verdict.summary()}",
-                f"mend it, or override the rule by name in [instances.{name}] overrides",
-            )
+        self._version_check.refuse_promotion()
 
     # --- inside -----------------------------------------------------------------------------
 
     async def _check(self) -> None:
-        """Choose an installation and let the version check decide; close the gate at once if
-        it says so.  `_start` opens it, once the server that was checked is the one that runs."""
-        instance = self._instance
-        profile = instance.record.profile
-        assert profile is not None
-        before = self.verdict
-        try:
-            self.installation = choose(
-                instance.host.installations, profile.major, profile.server_version_num
-            )
-            self.verdict = await self._compare(profile, self.installation)
-        except LogshipError as error:
-            self.installation = self._newest_of(profile.major)
-            self.verdict = None
-            if self.installation is not None:
-                # What can't be compared (a damaged data directory) blocks the standby only:
-                # WAL is received all the same.
-                with contextlib.suppress(LogshipError):
-                    self.verdict = await self._compare(profile, self.installation)
-            if self.verdict is None:
-                instance.alarms.raise_error(error)
-        else:
-            instance.alarms.clear(Code.NO_INSTALLATION)
-            instance.alarms.clear(Code.CONTROL_FILE)
-        self._tell_verdict(before)
-        await asyncio.to_thread(self._look_for_client_rules)
-        await self._remember_hold()
-        if self.verdict is None or self.verdict.blocked:
+        """Let the version check decide; close the gate at once if it says so.  `_start` opens
+        it, once the server that was checked is the one that runs."""
+        await self._version_check.look(self._layout(), seeded=self.placed is not None)
+        if not self._version_check.passes:
             self._set_gate()
-
-    def _look_for_client_rules(self) -> None:
-        """Say beforehand whom a promoted server would let in."""
-        instance = self._instance
-        rules = self._layout().primary_settings / "pg_hba.conf"
-        if self.placed is None or rules.exists():
-            instance.alarms.clear(Code.NO_CLIENT_RULES)
-            return
-        instance.alarms.raise_error(
-            LogshipError(
-                Code.NO_CLIENT_RULES,
-                "the seed brought no pg_hba.conf: after a promotion no client would get in",
-                f"copy the primary's (Debian keeps it in /etc/postgresql) to {rules}",
-            )
-        )
 
     def _set_gate(self) -> None:
         instance = self._instance
-        if instance.store is not None:
+        # A promotion withdraws it while the store stays open.
+        if instance.store is not None and self._is_served:
             instance.host.wal_server.set_gate(instance.name, self._gate(instance.store))
-
-    def _tell_verdict(self, before: Verdict | None) -> None:
-        instance = self._instance
-        if self.verdict is None:
-            return
-        if self.verdict.blocked:
-            instance.alarms.raise_error(
-                LogshipError(
-                    Code.COMPATIBILITY,
-                    f"the standby is not allowed to replay: {self.verdict.summary()}",
-                    "WAL is received and stored meanwhile; shipper status NAME shows the remedy",
-                )
-            )
-        else:
-            instance.alarms.clear(Code.COMPATIBILITY)
-        if before != self.verdict:
-            log.info("version check", instance=instance.name, verdict=self.verdict.summary())
-
-    def _newest_of(self, major: int) -> Installation | None:
-        """The best there is when none is new enough: the check then names what is wrong."""
-        same = [one for one in self._instance.host.installations if one.major == major]
-        return max(same, key=lambda one: one.version_num, default=None)
-
-    async def _compare(self, profile: Profile, installation: Installation) -> Verdict:
-        host = self._instance.host
-        made = await probe(installation, host.run_as, host.probe_cache)
-        facts = None
-        if self.placed is not None:
-            control = await asyncio.to_thread(read_control_file, self._layout().data)
-            facts = DataDirectoryFacts(
-                system_identifier=control.system_identifier,
-                wal_segment_size=control.wal_segment_size,
-                data_checksums=control.data_checksum_version != 0,
-            )
-        return check(
-            profile,
-            StandbyProfile.of(made, facts),
-            self._instance.record.incarnation,
-            frozenset(self._instance.settings.overrides),
-        )
 
     async def _start(self) -> None:
         """Start or adopt, if there is a seed and nothing forbids it."""
         instance = self._instance
-        allowed = self.verdict is not None and not self.verdict.blocked
-        if self.placed is None or not allowed or not instance.settings.run_standby:
+        allowed = self._version_check.passes and instance.settings.run_standby
+        if self.placed is None or not allowed:
             return
         if instance.record.promotion is not None:
             return
@@ -418,14 +331,8 @@ class Following:
 
         An operator who takes it over sets run_standby = false for the instance.
         """
-        profile = self._instance.record.profile
-        assert profile is not None
-        self.installation = self._newest_of(profile.major)
-        with contextlib.suppress(LogshipError):
-            self.installation = choose(
-                self._instance.host.installations, profile.major, profile.server_version_num
-            )
-        if self.installation is None or not self._instance.settings.run_standby:
+        installation = self._version_check.choose_for_production()
+        if installation is None or not self._instance.settings.run_standby:
             return
         self.standby = self._make_standby(opened=True)
         try:

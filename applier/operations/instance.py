@@ -1,14 +1,14 @@
 """One instance: what receivers feed, what standbys stream from, what is promoted.
 
-The WAL path is short: `wal` writes and wakes the flusher, the store's subscribers (the WAL
-server) send it on at once, the flusher syncs and tells the receiver what became durable.
+The WAL path is short: `wal` writes, the store's subscribers (the WAL server) send it on at
+once, the store syncs it, and the receiver is told what became durable.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ from applier.operations.record import (
     load_record,
     save_record,
 )
+from applier.operations.sender import LinkState, Sender
 from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
 from applier.store import Store
@@ -45,22 +46,7 @@ from logship.wal import WalLine
 
 log = structlog.get_logger(__name__)
 
-HEARD_SAVE_SECONDS = 1.0
-"""How often at most the primary's last known flush position is written down."""
-
 FULL_DISK_RETRY_SECONDS = 1.0
-
-
-class LinkState(msgspec.Struct):
-    """The sender, as last heard.  Times are seconds since the epoch."""
-
-    state: str = "never"
-    since: float | None = None
-    heard_at: float | None = None
-    """Monotonic, as it decides what is still true: a step of the clock must not."""
-    primary_reachable: bool | None = None
-    sync_state: str = ""
-    slot_wal_status: str = ""
 
 
 class Instance:
@@ -75,7 +61,7 @@ class Instance:
         self.directory = host.instance_directory(name)
         self.settings = host.settings.instances[name]
         self.alarms = Alarms(name)
-        self.link = LinkState()
+        self.sender = Sender(self)
         self.record = InstanceRecord(name=name)
         self.store: Store | None = None
         self.gap: GapFound | None = None
@@ -83,10 +69,6 @@ class Instance:
         self.arrival = Arrival(self)
         self.failure: LogshipError | None = None
         """Why the instance could not be opened: nothing is received or promoted until it is."""
-        self.heard: Heard | None = None
-        self.behind_since: float | None = None
-        """Since when (monotonic) the store lacks something the primary was heard to have."""
-        self._heard_saved_at = 0.0
         self._listener: IntakeListener | None = None
         self._seed_asked = False
         """An operator asked for a seed and none has begun since."""
@@ -94,8 +76,6 @@ class Instance:
         self._record_turn = asyncio.Lock()
         self.promotion_turn = asyncio.Lock()
         """Held while a promotion runs: there is never a second one beside it."""
-        self._dirty = asyncio.Event()
-        self._flusher: asyncio.Task[None] | None = None
 
     # --- life -----------------------------------------------------------------------------
 
@@ -107,9 +87,7 @@ class Instance:
         try:
             await asyncio.to_thread(durable.make_directory, self.directory, 0o711)
             self.record = await asyncio.to_thread(load_record, self.directory, self.name)
-            self.heard = self.record.heard
-            if self.heard is not None and self.link.state == "never":
-                self.link.state, self.link.since = "lost", self.heard.at
+            self.sender.recall(self.record.heard)
             if self.record.incarnation is not None and self.record.profile is not None:
                 await asyncio.to_thread(recover_placement, self.incarnation_directory)
                 await self._open_store(self.record.profile)
@@ -125,7 +103,7 @@ class Instance:
 
     async def close(self) -> None:
         """Leave the standby running, let go of everything else."""
-        await self._save_heard()
+        await self.sender.save_heard()
         await self.arrival.give_up("the applier stops")
         await self.following.close()
         await self._close_store()
@@ -144,17 +122,12 @@ class Instance:
         )
         for code in (Code.STORE_FAILED, Code.STORE_DAMAGED, Code.STORE_LOCKED):
             self.alarms.clear(code)
-        self._dirty = asyncio.Event()
-        self._flusher = asyncio.create_task(self._flush_when_dirty(self.store))
+        # First, so that the standby's WAL is on its way before a sync is begun.
         self.following.serve(self.store)
+        self.store.keep_flushing(partial(self._flushed, self.store))
 
     async def _close_store(self) -> None:
         self.following.withdraw()
-        if self._flusher is not None:
-            self._flusher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._flusher
-            self._flusher = None
         if self.store is not None:
             store, self.store = self.store, None
             await asyncio.to_thread(store.close)
@@ -176,6 +149,15 @@ class Instance:
             if self.store is None:
                 await self._open_store(profile)
 
+    @property
+    def link(self) -> LinkState:
+        return self.sender.link
+
+    @property
+    def heard(self) -> Heard | None:
+        """The last that was heard of the primary's flush position."""
+        return self.sender.heard
+
     # --- Intake: who sends ----------------------------------------------------------------
 
     async def hello(self, hello: Hello, listener: IntakeListener) -> Resume:
@@ -185,19 +167,20 @@ class Instance:
         profile = hello.profile
         check_profile(profile)
         await self._check_incarnation(profile)
-        if profile != self.record.profile or hello.protection != self.record.protection:
-            await self.remember(
-                incarnation=profile.incarnation, profile=profile, protection=hello.protection
-            )
+        if self.record.profile is None:
+            await self._remember_primary(hello)
         # Of its own: cut off in the middle, an opened store would hold its lock for ever.
         await self.host.to_the_end(self._ensure_store(profile))
-        await self.following.primary_changed(profile)
-        resuming = await self.arrival.keep_or_give_up(hello.seed_id)
+        await self._settle_store()
+        if self.sender.is_believed(hello):
+            await self._remember_primary(hello)
+            await self.following.primary_changed(profile)
+        # Who has no primary has no seed to begin either, and gives up nobody else's.
+        resuming = not hello.primary_reachable or await self.arrival.keep_or_give_up(hello.seed_id)
         # Now, and with no wait after it: a fence that came meanwhile had nobody to tell.
         self._check_fence()
         self._listener = listener
-        self._link_changed("connected")
-        self.heard_from(hello.timeline, hello.flush_lsn)
+        self.sender.connected(hello)
         placed = self.following.placed
         store = self.opened_store
         seeder = self.arrival.seeder
@@ -210,6 +193,22 @@ class Instance:
             seed_sequence=seeder.next_sequence if seeder is not None and same else 0,
             seed_done=placed is not None and placed.seed_id == hello.seed_id,
         )
+
+    async def _settle_store(self) -> None:
+        """Before anything is decided by what the store holds: have all of it durable."""
+        store = self.opened_store
+        try:
+            await store.settle()
+        except LogshipError as error:
+            self._store_refused(store, error)
+            raise
+
+    async def _remember_primary(self, hello: Hello) -> None:
+        profile = hello.profile
+        if profile != self.record.profile or hello.protection != self.record.protection:
+            await self.remember(
+                incarnation=profile.incarnation, profile=profile, protection=hello.protection
+            )
 
     def _wants_seed(self, store: Store) -> bool:
         if self._seed_asked:
@@ -237,7 +236,7 @@ class Instance:
         if listener is not self._listener:
             return
         self._listener = None
-        self._link_changed("lost")
+        self.link.changed("lost")
         self.alarms.clear(Code.DISK_FULL)
         log.warning("the shipper is gone", instance=self.name, why=why)
 
@@ -246,36 +245,17 @@ class Instance:
         """Whether a sender is there."""
         return self._listener is not None
 
-    def _link_changed(self, state: str) -> None:
-        if self.link.state != state:
-            self.link.state = state
-            self.link.since = time.time()
-
     # --- Intake: what is said of the primary ----------------------------------------------
 
     def heard_from(self, timeline: int, flush_lsn: int) -> None:
-        """The primary's flush position and timeline, as the sender says."""
-        now = time.time()
-        self.link.heard_at = time.monotonic()
-        if flush_lsn:
-            self.heard = Heard(timeline=timeline, lsn=flush_lsn, at=now)
-            self._note_exposure()
+        self.sender.heard_from(timeline, flush_lsn)
 
     def heard_with_span(self, timeline: int, flush_lsn: int) -> None:
-        """The primary's flush position that came with WAL of `timeline`, which may be an older
-        one than the primary is on: the sender is still catching up."""
-        known = self.heard.timeline if self.heard is not None else 0
-        self.heard_from(max(timeline, known), flush_lsn)
+        self.sender.heard_with_span(timeline, flush_lsn)
 
     def heartbeat(self, heartbeat: ShipperHeartbeat) -> None:
-        self.link.primary_reachable = heartbeat.primary_reachable
-        self.link.sync_state = heartbeat.sync_state
-        self.link.slot_wal_status = heartbeat.slot_wal_status
-        self.heard_from(heartbeat.timeline, heartbeat.flush_lsn)
+        self.sender.heartbeat(heartbeat)
         self.alarms.slot(heartbeat.slot_wal_status)
-        if self.behind_since is not None and self._heard_is_due():
-            # The flusher saves it too, but has nothing to do while the disk is full.
-            self.host.spawn(self._save_heard())
 
     async def profile(self, profile: Profile) -> None:
         self._check_fence()
@@ -284,26 +264,15 @@ class Instance:
             assert self.record.incarnation is not None
             raise mismatch(self.record.incarnation, profile.incarnation)
         check_same_segments(self.record.profile, profile)
-        if profile != self.record.profile:
+        if self.sender.is_news(profile) and profile != self.record.profile:
             await self.remember(profile=profile)
             await self.following.primary_changed(profile)
 
-    def _note_exposure(self) -> None:
-        durable_now = self.store.durable if self.store is not None else None
-        assert self.heard is not None
-        if durable_now is not None and durable_now >= (self.heard.timeline, self.heard.lsn):
-            self.behind_since = None
-        elif self.behind_since is None:
-            self.behind_since = time.monotonic()
-
-    def _heard_is_due(self) -> bool:
-        return time.monotonic() - self._heard_saved_at >= HEARD_SAVE_SECONDS
-
-    async def _save_heard(self) -> None:
-        self._heard_saved_at = time.monotonic()
-        if self.heard is not None and self.heard != self.record.heard:
-            with contextlib.suppress(LogshipError):
-                await self.remember(heard=self.heard)
+    async def _heed_set_aside(self, timeline: int) -> None:
+        """The sender's primary may be what writes, or seeds, what comes next on `timeline`."""
+        profile = self.sender.taken_up(timeline)
+        if profile is not None:
+            await self.profile(profile)
 
     # --- Intake: WAL ----------------------------------------------------------------------
 
@@ -315,11 +284,14 @@ class Instance:
         except LogshipError as error:
             self._store_refused(store, error)
             raise
+        await self.following.timeline_came()
         log.info("a new timeline", instance=self.name, timeline=timeline)
 
     async def wal(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> None:
         while True:
             self._check_fence()
+            if self.sender.set_aside_profile is not None:
+                await self._heed_set_aside(timeline)
             store = self.opened_store
             try:
                 await store.append(timeline, start_lsn, data)
@@ -331,11 +303,29 @@ class Instance:
                 await asyncio.sleep(FULL_DISK_RETRY_SECONDS)
                 continue
             break
+        self._wal_came()
+
+    def wal_at_once(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> bool:
+        self._check_fence()
+        store = self.store
+        if store is None or self.sender.set_aside_profile is not None:
+            return False
+        try:
+            if store.append_at_once(timeline, start_lsn, data) is None:
+                return False
+        except LogshipError as error:
+            if error.code == Code.DISK_FULL:
+                return False  # `wal` waits for room
+            self._store_refused(store, error)
+            raise
+        self._wal_came()
+        return True
+
+    def _wal_came(self) -> None:
         self.alarms.clear(Code.DISK_FULL)
         if self.gap is not None:
             self.gap = None
             self.alarms.clear(Code.WAL_GAP)
-        self._dirty.set()
 
     def _store_refused(self, store: Store, error: LogshipError) -> None:
         if error.code in (
@@ -348,26 +338,20 @@ class Instance:
         if error.code == Code.STORE_FAILED:
             self.host.spawn(self._reopen_store(store))
 
-    async def _flush_when_dirty(self, store: Store) -> None:
-        while True:
-            await self._dirty.wait()
-            self._dirty.clear()
-            try:
-                await store.flush()
-            except LogshipError as error:
-                self.alarms.raise_error(error)
-                if self._listener is not None:
-                    self._listener.failed(error)
-                # A new task: this one ends with the store it belongs to.
-                self.host.spawn(self._reopen_store(store))
-                return
-            if self.heard is not None:
-                self._note_exposure()
+    def _flushed(self, store: Store, error: LogshipError | None) -> None:
+        """`durable` has risen, or `store` can't be written any more."""
+        if self.store is not store:
+            return
+        if error is not None:
+            self.alarms.raise_error(error)
             if self._listener is not None:
-                self._listener.positions_changed()
-            if self._heard_is_due():
-                # Beside the next flush: no ack waits for it.
-                self.host.spawn(self._save_heard())
+                self._listener.failed(error)
+            self.host.spawn(self._reopen_store(store))
+            return
+        if self._listener is not None:
+            self._listener.positions_changed()
+        self.sender.note_exposure()
+        self.sender.save_now_and_then()
 
     async def _reopen_store(self, failed: Store) -> None:
         """After a failed fsync nothing in memory is believed: scan what is on the disk."""
@@ -401,7 +385,7 @@ class Instance:
     def standby_moved(self) -> None:
         """The standby reported another position."""
         if self._listener is not None:
-            self._listener.positions_changed()
+            self._listener.applied_changed()
 
     def gap_found(self, gap: GapFound) -> None:
         self.gap = gap
@@ -444,6 +428,7 @@ class Instance:
         self._seed_asked = False
         self.gap = None
         self.alarms.clear(Code.WAL_GAP)
+        await self._heed_set_aside(frame.timeline)
 
     async def seed_chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None:
         self._check_fence()
@@ -471,7 +456,7 @@ class Instance:
     def tell_fenced(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
-            self._link_changed("lost")
+            self.link.changed("lost")
             listener.fenced(self._fenced_error())
 
     def _check_fence(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from logship import durable
+from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.identity import Incarnation, Profile
 from logship.lsn import plain_lsn
@@ -110,7 +111,7 @@ def load_record(instance_directory: Path, name: str) -> InstanceRecord:
                 "run the newer version",
             )
         return msgspec.json.decode(data, type=InstanceRecord)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise LogshipError(
             Code.STORE_DAMAGED,
             f"{path} can't be read: {error}",

@@ -11,6 +11,7 @@ from applier.compat import Outcome
 from applier.operations.exposure import exposure_bytes
 from applier.operations.instance import Instance
 from applier.operations.promotion import describe_loss
+from applier.standby.life import STEADY_SECONDS, LifeState
 from logship import status
 from logship.lsn import Lsn, plain_lsn
 
@@ -109,6 +110,11 @@ def _standby(instance: Instance) -> status.StandbyStatus:
     streamed = following.standby_status()
     installation = following.installation
     state = str(server.state) if server is not None else None
+    recovered = (
+        server is not None
+        and server.state is LifeState.RUNNING
+        and server.state_seconds >= STEADY_SECONDS
+    )
     if instance.record.promotion is not None:
         state = "promoted"
     return {
@@ -117,7 +123,9 @@ def _standby(instance: Instance) -> status.StandbyStatus:
         "port": instance.settings.port,
         "flush_lsn": _text(streamed.flush_lsn) if streamed else None,
         "replay_lsn": _text(following.applied_lsn),
-        "last_error": (server.last_failure or None) if server is not None else None,
+        "last_error": (server.last_failure or None)
+        if server is not None and not recovered
+        else None,
     }
 
 
@@ -130,7 +138,7 @@ def _transfer_gap(instance: Instance) -> status.TransferGap:
     )
     if gap_bytes is None:
         return {"bytes": None, "seconds": None}
-    since = instance.behind_since
+    since = instance.sender.behind_since
     seconds = time.monotonic() - since if gap_bytes and since is not None else 0.0
     return {"bytes": gap_bytes, "seconds": seconds}
 

@@ -63,7 +63,10 @@ class IntakeListener(Protocol):
     """What a receiver wants to be told while it feeds an intake.  Called in the loop."""
 
     def positions_changed(self) -> None:
-        """`Intake.positions` moved (also after the durable position moved)."""
+        """`Intake.positions` moved, perhaps the durable one: somebody may wait for that."""
+
+    def applied_changed(self) -> None:
+        """The standby replayed more; nothing else moved.  Nobody waits for it."""
 
     def seed_requested(self, why: str) -> None:
         """A seed is wanted now."""
@@ -96,6 +99,13 @@ class Intake(Protocol):
         """Write WAL; returns when it may leave memory (written, not yet durable).
 
         Waits while the disk is full.  Raises WAL_GAP: send ResumeAt `positions().received`.
+        The listener hears `positions_changed` once it is durable.
+        """
+
+    def wal_at_once(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> bool:
+        """`wal`, if that takes no waiting.  False: it does, nothing was done, call `wal`.
+
+        Only while no other call runs.  Raises what `wal` does.
         """
 
     def heard_from(self, timeline: int, flush_lsn: int) -> None:

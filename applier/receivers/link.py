@@ -1,7 +1,9 @@
 """Receiver `link`: one ROUTER for all instances, one session and one worker per connection.
 
 A connection's frames are handled in order by its worker; large spans are unsealed in threads
-as soon as they arrive, so that the next is ready when the one before is written.
+as soon as they arrive, so that the next is ready when the one before is written.  A small span
+that finds the worker idle is written in the step that received it, which is the commit latency
+of an idle system.
 """
 
 from __future__ import annotations
@@ -37,12 +39,15 @@ from logship.link.events import (
     Send,
     SpanReceived,
 )
-from logship.link.instances import Instances, superseded
+from logship.link.instances import Instances, why_replaced
 from logship.link.keys import KeyPair
 from logship.link.transport import Peer, Router
 from logship.seal import INLINE_BYTES, unseal
 
 log = structlog.get_logger(__name__)
+
+_ACK_RECEIVED_PART = 8
+"""Of the window: how much may be written before it is looked whether to say so."""
 
 
 class LinkReceiver:
@@ -121,6 +126,8 @@ class Connection:
             asyncio.Queue()
         )
         self._worker = asyncio.create_task(self._handle_in_order())
+        self._working = False
+        self._unacked_bytes = 0
         self._seed_ending: asyncio.Task[None] | None = None
         self._alarm = Alarm(self._on_timer)
         self._alarm.set(self._session.deadline)
@@ -136,6 +143,7 @@ class Connection:
         self._take(self._session.lost(error))
 
     def _on_timer(self) -> None:
+        self.positions_changed()
         self._take(self._session.timer(self._loop.time()))
 
     def _take(self, outputs: list[ApplierOutput]) -> None:
@@ -154,17 +162,42 @@ class Connection:
                 case PeerLeft(reason):
                     self._finish(reason)
                 case PrimaryHeard(heartbeat):
+                    self._receiver.instances.primary_seen(
+                        self._peer.routing_id, reachable=heartbeat.primary_reachable
+                    )
                     # Not behind a store that waits for room: the exposure must stay true.
                     if self._intake is not None:
                         self._intake.heartbeat(heartbeat)
-                case SpanReceived(span):
-                    self._work.put_nowait((output, self._unsealing(output)))
-                    if span.flush_lsn and self._intake is not None:
-                        self._intake.heard_with_span(span.timeline, span.flush_lsn)
+                case SpanReceived():
+                    self._span_came(output)
                 case _:
                     self._work.put_nowait((output, None))
         if not self._session.closed:
             self._alarm.set(self._session.deadline)
+
+    def _span_came(self, received: SpanReceived) -> None:
+        span = received.span
+        if span.flush_lsn and self._intake is not None:
+            self._intake.heard_with_span(span.timeline, span.flush_lsn)
+        if not self._write_at_once(received):
+            self._work.put_nowait((received, self._unsealing(received)))
+
+    def _write_at_once(self, received: SpanReceived) -> bool:
+        """Write a span without the worker.  False: the worker must, nothing was done."""
+        intake, span = self._intake, received.span
+        if intake is None or span.raw_bytes > INLINE_BYTES:
+            return False
+        if self._working or not self._work.empty():
+            return False
+        try:
+            if not intake.wal_at_once(span.timeline, span.start_lsn, _unseal(received)):
+                return False
+        except Exception as error:
+            self._span_failed(intake, received, error)
+        else:
+            self._span_written(span.raw_bytes)
+        self._session.handled(received)
+        return True
 
     def _unsealing(self, received: SpanReceived) -> asyncio.Future[Payload] | None:
         if received.span.raw_bytes <= INLINE_BYTES:
@@ -179,16 +212,22 @@ class Connection:
     async def _handle_in_order(self) -> None:
         while True:
             output, unsealed = await self._work.get()
+            self._working = True
             try:
                 await self._handle(output, unsealed)
-            except FencedError as error:
-                self.fenced(error)
-            except LogshipError as error:
-                self._refuse(error)
             except Exception as error:
-                self._refuse(_bug(error, type(output).__name__))
+                self._failed(output, error)
             finally:
+                self._working = False
                 self._session.handled(output)
+
+    def _failed(self, output: ApplierOutput, error: Exception) -> None:
+        if isinstance(error, FencedError):
+            self.fenced(error)
+        elif isinstance(error, LogshipError):
+            self._refuse(error)
+        else:
+            self._refuse(_bug(error, type(output).__name__))
 
     async def _handle(
         self, output: ApplierOutput, unsealed: asyncio.Future[Payload] | None
@@ -220,13 +259,16 @@ class Connection:
     async def _greet(self, greeted: Greeted) -> None:
         hello = greeted.hello
         receiver = self._receiver
-        superseded_holder = receiver.instances.claim(
+        replaced = receiver.instances.claim(
             self._peer.routing_id, self._peer.public_key, hello, address=self._peer.address
         )
-        if superseded_holder is not None:
-            old = receiver.connection(superseded_holder.peer)
-            if old is not None:
-                old.refuse(superseded(hello))
+        old = receiver.connection(replaced.peer) if replaced is not None else None
+        if replaced is not None and old is not None:
+            why = why_replaced(replaced, hello)
+            if why is None:
+                old.transport_lost("the shipper connected again")
+            else:
+                old.refuse(why)
         intake = receiver.intakes[hello.instance]
         resume = await intake.hello(hello, self)
         if self._session.closed:
@@ -264,23 +306,34 @@ class Connection:
         try:
             raw = await unsealed if unsealed is not None else _unseal(received)
             await intake.wal(span.timeline, span.start_lsn, raw)
-        except FencedError:
-            raise
         except LogshipError as error:
-            now = self._loop.time()
-            if error.code == Code.WAL_GAP:
-                positions = intake.positions()
-                if positions is not None and not self._session.closed:
-                    self._take(self._session.resume_at(positions.received, error.what, now))
-                    return
-            if error.code in (Code.CHECKSUM_MISMATCH, Code.WAL_GAP):
-                log.warning("a span can't be used", **error.as_dict())
-                self._take(self._session.span_failed(span, error, now))
+            self._span_failed(intake, received, error)
+        else:
+            self._span_written(span.raw_bytes)
+
+    def _span_written(self, raw_bytes: int) -> None:
+        """Acknowledged with what becomes durable next: nobody waits for "received", unless the
+        window is about to close."""
+        self._unacked_bytes += raw_bytes
+        if self._unacked_bytes * _ACK_RECEIVED_PART >= self._receiver.window_bytes:
+            self.positions_changed()
+        else:
+            self.applied_changed()
+
+    def _span_failed(self, intake: Intake, received: SpanReceived, error: Exception) -> None:
+        now = self._loop.time()
+        code = error.code if isinstance(error, LogshipError) else None
+        if code is Code.WAL_GAP:
+            positions = intake.positions()
+            if positions is not None and not self._session.closed:
+                assert isinstance(error, LogshipError)
+                self._take(self._session.resume_at(positions.received, error.what, now))
                 return
-            raise
-        # After the WAL server, which was woken by the write: a standby's reader waits for
-        # that, nobody for "received".
-        self._loop.call_soon(self.positions_changed)
+        if isinstance(error, LogshipError) and code in (Code.CHECKSUM_MISMATCH, Code.WAL_GAP):
+            log.warning("a span can't be used", **error.as_dict())
+            self._take(self._session.span_failed(received.span, error, now))
+            return
+        self._failed(received, error)
 
     async def _seed_begin(self, intake: Intake, begun: SeedBegun) -> None:
         await intake.seed_begin(begun.begin)
@@ -327,7 +380,12 @@ class Connection:
 
     # --- IntakeListener -----------------------------------------------------------------------
 
+    def applied_changed(self) -> None:
+        self._session.ack_soon(self._loop.time())
+        self._alarm.set(self._session.deadline)
+
     def positions_changed(self) -> None:
+        self._unacked_bytes = 0
         positions = self._intake.positions() if self._intake is not None else None
         if positions is not None and not self._session.closed:
             self._take(self._session.ack(*positions, now=self._loop.time()))

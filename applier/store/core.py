@@ -18,6 +18,7 @@ import structlog
 from applier.store import layout, positions, segments
 from applier.store.pages import PageScan
 from applier.store.positions import ChainPositions, Extent
+from applier.store.reading import FileSlice
 from applier.store.recovery import Recovery, damaged
 from applier.store.refusals import refusal, removed, unreadable, unusable
 from applier.store.runs import Run, clipped, joined
@@ -374,12 +375,29 @@ class StoreCore:
         except OSError as error:
             raise unreadable(timeline, lsn, error) from error
 
-    def _read(self, timeline: int, lsn: int, max_bytes: int) -> bytes:
+    def share(self, timeline: int, lsn: int, max_bytes: int) -> FileSlice | None:
+        """`Store.share`, of a store on a real disk."""
+        try:
+            with self._readers_lock:
+                fd, size_bytes = self._find(timeline, lsn, max_bytes)
+                if not size_bytes:
+                    return None
+                return FileSlice(fd, lsn % self.line.segment_bytes, size_bytes)
+        except OSError as error:
+            raise unreadable(timeline, lsn, error) from error
+
+    def _find(self, timeline: int, lsn: int, max_bytes: int) -> tuple[int, int]:
+        """A reader of the file that has `lsn`, and how many bytes there are to be read."""
         available = self._available_bytes(timeline, lsn)
         size_bytes = min(max_bytes, available, wal.segment_end(lsn, self.line.segment_bytes) - lsn)
         if size_bytes <= 0:
+            return -1, 0
+        return self._reader(timeline, wal.segment_start(lsn, self.line.segment_bytes)), size_bytes
+
+    def _read(self, timeline: int, lsn: int, max_bytes: int) -> bytes:
+        fd, size_bytes = self._find(timeline, lsn, max_bytes)
+        if not size_bytes:
             return b""
-        fd = self._reader(timeline, wal.segment_start(lsn, self.line.segment_bytes))
         data = self._disk.pread(fd, size_bytes, lsn % self.line.segment_bytes)
         if len(data) != size_bytes:
             name = wal.segment_name(timeline, lsn, self.line.segment_bytes)

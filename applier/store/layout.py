@@ -5,6 +5,7 @@ docs/store-format.md is the prose of this file, for whoever writes another reade
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import crc32c
 import msgspec
 
 from applier.store.positions import Extent
+from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.wal import WalLine, check_segment_size, segment_end, segment_name
@@ -33,6 +35,7 @@ _MAGIC = b"LOGSHIPT"
 _VERSION = 1
 _SLOT = struct.Struct("<8sIIQQQQII")
 _OWN_CHECKSUM = struct.Struct("<I")
+_DECIMAL = re.compile(r"\A[0-9]{1,20}\Z")
 
 
 class Slot(NamedTuple):
@@ -164,19 +167,30 @@ def decode_chains(data: bytes, where: object) -> Chains:
     """Read chains.json.  Raises LogshipError(STORE_DAMAGED) naming `where`."""
     try:
         record = _decoder.decode(data)
-        check_segment_size(record.line.segment_bytes)
         if record.format != 1:
             raise ValueError(f"format {record.format}")
-        for chain in record.chains:
-            Lsn.parse(chain.start_lsn)
-            _ = chain.extents
-    except (msgspec.DecodeError, ValueError) as error:
+        _check(record)
+    except (*UNREADABLE, ValueError) as error:
         raise LogshipError(
             Code.STORE_DAMAGED,
             f"{where} can't be read: {error}",
             "restore it, or move the directory aside and seed again",
         ) from error
     return record
+
+
+def _check(record: Chains) -> None:
+    """Raise ValueError for what a slot and the names of files could not hold."""
+    if _DECIMAL.match(record.system_identifier) is None:
+        raise ValueError(f"system identifier {record.system_identifier[:80]!r}")
+    if record.line.system_identifier >= 1 << 64:
+        raise ValueError(f"system identifier {record.system_identifier}")
+    check_segment_size(record.line.segment_bytes)
+    for chain in record.chains:
+        Lsn.parse(chain.start_lsn)
+        for timeline in (chain.timeline, *chain.extents):
+            if not 0 < timeline < 1 << 32:
+                raise ValueError(f"timeline {timeline}")
 
 
 def check_line(found: WalLine, wanted: WalLine, where: object) -> None:

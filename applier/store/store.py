@@ -13,8 +13,10 @@ import structlog
 
 from applier.store import layout
 from applier.store.core import StoreCore, open_store
+from applier.store.reading import FileSlice
 from applier.store.refusals import unusable
 from applier.store.runs import Run
+from applier.store.syncing import SyncThread
 from logship.durable import Bytes, Disk, RealDisk
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
@@ -42,11 +44,13 @@ class Store:
         self._lock = lock
         self._writing = asyncio.Lock()
         self._write_thread = ThreadPoolExecutor(1, "store-write")
-        self._sync_thread = ThreadPoolExecutor(1, "store-sync")
+        self._sync_thread = SyncThread("store-sync")
         self._spare_thread = ThreadPoolExecutor(1, "store-spare")
         self._spare_running = False
         self._flush_running = False
         self._flush_waiters: asyncio.Future[None] | None = None
+        self._flush_wanted: asyncio.Handle | None = None
+        self._flushed: Callable[[LogshipError | None], None] | None = None
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next_callback = 0
         self._closed = False
@@ -165,6 +169,16 @@ class Store:
         """
         return self._core.read(timeline, lsn, max_bytes)
 
+    def share(self, timeline: int, lsn: int, max_bytes: int) -> FileSlice | None:
+        """What `read` would give, as a part of a file, to be closed by the caller; None where
+        `read` gives nothing, or where there is no such file (a disk in memory).
+
+        Raises LogshipError as `read`, but for a file that is cut.
+        """
+        if not isinstance(self._disk, RealDisk):
+            return None
+        return self._core.share(timeline, lsn, max_bytes)
+
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have `callback` called, in the loop, after each change of `written` or `start`.
 
@@ -231,11 +245,10 @@ class Store:
         """
         async with self._writing:
             self._check_open()
+            if self._is_quick(timeline, start_lsn, data):
+                return self._write(timeline, start_lsn, data)
             before = self.written
-            opens_file = self._core.segments.opens_segment(timeline, start_lsn)
             try:
-                if len(data) < INLINE_BYTES and not opens_file:
-                    return self._core.write(timeline, start_lsn, data)
                 return await _finish(
                     self._write_thread, lambda: self._core.write(timeline, start_lsn, data)
                 )
@@ -243,6 +256,36 @@ class Store:
                 # Also when the caller was cancelled: what it wrote is there.
                 if self.written != before:
                     self._changed()
+
+    def append_at_once(self, timeline: int, start_lsn: int, data: Bytes) -> Position | None:
+        """`append`, if that takes no waiting: of a small span right at the end of what the
+        current segment has, while nobody else writes.  None: nothing was done, call `append`."""
+        self._check_open()
+        if self._writing.locked() or not self._is_quick(timeline, start_lsn, data):
+            return None
+        return self._write(timeline, start_lsn, data)
+
+    def _is_quick(self, timeline: int, start_lsn: int, data: Bytes) -> bool:
+        return len(data) < INLINE_BYTES and not self._core.segments.opens_segment(
+            timeline, start_lsn
+        )
+
+    def _write(self, timeline: int, start_lsn: int, data: Bytes) -> Position:
+        before = self.written
+        position = self._core.write(timeline, start_lsn, data)
+        if position != before:
+            self._changed()
+        return position
+
+    def keep_flushing(self, flushed: Callable[[LogshipError | None], None]) -> None:
+        """From now on make durable, without being asked, what is written.
+
+        `flushed` is called in the loop whenever a flush has ended, until the store is closed:
+        with None when `durable` has risen, else with why the store writes nothing more.  It
+        must not raise.
+        """
+        self._flushed = flushed
+        self._want_flush()
 
     async def flush(self) -> Position | None:
         """Make durable what was written before this call; returns the durable position.
@@ -253,6 +296,17 @@ class Store:
         """
         self._check_open()
         return await self._flush()
+
+    async def settle(self) -> None:
+        """Let a running append end, and flush: `durable` is `written` when this returns.
+
+        For whoever is about to resume at `durable`: a caller that was cut off may have left
+        bytes written and not flushed, and with them a newer timeline begun, after which the
+        one before is not taken any more.  Raises as `flush`.
+        """
+        async with self._writing:
+            self._check_open()
+            await self._flush()
 
     async def _flush(self) -> Position | None:
         self._core.segments.check_usable()
@@ -267,36 +321,57 @@ class Store:
         await asyncio.shield(waiters)
         return self.durable
 
+    def _want_flush(self) -> None:
+        """Start one in the loop's next turn: whoever reads for a standby was woken before, and
+        has a thread's start less to wait for."""
+        if self._flush_wanted is None and not self._flush_running:
+            self._flush_wanted = asyncio.get_running_loop().call_soon(self._flush_on)
+
+    def _flush_on(self) -> None:
+        self._flush_wanted = None
+        if self._flush_running or self._closed or self.failure is not None:
+            return
+        if self._core.positions is not None and self.durable != self.written:
+            self._start_flush()
+
     def _start_flush(self) -> None:
-        waiters = self._flush_waiters
-        assert waiters is not None
-        self._flush_waiters = None
+        waiters, self._flush_waiters = self._flush_waiters, None
         self._flush_running = True
         plan = self._core.segments.prepare_flush()
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._sync_thread, self._core.segments.run_flush, plan)
-        future.add_done_callback(lambda done: self._flush_done(done, waiters))
+        self._sync_thread.submit(
+            lambda: self._core.segments.run_flush(plan),
+            lambda position, error: self._flush_done(position, error, waiters),
+        )
 
     def _flush_done(
-        self, done: asyncio.Future[Position | None], waiters: asyncio.Future[None]
+        self,
+        position: Position | None,
+        error: Exception | None,
+        waiters: asyncio.Future[None] | None,
     ) -> None:
         self._flush_running = False
-        error = done.exception()
         if error is None:
-            self._core.hardened(done.result())
-            if not waiters.done():
+            self._core.hardened(position)
+        if waiters is not None and not waiters.done():
+            if error is None:
                 waiters.set_result(None)
-        elif not waiters.done():
-            waiters.set_exception(error)
+            else:
+                waiters.set_exception(error)
+        if self._flushed is not None and not self._closed:
+            self._flushed(None if error is None else _told(error))
         if self._flush_waiters is not None:
             if self._closed:
                 self._flush_waiters.set_exception(self._closed_error())
             else:
                 self._start_flush()
+        elif self._flushed is not None and error is None:
+            self._flush_on()
 
     def _changed(self) -> None:
         for callback in list(self._callbacks.values()):
             callback()
+        if self._flushed is not None:
+            self._want_flush()
         wanted = self._core.segments.spare_wanted and not self._closed
         if wanted and not self._spare_running:
             self._spare_running = True
@@ -327,8 +402,9 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        for thread in (self._write_thread, self._sync_thread, self._spare_thread):
+        for thread in (self._write_thread, self._spare_thread):
             thread.shutdown(wait=True)
+        self._sync_thread.close()
         self._core.close()
         if self._lock is not None:
             self._disk.close(self._lock)
@@ -346,6 +422,18 @@ def _lock(disk: Disk, directory: Path) -> int:
         ) from error
     except OSError as error:
         raise unusable(error, directory) from error
+
+
+def _told(error: Exception) -> LogshipError:
+    if isinstance(error, LogshipError):
+        return error
+    _log.error("a bug while syncing", exc_info=error)
+    return LogshipError(
+        Code.STORE_FAILED,
+        f"syncing failed: {type(error).__name__}",
+        "the log has the details; please report them",
+        retryable=True,
+    )
 
 
 async def _finish(thread: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:

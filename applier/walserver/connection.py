@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import secrets
 import socket
 import struct
@@ -12,9 +14,10 @@ from typing import Protocol, cast
 
 import structlog
 
+from applier.store.reading import FileSlice
 from applier.walserver.gate import Gate
 from applier.walserver.replication import WalSender
-from applier.walserver.session import Client, Role, Session
+from applier.walserver.session import Client, Role, Session, WalRequest
 from applier.walserver.source import WalSource
 from applier.walserver.status import StandbyStatus
 from logship.errors import LogshipError
@@ -22,8 +25,12 @@ from logship.lsn import Position
 
 log = structlog.get_logger(__name__)
 
-_WRITE_BUFFER_HIGH_BYTES = 512 * 1024
-_WRITE_BUFFER_LOW_BYTES = 128 * 1024
+_SHARED_BYTES = 64 * 1024
+"""From here on the kernel copies from the store's file: below, the calls cost more."""
+_SEND_BUFFER_BYTES = 1024 * 1024
+"""What we ask the kernel for, which gives less where `net.core.wmem_max` says so.  A reader
+that is not kept waiting for the rest of a message syncs less often."""
+_CANT_SHARE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _CLOSE_GRACE_SECONDS = 1.0
 _PEER_CREDENTIALS = struct.Struct("=iII")  # struct ucred, unix(7)
 
@@ -72,6 +79,11 @@ class Connection(asyncio.Protocol):
         self._application_name = ""
         self._connected_at = 0.0
         self._writable = True
+        """Whether the transport holds nothing back."""
+        self._sharing: FileSlice | None = None
+        """What is left of the WAL whose header is written: nothing may come between."""
+        self._share_socket: socket.socket | None = None
+        """A duplicate of the transport's, as the loop lets nobody else wait for that one."""
         self._reading = True
         self._wakening: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -80,7 +92,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(_WRITE_BUFFER_HIGH_BYTES, _WRITE_BUFFER_LOW_BYTES)
+        self._transport.set_write_buffer_limits(0, 0)
         peer = transport.get_extra_info("socket")
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         self._pid, self.uid, _ = _PEER_CREDENTIALS.unpack(credentials)
@@ -105,13 +117,20 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable = True
-        self.wake()
+        if self._sharing is not None:
+            self._go_on_sharing()
+        else:
+            self.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         for handle in (self._wakening, self._timer):
             if handle is not None:
                 handle.cancel()
+        self._end_sharing()
+        if self._share_socket is not None:
+            self._share_socket.close()
+            self._share_socket = None
         # A reader that is gone needs no answer, only its role told that the COPY is over.
         self._session.shut_down()
         self._host.departed(self)
@@ -176,11 +195,11 @@ class Connection(asyncio.Protocol):
             self._pump()
 
     def _pump(self) -> None:
-        """Do what the session wants, as far as the client takes it: at most one chunk."""
+        """Do what the session wants, as far as the client takes it: at most one message of WAL."""
         if self._closing:
             return
         now = self._loop.time()
-        if self._writable:
+        if self._is_free:
             self._session.advance(now)
             self._write_output()
             self._send_chunk(now)
@@ -192,23 +211,27 @@ class Connection(asyncio.Protocol):
         self._read_or_not()
         self._arm_timer()
 
+    @property
+    def _is_free(self) -> bool:
+        """Whether the client took everything so far."""
+        return self._writable and self._sharing is None
+
     def _send_chunk(self, now: float) -> None:
-        if not self._writable:
+        if not self._is_free:
             return
         request = self._session.wal_wanted(now)
         if request is None or self.instance is None:
             return
+        source = self.instance.source
         try:
-            data = self.instance.source.read(request.timeline, request.lsn, request.max_bytes)
+            if request.max_bytes >= _SHARED_BYTES:
+                slice_ = source.share(request.timeline, request.lsn, request.max_bytes)
+                if slice_ is not None:
+                    self._share(request, slice_, now)
+                    return
+            data = source.read(request.timeline, request.lsn, request.max_bytes)
         except LogshipError as error:
-            log.error(
-                "WAL can't be read for a standby",
-                instance=self.instance.name,
-                standby=self._application_name,
-                position=str(Position(request.timeline, request.lsn)),
-                code=str(error.code),
-                error=error.what,
-            )
+            self._log_unreadable(request, error)
             self._session.wal_failed(error, now)
             self._write_output()
             return
@@ -218,13 +241,86 @@ class Connection(asyncio.Protocol):
         self._write_output()
         self.wake()
 
+    def _log_unreadable(self, request: WalRequest, error: LogshipError) -> None:
+        log.error(
+            "WAL can't be read for a standby",
+            instance=None if self.instance is None else self.instance.name,
+            standby=self._application_name,
+            position=str(Position(request.timeline, request.lsn)),
+            code=str(error.code),
+            error=error.what,
+        )
+
+    # WAL from the file to the socket, past the transport, which has nothing to write meanwhile
+
+    def _share(self, request: WalRequest, slice_: FileSlice, now: float) -> None:
+        if not self._session.wal_announced(request, slice_.size_bytes, now):
+            slice_.close()
+            self._write_output()
+            return
+        self._write_output()
+        self._sharing = slice_
+        self._go_on_sharing()
+
+    def _go_on_sharing(self) -> None:
+        slice_ = self._sharing
+        # Until the transport has written the header, `resume_writing` comes back here.
+        if slice_ is None or not self._writable or self._transport.is_closing():
+            return
+        if self._share_socket is None:
+            self._share_socket = _duplicate(self._transport)
+        try:
+            while slice_.size_bytes:
+                if not slice_.send(self._share_socket.fileno()):
+                    raise OSError(errno.ENODATA, "the file is shorter than it was")
+        except BlockingIOError:
+            self._loop.add_writer(self._share_socket, self._go_on_sharing)
+            return
+        except OSError as error:
+            if error.errno not in _CANT_SHARE or not self._write_rest(slice_):
+                self._give_up(error)
+                return
+        self._end_sharing()
+        self.wake()
+
+    def _write_rest(self, slice_: FileSlice) -> bool:
+        """Where the file system has no sendfile.  False if not all of it could be read."""
+        try:
+            data = slice_.read()
+        except OSError:
+            return False
+        self._transport.write(data)
+        return not slice_.size_bytes
+
+    def _give_up(self, error: OSError) -> None:
+        """In the middle of a message nothing can be said any more: the client asks again."""
+        if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+            log.error(
+                "WAL can't be read for a standby",
+                instance=None if self.instance is None else self.instance.name,
+                standby=self._application_name,
+                error=str(error),
+            )
+        self._end_sharing()
+        self._closing = True
+        self._transport.abort()
+
+    def _end_sharing(self) -> None:
+        if self._sharing is not None:
+            self._sharing.close()
+            self._sharing = None
+        if self._share_socket is not None:
+            self._loop.remove_writer(self._share_socket)
+
     def _write_output(self) -> None:
+        if self._sharing is not None:
+            return  # It waits in the session for the end of the message.
         output = self._session.data_to_send()
         if output:
             self._transport.writelines(output)
 
     def _read_or_not(self) -> None:
-        wanted = self._writable or not self._session.input_blocked
+        wanted = self._is_free or not self._session.input_blocked
         if wanted and not self._reading:
             self._transport.resume_reading()
         elif not wanted and self._reading:
@@ -265,6 +361,16 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._closing = True
+        if self._sharing is not None:
+            # The client would take a goodbye for WAL.
+            self._transport.abort()
+            return
         self._transport.close()
         # close() waits for its buffer to drain; a client that reads nothing is not waited for.
         self._loop.call_later(_CLOSE_GRACE_SECONDS, self._transport.abort)
+
+
+def _duplicate(transport: asyncio.Transport) -> socket.socket:
+    duplicate = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+    duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    return duplicate

@@ -107,10 +107,11 @@ def line_for(source: WalSource, timeline: int, lsn: Lsn) -> Line | None:
 
     A run that holds the place itself comes before a newer one that only descends from it.
     """
-    lines = list(_lines(source))
-    for line in lines:
+    lines = []
+    for line in _lines(source):
         if line.has(timeline) and line.reaches(timeline, lsn):
             return line
+        lines.append(line)
     return next((line for line in lines if line.serves(timeline, lsn)), None)
 
 

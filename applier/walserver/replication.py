@@ -30,8 +30,9 @@ from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.wal import WAL_PAGE_BYTES, history_name, segment_name
 
-MAX_SEND_BYTES = 128 * 1024
-"""MAX_SEND_SIZE of walsender.c: the most that one CopyData message carries."""
+MAX_SEND_BYTES = 1024 * 1024
+"""The most that one CopyData message carries.  walsender.c has 128 kB (MAX_SEND_SIZE); a
+walreceiver takes any, and syncs whenever no whole message is there (docs/performance.md)."""
 
 SENDER_TIMEOUT_SECONDS = 60.0
 """`wal_sender_timeout`'s default: a client silent for so long is given up."""
@@ -176,9 +177,10 @@ class WalSender:
 
     def _line_at(self, timeline: int, lsn: Lsn, now: float) -> Line:
         """The line that a standby at `lsn` of `timeline` follows.  Raises if there is none."""
-        newest, line = newest_line(self.source), line_for(self.source, timeline, lsn)
+        line = line_for(self.source, timeline, lsn)
         if line is not None:
             return line
+        newest = newest_line(self.source)
         if newest is None:
             raise _no_wal()
         if not newest.has(timeline):
@@ -297,20 +299,19 @@ class WalSender:
             end = Lsn(end - end % WAL_PAGE_BYTES)
         return WalRequest(timeline, self.sent_lsn, end - self.sent_lsn)
 
-    def wal_read(self, request: WalRequest, data: bytes, now: float) -> list[bytes]:
-        """Make a message of the bytes that `wal_wanted` asked for."""
+    def wal_read(self, request: WalRequest, size_bytes: int, now: float) -> list[bytes]:
+        """The header of a message of the first `size_bytes` that `wal_wanted` asked for, which
+        must follow it; [] if they are not to be sent any more."""
         line = line_for(self.source, self.timeline, self.sent_lsn)
         if self.phase is not Phase.OPEN or request.lsn != self.sent_lsn or line is None:
             return []
-        if not data:
-            return []
-        if len(data) > request.max_bytes:
-            raise AssertionError(f"{len(data)} bytes read, {request.max_bytes} wanted")
-        header = codec.wal_data_header(request.lsn, line.end.lsn, self._sent_at(), len(data))
-        self.sent_lsn = Lsn(request.lsn + len(data))
+        if size_bytes > request.max_bytes:
+            raise AssertionError(f"{size_bytes} bytes read, {request.max_bytes} wanted")
+        header = codec.wal_data_header(request.lsn, line.end.lsn, self._sent_at(), size_bytes)
+        self.sent_lsn = Lsn(request.lsn + size_bytes)
         self._spoke_at = now
         self._show_state(line, now)
-        return [header, data]
+        return [header]
 
     def wal_failed(self, error: LogshipError, now: float) -> SqlError:
         """What to tell a standby whose WAL can't be read."""

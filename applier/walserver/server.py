@@ -2,7 +2,7 @@
 
 One connection per standby, no task per connection: what arrives, what the source announces
 and what a timer says all end in `Connection._pump`, on the loop's thread.  From a write in
-the store to the socket it is one turn of the loop.  One chunk (128 kB) is sent per turn and
+the store to the socket it is one turn of the loop.  One message (1 MB) is sent per turn and
 connection, and none to a connection whose buffer is full, so that neither a slow standby nor
 one that has much to catch up keeps the others waiting.
 """

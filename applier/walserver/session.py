@@ -10,7 +10,8 @@ The caller feeds bytes and time and performs what comes out:
     session.receive_data(data, now)      what arrived
     session.advance(now)                 time passed, or the source grew
     session.data_to_send()               write these, in order
-    session.wal_wanted(now)              if not None: read it, then session.wal_read(…)
+    session.wal_wanted(now)              if not None: read it, then session.wal_read(…), or
+                                         session.wal_announced(…) and write it yourself
     session.deadline                     call advance() then, at the latest
     session.closed                       write what is left and close
 
@@ -70,7 +71,7 @@ class Role(Protocol):
     def copy_done(self, now: float) -> list[bytes]: ...
     def advance(self, now: float) -> list[bytes]: ...
     def wal_wanted(self, now: float) -> WalRequest | None: ...
-    def wal_read(self, request: WalRequest, data: bytes, now: float) -> list[bytes]: ...
+    def wal_read(self, request: WalRequest, size_bytes: int, now: float) -> list[bytes]: ...
     def wal_failed(self, error: LogshipError, now: float) -> SqlError: ...
     def stop_copy(self) -> None: ...
 
@@ -172,7 +173,7 @@ class Session:
         return output
 
     def wal_wanted(self, now: float) -> WalRequest | None:
-        """What to read and pass to `wal_read` or `wal_failed`; None: wait.
+        """What to read and pass to `wal_read`, `wal_announced` or `wal_failed`; None: wait.
 
         Ask again only after answering, and only when the client takes what is sent.
         """
@@ -181,8 +182,17 @@ class Session:
         return self.role.wal_wanted(now)
 
     def wal_read(self, request: WalRequest, data: bytes, now: float) -> None:
-        if self.state is SessionState.COPY:
-            self._in_copy(lambda role: role.wal_read(request, data, now))
+        if self.wal_announced(request, len(data), now):
+            self._send(data)
+
+    def wal_announced(self, request: WalRequest, size_bytes: int, now: float) -> bool:
+        """As `wal_read`, for bytes that don't come through here: true if `data_to_send` ends
+        with their header now.  The bytes must follow it before anything else is written."""
+        if self.state is not SessionState.COPY or not size_bytes:
+            return False
+        before = len(self._output)
+        self._in_copy(lambda role: role.wal_read(request, size_bytes, now))
+        return len(self._output) > before
 
     def wal_failed(self, error: LogshipError, now: float) -> None:
         """The read asked for can't be done: the client is told, and the COPY ends."""

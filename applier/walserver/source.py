@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from applier.store.reading import FileSlice
 from logship.lsn import Lsn, Position
 from logship.wal import History, WalLine
 
@@ -27,8 +28,8 @@ class Run(Protocol):
 class WalSource(Protocol):
     """WAL of one incarnation, growing at its end.
 
-    Everything but `read` and `history_content` answers from memory.  All of it is called on
-    the event loop's thread.
+    Everything but `read`, `share` and `history_content` answers from memory.  All of it is
+    called on the event loop's thread.
     """
 
     @property
@@ -56,6 +57,13 @@ class WalSource(Protocol):
 
         Raises LogshipError: WAL_REMOVED where no run holds the place (any more), STORE_FAILED
         or STORE_DAMAGED when the disk gives something else.
+        """
+
+    def share(self, timeline: int, lsn: int, max_bytes: int, /) -> FileSlice | None:
+        """What `read` would give, as a part of a file; the caller closes it.
+
+        None where `read` would give nothing, and where there is no file: `read` then.  Raises
+        LogshipError as `read`.
         """
 
     def subscribe(self, callback: Callable[[], None], /) -> Callable[[], None]:

@@ -83,6 +83,9 @@ ACK_DELAY_SECONDS: Final = 0.05
 an ack that must be sent anyway."""
 MAX_WAITING_FRAMES: Final = 64
 """Frames without a window that may wait to be handled, behind a store that waits for room."""
+MAX_REASON_CHARACTERS: Final = 4000
+"""Of an error's words in a frame.  They may repeat what the peer said, and a frame that is too
+large for its receiver would tell it nothing."""
 _COUNTED: Final = (HistoryReceived, ProfileReceived, GapReported, SeedBegun, SeedStopped)
 
 
@@ -195,7 +198,10 @@ class ApplierSession:
             return []
         self._move(ApplierTrigger.SEND_REFUSE)
         frame = Refuse(
-            code=str(error.code), what=error.what, hint=error.hint, retryable=error.retryable
+            code=str(error.code),
+            what=error.what[:MAX_REASON_CHARACTERS],
+            hint=error.hint[:MAX_REASON_CHARACTERS],
+            retryable=error.retryable,
         )
         return [Send(frame)]
 
@@ -241,6 +247,12 @@ class ApplierSession:
         if self._ack_at is None:
             self._ack_at = now + ACK_DELAY_SECONDS
         return []
+
+    def ack_soon(self, now: float) -> None:
+        """Something moved that nobody waits for: it is to be acknowledged within
+        ACK_DELAY_SECONDS.  Call `ack` with the positions at `deadline`, if not before."""
+        if self._ack_at is None and self.state is ApplierState.OPEN:
+            self._ack_at = now + ACK_DELAY_SECONDS
 
     def _send_acks(self, acks: list[Ack], now: float) -> list[ApplierOutput]:
         self._ack_at = None
@@ -291,6 +303,7 @@ class ApplierSession:
         self._flight.cut(position)
         self._expected = position
         self._acks.set_back(position)
+        why = why[:MAX_REASON_CHARACTERS]
         self._resume = ResumeAt(timeline=position.timeline, lsn=position.lsn, why=why)
         self._resume_sent_at = now
         return [self._send(self._resume, now)]
@@ -336,9 +349,8 @@ class ApplierSession:
 
     def seed_abort(self, seed_id: str, error: LogshipError, now: float) -> list[ApplierOutput]:
         self._seed.forget(seed_id)
-        return [
-            self._send(SeedAborted(seed_id=seed_id, code=str(error.code), what=error.what), now)
-        ]
+        what = error.what[:MAX_REASON_CHARACTERS]
+        return [self._send(SeedAborted(seed_id=seed_id, code=str(error.code), what=what), now)]
 
     def heartbeat(self, sent_at: float, now: float) -> list[ApplierOutput]:
         """When asked by HeartbeatDue.  Repeats the last ack, in case it was lost."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from logship.errors import Code, LogshipError
@@ -21,6 +21,7 @@ class Holder(Generic[PeerT]):
     shipper_id: str
     boot_id: str
     address: str
+    primary_reachable: bool = True
 
 
 class Instances(Generic[PeerT]):
@@ -38,15 +39,20 @@ class Instances(Generic[PeerT]):
     ) -> Holder[PeerT] | None:
         """Give `hello.instance` to `peer`.
 
-        Returns the holder it supersedes: the same shipper (`shipper_id`), from an older
-        connection or an older start; refuse that one's session with `superseded()`.
-        Raises LogshipError to refuse with: UNKNOWN_INSTANCE, KEY_NOT_ALLOWED, or
-        INSTANCE_BUSY while another shipper holds it.
+        Returns the holder it replaces, whose session is to be ended with `why_replaced`: the
+        same shipper (`shipper_id`), from an older connection or an older start, or one whose
+        primary is away while this one has a primary.  Raises LogshipError to refuse with:
+        UNKNOWN_INSTANCE, KEY_NOT_ALLOWED, or INSTANCE_BUSY while another shipper holds it.
         """
         instance = hello.instance
         self._check_allowed(public_key, instance)
         holder = self._holders.get(instance)
-        if holder is not None and holder.peer != peer and holder.shipper_id != hello.shipper_id:
+        if (
+            holder is not None
+            and holder.peer != peer
+            and holder.shipper_id != hello.shipper_id
+            and (holder.primary_reachable or not hello.primary_reachable)
+        ):
             raise LogshipError(
                 Code.INSTANCE_BUSY,
                 f"instance {instance} is being shipped by {holder.shipper_id}"
@@ -55,8 +61,16 @@ class Instances(Generic[PeerT]):
                 "within seconds",
                 retryable=True,
             )
-        self._holders[instance] = Holder(peer, public_key, hello.shipper_id, hello.boot_id, address)
+        self._holders[instance] = Holder(
+            peer, public_key, hello.shipper_id, hello.boot_id, address, hello.primary_reachable
+        )
         return holder if holder is not None and holder.peer != peer else None
+
+    def primary_seen(self, peer: PeerT, *, reachable: bool) -> None:
+        """`peer` says whether it reaches its primary."""
+        for name, holder in self._holders.items():
+            if holder.peer == peer and holder.primary_reachable != reachable:
+                self._holders[name] = replace(holder, primary_reachable=reachable)
 
     def release(self, peer: PeerT) -> list[str]:
         """`peer` is gone: free what it holds.  Returns the names of those instances."""
@@ -98,12 +112,23 @@ class Instances(Generic[PeerT]):
         )
 
 
-def superseded(hello: Hello) -> LogshipError:
-    """What a holder's session is refused with when `hello` took its place.
+def why_replaced(holder: Holder[PeerT], hello: Hello) -> LogshipError | None:
+    """What `holder`'s session is refused with when `hello` took its place.
 
-    Not retryable, or two processes started with one state directory would throw each other
-    out for ever.
+    None: the same process has let go of that connection itself.  Another start of the same
+    shipper is told so for good, or two processes started with one state directory would throw
+    each other out for ever.
     """
+    if holder.shipper_id != hello.shipper_id:
+        return LogshipError(
+            Code.INSTANCE_BUSY,
+            f"instance {hello.instance} is being shipped by {hello.shipper_id}, "
+            "which reaches its primary",
+            "nothing, after a fail-over; else see why this shipper's primary is away",
+            retryable=True,
+        )
+    if holder.boot_id == hello.boot_id:
+        return None
     return LogshipError(
         Code.SUPERSEDED,
         f"shipper {hello.shipper_id} was started again (boot {hello.boot_id}) "

@@ -81,13 +81,15 @@ class Pump:
             self._turn = self._loop.call_soon(self._read)
 
     def _read(self) -> None:
+        # What the first message after a silence has others do comes before a look for the next.
+        limit = 1 if self._turn is None else _TURN_MESSAGES
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
         more = True
         size_bytes = 0
         try:
-            for _ in range(_TURN_MESSAGES):
+            for _ in range(limit):
                 frames = self._receive()
                 if frames is None:
                     more = False

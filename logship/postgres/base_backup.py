@@ -8,6 +8,7 @@ list; from 15 on there is one COPY whose messages start with a type byte.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
@@ -74,6 +75,10 @@ BackupEvent: TypeAlias = BackupStart | ArchiveStart | Data | ManifestStart | Pro
 
 _OLD_PROGRESS_BYTES = 8 * 1024 * 1024
 _PROGRESS = struct.Struct("!Q")
+_ARCHIVE = re.compile(rb"\A(?:base|([1-9][0-9]{0,9}))\.tar\Z")
+_DIGITS = re.compile(rb"\A[0-9]{1,20}\Z")
+_MAX_OID = 0xFFFFFFFF
+_LARGEST_SIZE_KB = 1 << 53
 Row: TypeAlias = tuple[bytes | None, ...]
 
 
@@ -107,9 +112,9 @@ def read_position(rows: Sequence[Row]) -> tuple[int, Lsn]:
     """(timeline, LSN) of the result that starts or ends a backup."""
     try:
         lsn, timeline = rows[0][0], rows[0][1]
-        return int(timeline or b""), Lsn.parse((lsn or b"").decode())
+        return _number(timeline, 1, 0xFFFFFFFF), Lsn.parse((lsn or b"").decode())
     except (ValueError, IndexError) as error:
-        raise _unexpected(f"the position {rows!r}") from error
+        raise _unexpected(f"the position {str(rows)[:200]}") from error
 
 
 def read_header(
@@ -119,14 +124,16 @@ def read_header(
     tablespaces = []
     archives = []
     estimated_kb = 0
-    for oid, location, size in rows:
-        size_kb = int(size or b"0")
-        estimated_kb += size_kb
-        archives.append((oid or b"").decode())
-        if oid is not None:
-            tablespaces.append(
-                Tablespace(int(oid), (location or b"").decode("utf-8", "backslashreplace"), size_kb)
-            )
+    try:
+        for oid, location, size in rows:
+            size_kb = _number(size or b"0", 0, _LARGEST_SIZE_KB)
+            estimated_kb += size_kb
+            archives.append("" if oid is None else str(_number(oid, 1, _MAX_OID)))
+            if oid is not None:
+                place = (location or b"").decode("utf-8", "backslashreplace")
+                tablespaces.append(Tablespace(int(oid), place, size_kb))
+    except ValueError as error:
+        raise _unexpected(f"the tablespaces {str(rows)[:200]}") from error
     return tuple(tablespaces), tuple(archives), estimated_kb * 1024
 
 
@@ -135,17 +142,17 @@ class OneCopyReader:
 
     def read(self, message: memoryview) -> Iterator[BackupEvent]:
         """The events of one message.  Raises LogshipError(SEED_FAILED) for a strange one."""
-        kind = message[0]
+        kind = message[0] if message else 0
         if kind == ord("d"):
             yield Data(message[1:])
         elif kind == ord("p") and len(message) == 1 + _PROGRESS.size:
             yield Progress(_PROGRESS.unpack_from(message, 1)[0])
         elif kind == ord("n"):
-            name = bytes(message[1:]).split(b"\0", 1)[0].decode()
-            stem, _, suffix = name.partition(".")
-            if suffix != "tar" or not (stem == "base" or stem.isdigit()):
-                raise _unexpected(f"an archive named {name!r}")
-            yield ArchiveStart("" if stem == "base" else stem)
+            name = bytes(message[1:]).split(b"\0", 1)[0]
+            match = _ARCHIVE.match(name)
+            if match is None or int(match[1] or b"0") > _MAX_OID:
+                raise _unexpected(f"an archive named {name[:100]!r}")
+            yield ArchiveStart((match[1] or b"").decode())
         elif kind == ord("m"):
             yield ManifestStart()
         else:
@@ -179,6 +186,13 @@ class CopyPerArchiveReader:
         if self._done_bytes >= self._next_progress_bytes:
             self._next_progress_bytes = self._done_bytes + _OLD_PROGRESS_BYTES
             yield Progress(self._done_bytes)
+
+
+def _number(text: bytes | None, smallest: int, largest: int) -> int:
+    """A number as a server writes it, in these bounds.  Raises ValueError."""
+    if text is None or _DIGITS.match(text) is None or not smallest <= int(text) <= largest:
+        raise ValueError(f"not a number from {smallest} to {largest}: {text!r}")
+    return int(text)
 
 
 def _unexpected(what: str) -> LogshipError:

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 PID_FILE = "postmaster.pid"
+
+_MAX_BYTES = 8192
+"""Two paths of MAXPGPATH, 1024, and some numbers: more is no file of a server."""
+_DIGITS = re.compile(r"\A[0-9]{1,10}\Z")
 
 
 class Status(StrEnum):
@@ -42,19 +47,26 @@ class PidFile(NamedTuple):
 def read_pid_file(data_directory: Path) -> PidFile | None:
     """What the file says, true or not; None if there is none or it is not written yet."""
     try:
-        text = (data_directory / PID_FILE).read_text(encoding="utf-8", errors="replace")
+        with (data_directory / PID_FILE).open("rb") as file:
+            text = os.fsdecode(file.read(_MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    lines = [line.strip() for line in text.splitlines()] + [""] * 8
-    try:
-        pid = abs(int(lines[0]))  # negative: a single-user backend
-    except ValueError:
+    lines = [line.strip() for line in text.split("\n")] + [""] * 8
+    pid = _number(lines[0].removeprefix("-"), 0x7FFFFFFF)  # negative: a single-user backend
+    if not pid:
         return None
     status = Status.STARTING
     with contextlib.suppress(ValueError):
         status = Status(lines[7])
-    port = int(lines[3]) if lines[3].isdigit() else None
+    port = _number(lines[3], 0xFFFF)
     return PidFile(pid, port, Path(lines[4]) if lines[4] else None, status)
+
+
+def _number(text: str, largest: int) -> int | None:
+    """ASCII digits that make at most `largest`, else None: a damaged file says anything."""
+    if _DIGITS.match(text) is None or int(text) > largest:
+        return None
+    return int(text)
 
 
 def running_postmaster(data_directory: Path) -> PidFile | None:

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from logship import durable
+from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
 from logship.postgres.control_file import read_control_file
@@ -40,7 +41,7 @@ async def probe(installation: Installation, run_as: RunAs, cache_directory: Path
     Raises LogshipError(NO_INSTALLATION) when initdb fails, with its words.
     """
     cached = cache_directory / f"{_key(installation)}.json"
-    with contextlib.suppress(OSError, msgspec.DecodeError):
+    with contextlib.suppress(OSError, *UNREADABLE):
         return msgspec.json.decode(cached.read_bytes(), type=Profile)
     made = await _make(installation, run_as)
     await asyncio.to_thread(_keep, cached, made)

@@ -80,6 +80,7 @@ class ReplicationConnection:
         self._streaming = False
         self._copy_ended = False
         self._end: EndOfTimeline | None = None
+        self._owes_turn = False
         self._start = Position(0, Lsn(0))
         self._status_waiting: tuple[int, int, int, bool] | None = None
 
@@ -240,9 +241,12 @@ class ReplicationConnection:
 
         Stops after the message that reaches `max_bytes` of WAL.  EndOfTimeline comes last,
         and what fails after some events is raised by the next call.  Gives the event loop a
-        turn in every call.  May be cancelled: nothing received is lost.
+        turn between two calls that find something at once.  May be cancelled: nothing received
+        is lost.
         """
-        await asyncio.sleep(0)
+        if self._owes_turn:
+            self._owes_turn = False
+            await asyncio.sleep(0)
         if self._end is not None:
             end, self._end = self._end, None
             return [end]
@@ -250,6 +254,21 @@ class ReplicationConnection:
             raise RuntimeError("not streaming: call start_replication first")
         if self._copy_ended:
             return [await self._finish_stream()]
+        self._owes_turn = True
+        while True:
+            events, copy_ended = self._take_batch(max_bytes)
+            # libpq says so once: asked again, it knows of no COPY.
+            self._copy_ended = copy_ended
+            if events:
+                return events
+            if copy_ended:
+                return [await self._finish_stream()]
+            await self._connection.readable()
+            self._owes_turn = False
+
+    def _take_batch(self, max_bytes: int) -> tuple[list[StreamEvent], bool]:
+        """What is there, and whether the COPY ended after it.  An error that comes after some
+        events is left to the next call."""
         events: list[StreamEvent] = []
         received_bytes = 0
         while not events or received_bytes < max_bytes:
@@ -260,21 +279,14 @@ class ReplicationConnection:
                     break
                 raise
             if message is None:
-                if events:
-                    break
-                await self._connection.readable()
-            elif isinstance(message, str):
-                # libpq says so once: asked again, it knows of no COPY.
-                self._copy_ended = True
-                if not events:
-                    events.append(await self._finish_stream())
                 break
-            else:
-                event = read_message(message)
-                events.append(event)
-                if isinstance(event, XLogData):
-                    received_bytes += len(event.data)
-        return events
+            if isinstance(message, str):
+                return events, True
+            event = read_message(message)
+            events.append(event)
+            if isinstance(event, XLogData):
+                received_bytes += len(event.data)
+        return events, False
 
     def send_status(
         self,

@@ -67,7 +67,7 @@ StreamEvent: TypeAlias = XLogData | Keepalive | EndOfTimeline
 
 def read_message(message: memoryview) -> XLogData | Keepalive:
     """A COPY message from the server.  Raises PRIMARY_REFUSED for one that isn't understood."""
-    kind = message[0]
+    kind = message[0] if message else 0
     if kind == ord("w") and len(message) > _XLOG_DATA.size:
         _, start, wal_end, sent_us = _XLOG_DATA.unpack_from(message)
         return XLogData(

@@ -1,5 +1,7 @@
 """Keeps shipping: opens the source, reaches the destination, ships, and starts over.
 
+While the primary can't be reached the destination is told that, by what was last known of it.
+
 A refusal that somebody must mend first (wrong key, wrong cluster, fenced) is said loudly
 and tried again rarely, so that mending it needs no restart here.  Being superseded ends the
 process: two shippers that take turns would never ship.  A bug costs the connection, not the
@@ -17,9 +19,11 @@ import structlog
 from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import SeedAborted, SeedBegin, SeedChunk, SeedEnd
 from logship.identity import Incarnation
+from logship.lsn import Lsn
 from shipper.agent.backoff import Backoff, Reminder
+from shipper.agent.last_primary import LastPrimary
 from shipper.agent.shipping import REFUSED_RETRY_SECONDS, Shipping
-from shipper.destinations import Accepted, Destination, Facts, SeedFinished
+from shipper.destinations import Accepted, Destination, Facts, Lost, SeedFinished
 from shipper.sources import Source, SourceIdentity
 
 log = structlog.get_logger(__name__)
@@ -28,6 +32,7 @@ STEADY_SECONDS = 10.0
 """A connection that held for so long was a good one: the next pause is short again."""
 FIRST_SEED_PAUSE_SECONDS = 5.0
 MAX_SEED_TRIES = 5
+BUSY_RETRY_SECONDS = 60.0
 FATAL_CODES = frozenset({Code.SUPERSEDED})
 
 SeedFrame = SeedBegin | SeedChunk | SeedEnd | SeedAborted
@@ -46,7 +51,10 @@ class Agent:
         take_seed: TakeSeed,
         *,
         compress: bool = True,
+        last_primary: LastPrimary | None = None,
+        remember: Callable[[LastPrimary], None] = lambda last: None,
     ) -> None:
+        """last_primary: what an earlier process was last given to `remember`, which may block."""
         self._source = source
         self._destination = destination
         self._take_seed = take_seed
@@ -56,6 +64,8 @@ class Agent:
         self._seed_id = ""
         """The seed that the destination was last given the beginning of."""
         self._system_identifier = 0
+        self._last_primary = last_primary
+        self._remember = remember
         self._reached: tuple[Incarnation, int] | None = None
         self._reminder = Reminder()
 
@@ -139,27 +149,85 @@ class Agent:
             return identity, accepted
 
     async def _open_source(self) -> SourceIdentity:
+        """Until the primary is reached; meanwhile the destination is told that it is not."""
         backoff, reminder = Backoff(), Reminder()
+        telling: asyncio.Task[None] | None = None
+        try:
+            while True:
+                try:
+                    identity = await self._source.open()
+                    break
+                except LogshipError as error:
+                    self._reached = None
+                    if reminder.due(error.what):
+                        said = log.warning if error.retryable else log.error
+                        said("can't reach the primary", **error.as_dict())
+                if telling is None and self._last_primary is not None:
+                    telling = asyncio.create_task(self._tell_of_absence(self._last_primary))
+                if telling is None:
+                    await asyncio.sleep(backoff.next_seconds())
+                else:
+                    await asyncio.wait({telling}, timeout=backoff.next_seconds())
+                    if telling.done():
+                        telling.result()
+        finally:
+            if telling is not None:
+                telling.cancel()
+                await asyncio.gather(telling, return_exceptions=True)
+                await self._destination.close("what it said of its primary is over")
+        await self._note_reached(identity)
+        return identity
+
+    async def _note_reached(self, identity: SourceIdentity) -> None:
+        reached = (identity.profile.incarnation, identity.timeline)
+        if reached != self._reached:
+            self._reached = reached
+            log.info(
+                "reached the primary",
+                cluster=str(identity.profile.incarnation),
+                timeline=identity.timeline,
+                flush_lsn=str(identity.flush_lsn),
+            )
+        last = LastPrimary(identity.profile, identity.timeline)
+        if last != self._last_primary:
+            self._last_primary = last
+            await asyncio.to_thread(self._remember, last)
+
+    async def _tell_of_absence(self, last: LastPrimary) -> None:
+        """Hold a connection that says that the primary is away.  Raises RefusedError.
+
+        Nothing is shipped on it, and it ends when the primary is back: a new hello then says
+        what that is, before any of its WAL.
+        """
+        facts = Facts(last.profile, last.timeline, Lsn(0), False, "", "")
+        backoff = Backoff()
         while True:
             try:
-                identity = await self._source.open()
-            except LogshipError as error:
-                self._reached = None
-                if reminder.due(error.what):
-                    said = log.warning if error.retryable else log.error
-                    said("can't reach the primary", **error.as_dict())
-                await asyncio.sleep(backoff.next_seconds())
+                await self._destination.connect(facts)
+                log.info("told the applier that the primary can't be reached")
+                backoff = Backoff()
+                error = await self._until_lost()
+            except LogshipError as caught:
+                error = caught
+            if not error.retryable:
+                await self._after_refusal(error)
                 continue
-            reached = (identity.profile.incarnation, identity.timeline)
-            if reached != self._reached:
-                self._reached = reached
-                log.info(
-                    "reached the primary",
-                    cluster=str(identity.profile.incarnation),
-                    timeline=identity.timeline,
-                    flush_lsn=str(identity.flush_lsn),
-                )
-            return identity
+            if self._reminder.due(error.what):
+                log.warning("can't tell the applier that the primary is away", **error.as_dict())
+            if error.code == Code.INSTANCE_BUSY:
+                # Another shipper has a primary: it is for long, and each try is a line there.
+                await asyncio.sleep(BUSY_RETRY_SECONDS)
+            else:
+                await asyncio.sleep(backoff.next_seconds())
+
+    async def _until_lost(self) -> LogshipError:
+        while True:
+            match await self._destination.next_event():
+                case SeedFinished() as event:
+                    self._seed_finished(event)
+                case Lost(error):
+                    return error
+                # All else is said again in answer to the next hello.
 
     async def _after_refusal(self, error: LogshipError) -> None:
         if error.code in FATAL_CODES:
@@ -198,7 +266,7 @@ class Agent:
         await asyncio.sleep(pause_seconds)
         self._seed_id = ""
         try:
-            await self._source.reserve()
+            await self._reserve()
             await self._take_seed(self._send_seed, self._system_identifier)
         except LogshipError as error:
             log.error("the seed failed", **error.as_dict())
@@ -209,6 +277,23 @@ class Agent:
                 LogshipError(Code.INTERNAL, f"the shipper failed: {type(error).__name__}")
             )
             self._seed_again()
+
+    async def _reserve(self) -> None:
+        """Until the primary keeps its WAL for a seed: that may need the operator, or the primary
+        to come back, and asking costs it nothing."""
+        backoff, reminder = Backoff(), Reminder()
+        while True:
+            try:
+                await self._source.reserve()
+            except LogshipError as error:
+                if reminder.due(error.what):
+                    said = log.warning if error.retryable else log.error
+                    said("a seed can't begin yet", **error.as_dict())
+                await asyncio.sleep(
+                    backoff.next_seconds() if error.retryable else REFUSED_RETRY_SECONDS
+                )
+                continue
+            return
 
     async def _send_seed(self, frame: SeedFrame, payload: bytes | memoryview) -> None:
         if isinstance(frame, SeedBegin):

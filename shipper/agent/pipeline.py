@@ -8,11 +8,13 @@ that is the commit latency of an idle system.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from logship.lsn import Lsn, Position
-from logship.seal import INLINE_BYTES, Sealed, seal
+from logship.seal import INLINE_BYTES, Sealed
+from shipper.compression import Compression, Effort
 from shipper.destinations import Destination
 from shipper.sources import Source, WalBytes
 
@@ -27,9 +29,10 @@ class SealPipeline:
     def __init__(self, source: Source, destination: Destination, *, compress: bool) -> None:
         self._source = source
         self._destination = destination
-        self._compress = compress
+        self._compression = Compression(compress)
+        self._inline = Effort.QUICK if compress else Effort.NONE
         self._executor = ThreadPoolExecutor(SEAL_THREADS, thread_name_prefix="seal")
-        self._queue: asyncio.Queue[tuple[WalBytes, asyncio.Future[Sealed]]] = asyncio.Queue(
+        self._queue: asyncio.Queue[tuple[WalBytes, Effort, asyncio.Future[Sealed]]] = asyncio.Queue(
             MAX_SEALING_SPANS
         )
         self._in_pipeline = 0
@@ -45,16 +48,17 @@ class SealPipeline:
         self._raise_failure()
         if self._in_pipeline == 0 and span.size_bytes <= INLINE_BYTES:
             await self._destination.room(span.size_bytes)
-            self._send(span, _seal_span(span.chunks, compress=self._compress))
+            self._send(span, _seal_span(span.chunks, self._inline))
             return
+        effort = self._compression.next_chunk()
         future = asyncio.get_running_loop().run_in_executor(
-            self._executor, lambda: _seal_span(span.chunks, compress=self._compress)
+            self._executor, _seal_span, span.chunks, effort
         )
         # One that is dropped must not be reported as a forgotten error.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._in_pipeline += 1
         self._drained.clear()
-        putting = asyncio.ensure_future(self._queue.put((span, future)))
+        putting = asyncio.ensure_future(self._queue.put((span, effort, future)))
         try:
             await asyncio.wait({putting, self.sender}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -78,16 +82,20 @@ class SealPipeline:
         self.sender.cancel()
         outcomes = await asyncio.gather(self.sender, return_exceptions=True)
         while not self._queue.empty():
-            self._queue.get_nowait()[1].cancel()
+            self._queue.get_nowait()[-1].cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
         return [each for each in outcomes if isinstance(each, BaseException)]
 
     async def _send_in_order(self) -> None:
         while True:
-            span, future = await self._queue.get()
+            span, effort, future = await self._queue.get()
             sealed = await future
+            if effort is not Effort.NONE:
+                self._compression.saw(sealed)
+            asked_at = time.monotonic()
             await self._destination.room(span.size_bytes)
             self._send(span, sealed)
+            self._compression.sent(len(sealed.payload), asked_at, time.monotonic())
             self._in_pipeline -= 1
             if self._in_pipeline == 0:
                 self._drained.set()
@@ -115,5 +123,5 @@ def split(span: WalBytes, max_bytes: int) -> Iterator[WalBytes]:
         yield WalBytes(span.timeline, Lsn(span.start_lsn + start), [piece], len(piece))
 
 
-def _seal_span(chunks: Sequence[bytes | memoryview], *, compress: bool) -> Sealed:
-    return seal(chunks[0] if len(chunks) == 1 else b"".join(chunks), compress=compress)
+def _seal_span(chunks: Sequence[bytes | memoryview], effort: Effort) -> Sealed:
+    return effort.seal(chunks[0] if len(chunks) == 1 else b"".join(chunks))

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import uuid
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -14,6 +15,7 @@ from logship import __version__, durable
 from logship.errors import Code, LogshipError, RefusedError
 from logship.link.keys import load_pair, load_public
 from shipper.agent.agent import Agent, SendSeed
+from shipper.agent.last_primary import load_last_primary, save_last_primary
 from shipper.destinations.link import LinkDestination, ShipperIdentity
 from shipper.seeding.sender import SeedSender
 from shipper.settings import ShipperSettings
@@ -82,7 +84,15 @@ def _agent(settings: ShipperSettings, shipper_id: str) -> Agent:
         )
         await sender.run(send)
 
-    return Agent(source, destination, take_seed, compress=settings.link.compress)
+    directory = settings.instance_directory
+    return Agent(
+        source,
+        destination,
+        take_seed,
+        compress=settings.link.compress,
+        last_primary=load_last_primary(directory),
+        remember=partial(save_last_primary, directory),
+    )
 
 
 def _lock(directory: Path) -> int:

@@ -91,6 +91,8 @@ class LinkDestination:
         """Set whenever `room`, `next_event` or `send_seed` may have something new."""
         self._greeting: asyncio.Future[Accepted] | None = None
         self._seeds = LinkSeeds()
+        self._away = False
+        """The connection only says that the primary is away: a seed goes on with the next."""
         self._void = False
         """The session was set back: spans are of no use until `resume` answers the Rewind."""
 
@@ -101,6 +103,7 @@ class LinkDestination:
         self._events.clear()
         self._acked = None
         self._facts = self._said = facts
+        self._away = not facts.reachable
         self._dealer = Dealer(
             self._endpoint,
             server_public_key=self._server_public_key,
@@ -131,11 +134,14 @@ class LinkDestination:
             flush_lsn=facts.flush_lsn,
             protection=self._identity.protection,
             seed_id=self._seeds.seed_id,
+            primary_reachable=facts.reachable,
         )
 
     def _welcomed(self, event: link.Welcomed) -> None:
         welcome = event.welcome
-        resumed = self._resume_seed(welcome.seed_id, welcome.seed_sequence, done=welcome.seed_done)
+        resumed = not self._away and self._resume_seed(
+            welcome.seed_id, welcome.seed_sequence, done=welcome.seed_done
+        )
         accepted = Accepted(
             position=self._session.sent if self._session is not None else None,
             known_timelines=frozenset(welcome.known_timelines),
@@ -153,12 +159,12 @@ class LinkDestination:
         session = self._session
         if session is None or session.closed or session.welcome is None or before is None:
             return
-        now = self._loop.time()
-        if facts.profile != before.profile:
-            self._send(session.profile(facts.profile, now))
         # The flush position goes along with spans and regular heartbeats: it alone is no news.
         if facts._replace(flush_lsn=before.flush_lsn, profile=before.profile) != before:
             self._heartbeat()
+        # After its timeline: by that the far end knows whether it is the primary that counts.
+        if facts.profile != before.profile and not session.closed:
+            self._send(session.profile(facts.profile, self._loop.time()))
         self._said = facts._replace(flush_lsn=before.flush_lsn)
 
     async def room(self, size_bytes: int) -> None:
@@ -226,7 +232,9 @@ class LinkDestination:
     @property
     def _session_for_seeds(self) -> ShipperSession | None:
         session = self._session
-        return None if session is None or session.welcome is None or session.closed else session
+        if session is None or session.welcome is None or session.closed or self._away:
+            return None
+        return session
 
     def _send_seed_items(self, items: Sequence[SeedItem]) -> None:
         """Send them while there is a connection; the outbox has them for the next one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -24,15 +25,13 @@ from logship.postgres.replication import (
     Progress,
     ReplicationConnection,
 )
-from logship.seal import Sealed, seal
+from logship.seal import Sealed
+from shipper.compression import Compression, Effort
 
 CHUNK_BYTES: Final = 1024 * 1024
 """Raw bytes at which a chunk is full: the size at which the link is fastest (DESIGN.md)."""
 
 _AHEAD_CHUNKS: Final = 4  # being sealed at a time; two cores are kept busy by fewer
-_POOR_RATIO: Final = 0.95
-_POOR_CHUNKS: Final = 4
-_UNCOMPRESSED_CHUNKS: Final = 32
 
 SeedFrame = SeedBegin | SeedChunk | SeedEnd | SeedAborted
 SendSeed = Callable[[SeedFrame, bytes | memoryview], Awaitable[None]]
@@ -51,7 +50,7 @@ class _Waiting(NamedTuple):
     kind: str
     archive: str
     sealed: asyncio.Task[Sealed] | None = None
-    compress: bool = False
+    compressed: bool = False
 
 
 class SeedSender:
@@ -73,7 +72,8 @@ class SeedSender:
         """conninfo: any libpq string.  fast_checkpoint: else waits for a paced one.
 
         max_rate_kb_s: 32 to 1048576, kept by the primary.  compress: False never does, True
-        does where it pays: data that turns out incompressible is sent as it is for a while.
+        does where it pays: data that turns out incompressible is sent as it is for a while,
+        and it takes its time for it only where the road is what waits.
         system_identifier: refuse to seed from any other cluster (None: take what is there).
         """
         self.seed_id: Final = uuid.uuid4().hex
@@ -86,7 +86,7 @@ class SeedSender:
         self._max_rate_kb_s = max_rate_kb_s
         self._system_identifier = system_identifier
         self._application_name = application_name
-        self._compression = _Compression(compress)
+        self._compression = Compression(compress)
         self._waiting: deque[_Waiting] = deque()
         self._next_sequence = 0
 
@@ -215,9 +215,9 @@ class SeedSender:
         return end
 
     def _add_data(self, parts: Sequence[memoryview]) -> None:
-        compress = self._compression.next_chunk()
-        sealed = asyncio.create_task(_seal_in_thread(parts, compress))
-        self._add("data", sealed=sealed, compress=compress)
+        effort = self._compression.next_chunk()
+        sealed = asyncio.create_task(_seal_in_thread(parts, effort))
+        self._add("data", sealed=sealed, compressed=effort is not Effort.NONE)
 
     def _add(
         self,
@@ -225,9 +225,9 @@ class SeedSender:
         *,
         archive: str = "",
         sealed: asyncio.Task[Sealed] | None = None,
-        compress: bool = False,
+        compressed: bool = False,
     ) -> None:
-        self._waiting.append(_Waiting(self._next_sequence, kind, archive, sealed, compress))
+        self._waiting.append(_Waiting(self._next_sequence, kind, archive, sealed, compressed))
         self._next_sequence += 1
 
     async def _send_waiting(self, send: SendSeed, left: int) -> None:
@@ -246,39 +246,13 @@ class SeedSender:
                 crc32c=sealed.crc32c,
                 codec=sealed.codec,
             )
-            if item.compress:
+            if item.compressed:
                 self._compression.saw(sealed)
+            asked_at = time.monotonic()
             await send(chunk, sealed.payload)
+            self._compression.sent(len(sealed.payload), asked_at, time.monotonic())
             self._waiting.popleft()
 
 
-class _Compression:
-    """Whether to try to compress the next chunk.
-
-    After some chunks that hardly shrank a run of chunks goes uncompressed, then one is tried.
-    """
-
-    def __init__(self, enabled: bool) -> None:
-        self._enabled = enabled
-        self._poor_chunks = 0
-        self._left_alone_chunks = 0
-
-    def next_chunk(self) -> bool:
-        if not self._enabled:
-            return False
-        if self._left_alone_chunks == 0 and self._poor_chunks >= _POOR_CHUNKS:
-            self._left_alone_chunks = _UNCOMPRESSED_CHUNKS
-            self._poor_chunks = _POOR_CHUNKS - 1  # the one tried after them decides
-        if self._left_alone_chunks:
-            self._left_alone_chunks -= 1
-            return False
-        return True
-
-    def saw(self, sealed: Sealed) -> None:
-        """What came of a chunk that was tried."""
-        poor = len(sealed.payload) > sealed.raw_bytes * _POOR_RATIO
-        self._poor_chunks = self._poor_chunks + 1 if poor else 0
-
-
-async def _seal_in_thread(parts: Sequence[memoryview], compress: bool) -> Sealed:
-    return await asyncio.to_thread(lambda: seal(b"".join(parts), compress=compress))
+async def _seal_in_thread(parts: Sequence[memoryview], effort: Effort) -> Sealed:
+    return await asyncio.to_thread(lambda: effort.seal(b"".join(parts)))

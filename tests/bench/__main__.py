@@ -41,7 +41,10 @@ BUSY_SHARE = 0.1
 def main() -> int:
     args = _arguments()
     sizes = QUICK if args.quick else FULL
-    stem = "bench-quick" if args.quick else "bench"
+    if args.repetitions:
+        sizes = sizes._replace(repetitions=args.repetitions, promotions=args.repetitions)
+    whole_sizes = sizes == FULL
+    stem = "bench" if whole_sizes else "bench-quick"
     out = ROOT / "build" / stem
     document = results.load(out.with_suffix(".json"))
     started_at = time.monotonic()
@@ -51,6 +54,8 @@ def main() -> int:
         print(f"{int(seconds) // 60:3d}:{int(seconds) % 60:02d}  {text}", flush=True)
 
     _end_cleanly_when_told()
+    # Programs that are installed have their byte code beside them.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     failed = []
     with _directory(args.directory) as directory:
         _check_room(directory, sizes)
@@ -62,7 +67,7 @@ def main() -> int:
             for measure in args.only:
                 document, well = _run(site, measure, document)
                 failed += [] if well else [measure]
-                _publish(out, document, whole_sizes=not args.quick)
+                _publish(out, document, whole_sizes=whole_sizes)
     print(page.table(document, args.only))
     print(f"\n{out}.json and {out}.svg are written")
     if failed:
@@ -123,6 +128,12 @@ def _arguments() -> argparse.Namespace:
         "--quick",
         action="store_true",
         help="tiny sizes, to see that it works; writes build/bench-quick.* and no documentation",
+    )
+    parser.add_argument(
+        "--repetitions",
+        metavar="N",
+        type=int,
+        help="of what moves much data, and promotions; results go where those of --quick go",
     )
     parser.add_argument(
         "--installation",

@@ -1,10 +1,11 @@
 """A program that dies before its N-th step: `dying.py LOG N WHEN PROGRAM ARGUMENTS…`.
 
 N = 0 never dies; instead of a number, `before:PATTERN` is the first step that fits the regular
-expression, and `after:PATTERN` the step that follows it.  WHEN is `start` or `signal`: from when
-on steps are counted (`signal`: from SIGUSR1 on).  Each counted step is a line of LOG.  This is
-the program's own code, its functions for durable operations wrapped from outside: the product
-has no switch for it.
+expression, `after:PATTERN` the step that follows it, and `kind:KIND` the first step of a kind
+(`kind_of`): two runs of one thing have different numbers of steps, and the same kinds.  WHEN is
+`start` or `signal`: from when on steps are counted (`signal`: from SIGUSR1 on).  Each counted
+step is a line of LOG.  This is the program's own code, its functions for durable operations
+wrapped from outside: the product has no switch for it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ EXIT_STATUS = 137
 """As a shell tells of SIGKILL."""
 
 
+def kind_of(step: str) -> str:
+    """A step without what differs between two runs of the same, and between files of a seed."""
+    step = re.sub(r"(/data[^/]*)/.*/.*", r"\1/…", step)
+    return re.sub(r"[0-9A-Fa-f]{8,}|[0-9A-F]{4,}|\d+", "#", step)
+
+
 class Steps:
     """Counts, writes down, and ends the process before step `last`."""
 
@@ -36,6 +43,7 @@ class Steps:
         self._last = int(last) if last.isdigit() else 0
         self._before = last.removeprefix("before:") if last.startswith("before:") else ""
         self._after = last.removeprefix("after:") if last.startswith("after:") else ""
+        self._kind = last.removeprefix("kind:") if last.startswith("kind:") else ""
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         self._count = 0
         self._lock = threading.Lock()
@@ -48,10 +56,17 @@ class Steps:
             self._count += 1
             os.write(self._log, f"{self._count} {name} {text}\n".encode())
             step = f"{name} {text}"
-            if self._count == self._last or (self._before and re.search(self._before, step)):
+            if self._is_last(step):
                 os._exit(EXIT_STATUS)
             if self._after and re.search(self._after, step):
                 self._last, self._after = self._count + 1, ""
+
+    def _is_last(self, step: str) -> bool:
+        return bool(
+            self._count == self._last
+            or (self._before and re.search(self._before, step))
+            or (self._kind and kind_of(step) == self._kind)
+        )
 
     def wrap(self, owner: Any, name: str, about: Callable[..., object]) -> None:
         original = getattr(owner, name)

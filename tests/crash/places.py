@@ -16,7 +16,7 @@ import psycopg
 
 from logship.errors import LogshipError
 from tests.crash import dying
-from tests.support.pair import Pair
+from tests.support.pair import PATIENCE_SECONDS, Pair
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
 from tests.torture.processes import kill_server
@@ -129,9 +129,18 @@ class Place:
         """Whether PostgreSQL has begun to leave recovery."""
         return not (self.pair.standby_directory(NAME) / "standby.signal").exists()
 
-    def wait_end(self) -> None:
-        """Wait until a dying applier is dead."""
-        wait_until(lambda: not self.pair.applier.is_running, 60, "its death")
+    def wait_end_or_following(self) -> bool:
+        """Wait until a dying applier is dead (True), or follows without having got there."""
+
+        def ended() -> str:
+            if not self.pair.applier.is_running:
+                return "dead"
+            with contextlib.suppress(LogshipError):
+                if self.pair.status(NAME)["phase"] == "following":
+                    return "following"
+            return ""
+
+        return wait_until(ended, PATIENCE_SECONDS, "its death, nor does it follow") == "dead"
 
     def wait_end_or_record(self) -> None:
         """Wait until a dying applier is dead, or has promoted for it had fewer steps."""
@@ -139,14 +148,14 @@ class Place:
         def ended() -> bool:
             return not self.pair.applier.is_running or self.record()["promotion"] is not None
 
-        wait_until(ended, 60, "its death or its end")
+        wait_until(ended, PATIENCE_SECONDS, "its death or its end")
 
     def wait_fenced(self) -> None:
         """Wait until the shipper says that it is fenced."""
         shipper = self.pair.shippers[NAME]
         wait_until(
             lambda: any(event.get("code") == "fenced" for event in shipper.events()),
-            60,
+            PATIENCE_SECONDS,
             "the old line's shipper is told",
         )
 
@@ -157,7 +166,7 @@ class Place:
                 return True
             return False
 
-        wait_until(answers, 60, "the applier answers")
+        wait_until(answers, PATIENCE_SECONDS, "the applier answers")
 
     def check_open(self) -> None:
         """Promoted and on record, whole, and taking writes and clients."""
@@ -166,7 +175,9 @@ class Place:
         assert record["fence"] is not None
         assert record["promotion"]["opened_timeline"] > 1
         try:
-            wait_until(self._takes_writes, 30, "the opened server takes a client's write")
+            wait_until(
+                self._takes_writes, PATIENCE_SECONDS, "the opened server takes a client's write"
+            )
         except TimeoutError as error:
             raise AssertionError(f"{error}: {self._refusal}") from None
         assert self.pair.standby_sql(NAME, COUNT) == [(ROWS + 1,)]

@@ -6,16 +6,16 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from logship.errors import LogshipError
+from logship.lsn import Lsn
 from tests.conftest import PrimaryFactory
 from tests.support.installations import all_majors
-from tests.support.pair import Pair
+from tests.support.pair import PATIENCE_SECONDS, Pair
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
 
@@ -78,18 +78,17 @@ def test_follows_through_restarts_of_everything_and_opens(
     assert pair.status("main")["phase"] == "promoted"
 
 
-def test_a_commit_is_visible_within_a_second(primary: PrimaryFactory, pair: Pair) -> None:
+def test_each_commit_becomes_visible_though_nothing_follows_it(
+    primary: PrimaryFactory, pair: Pair
+) -> None:
+    """No segment must be full, nor anything be written after it; benchmarks say how soon."""
     server = primary(17)
     prepare(server)
     pair.protect("main", server)
     pair.wait_on_standby("main", COUNT, 1000)
-    slowest = 0.0
     for number in range(20):
         insert(server)
-        started_at = time.monotonic()
         pair.wait_on_standby("main", COUNT, 1001 + number)
-        slowest = max(slowest, time.monotonic() - started_at)
-    assert slowest < 1.0
 
 
 @all_majors
@@ -107,7 +106,7 @@ def test_promotes_offline_from_local_disk_alone(
             " where application_name = 'logship_main' and flush_lsn >= %s::pg_lsn",
             target,
         )[0][0],
-        30,
+        PATIENCE_SECONDS,
         "all of it is durable",
     )
     server.kill()
@@ -161,11 +160,13 @@ def test_follows_a_timeline_switch_of_its_primary(
     pair.wait_following("main")
     insert(server, 10)
     pair.wait_on_standby("main", COUNT, 1010)
-    wait_until(lambda: heir.execute(COUNT)[0][0] == 1010, 30, "the heir has it all")
+    wait_until(lambda: heir.execute(COUNT)[0][0] == 1010, PATIENCE_SECONDS, "the heir has it all")
 
     server.stop("fast")
     heir.promote()
-    wait_until(lambda: not heir.execute("select pg_is_in_recovery()")[0][0], 30, "promoted")
+    wait_until(
+        lambda: not heir.execute("select pg_is_in_recovery()")[0][0], PATIENCE_SECONDS, "promoted"
+    )
     insert(heir, 5)
     pair.wait_on_standby("main", COUNT, 1015)
     assert pair.status("main")["primary"]["timeline"] == 2
@@ -204,7 +205,7 @@ def test_sync_loses_nothing_that_was_acknowledged(
     writers = [threading.Thread(target=write) for _ in range(4)]
     for writer in writers:
         writer.start()
-    wait_until(lambda: len(acknowledged) > 300, 30, "300 commits")
+    wait_until(lambda: len(acknowledged) > 300, PATIENCE_SECONDS, "300 commits")
     server.kill()
     for writer in writers:
         writer.join()
@@ -223,12 +224,14 @@ def test_the_shipper_of_a_promoted_instance_is_fenced_and_says_so(
     record = pair.promote("main")
     insert(server, 100)
     event = wait_until(
-        lambda: [e for e in shipper.events() if e.get("code") == "fenced"], 30, "it says so"
+        lambda: [e for e in shipper.events() if e.get("code") == "fenced"],
+        PATIENCE_SECONDS,
+        "it says so",
     )[0]
     assert event["level"] == "error"
     assert shipper.is_running
     assert pair.status("main")["promotion"] is not None
-    assert record["durable_lsn"] >= str(durable).split(":")[1]
+    assert Lsn.parse(record["durable_lsn"]) >= Lsn.parse(str(durable).split(":")[1])
 
     # Nor after restarts of both: the fence is on disk.
     shipper.stop()
@@ -238,7 +241,7 @@ def test_the_shipper_of_a_promoted_instance_is_fenced_and_says_so(
     shipper.start()
     wait_until(
         lambda: len([e for e in shipper.events() if e.get("code") == "fenced"]) > count,
-        30,
+        PATIENCE_SECONDS,
         "it is told again",
     )
     assert pair.standby_sql("main", COUNT) == [(1000,)]
@@ -249,7 +252,9 @@ def test_promoting_what_is_not_there_is_refused_and_changes_nothing(
 ) -> None:
     pair.add("empty")
     pair.applier.start()
-    wait_until(lambda: (pair.directory / "run" / "applier.sock").exists(), 30, "the API")
+    wait_until(
+        lambda: (pair.directory / "run" / "applier.sock").exists(), PATIENCE_SECONDS, "the API"
+    )
     done = pair.command("shipper", "promote", "empty", "--json")
     assert done.returncode == 3, done.stdout
     assert '"promote-refused"' in done.stdout

@@ -30,7 +30,7 @@ from tests.support.link_frames import SEGMENT_BYTES, at, profile, sealed_wal, wa
 from tests.support.waiting import until
 
 S = SEGMENT_BYTES
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 60.0
 EventT = TypeVar("EventT", bound=DestinationEvent)
 
 

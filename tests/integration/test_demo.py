@@ -41,7 +41,7 @@ class Place:
     async def is_clean(self) -> None:
         assert list(self.directory.iterdir()) == []
         # The children of a server that was killed take a moment to notice.
-        await until(lambda: not list(self._processes()), "no process is left")
+        await until(lambda: not list(self._processes()), "no process is left", 60)
 
     def _processes(self) -> Iterator[str]:
         """What names this place in its command, or stands in it."""
@@ -66,7 +66,10 @@ def place(shared_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 async def test_it_shows_what_was_acknowledged_and_what_is_there(
     place: Place, protection: str, major: int
 ) -> None:
-    demo = await place.demo("--json", "--protection", protection, "--postgres", str(major))
+    # Long enough that a busy machine commits something in it.
+    demo = await place.demo(
+        "--json", "--protection", protection, "--postgres", str(major), "--seconds", "3"
+    )
     async with asyncio.timeout(TIMEOUT_SECONDS):
         out, err = await demo.communicate()
     assert (demo.returncode, err) == (0, b"")

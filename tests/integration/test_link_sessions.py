@@ -34,7 +34,7 @@ from logship.link.events import (
     ShipperOutput,
     SpanReceived,
 )
-from logship.link.instances import Instances, superseded
+from logship.link.instances import Instances, why_replaced
 from logship.link.keys import KeyPair
 from logship.link.shipper_session import ShipperSession
 from logship.link.transport import Dealer, Peer, Router
@@ -136,7 +136,8 @@ class MemoryApplier:
             self._end(peer, PeerRefused(error))
             return
         if before is not None:
-            ousted = superseded(greeted.hello)
+            ousted = why_replaced(before, greeted.hello)
+            assert ousted is not None
             self._carry_out(before.peer, self._sessions[before.peer].refuse(ousted))
             self._end(before.peer, PeerRefused(ousted))
         answer = welcome(heartbeat_seconds=HEARTBEAT_SECONDS, resume_lsn=S + len(self.wal))

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from applier.receivers.link import LinkReceiver
 from logship.errors import Code, LogshipError
+from logship.frames import SeedBegin, SeedChunk
 from logship.link.keys import KeyPair
 from logship.link.windows import SPAN_COST_BYTES
 from shipper.destinations import Lost
@@ -152,6 +154,55 @@ async def test_a_shipper_started_again_takes_over_and_the_old_one_is_told(rig: L
     assert rig.intake.wal_of(1) == wal_bytes(1, S, 2000)
     await old.close()
     await new.close()
+
+
+async def test_a_shipper_that_connects_again_is_no_reason_to_warn(rig: LinkRig) -> None:
+    """Its end of a link that was cut is the first to know."""
+    first, again = rig.make_destination(), rig.make_destination()
+    with capture_logs() as logs:
+        await first.connect(facts())
+        rig.proxy.stall()
+        rig.proxy.cut()
+        rig.proxy.resume()
+        await again.connect(facts())
+        await until(lambda: len(rig.intake.gone) == 1, "the old connection is let go of")
+    assert [entry for entry in logs if entry["log_level"] in ("warning", "error")] == []
+    await again.close("done")
+    await first.close("done")
+
+
+async def test_a_shipper_whose_primary_is_away_gives_way(rig: LinkRig) -> None:
+    old, new = rig.make_destination(), rig.make_destination(shipper_id="shipper-b")
+    await old.connect(facts()._replace(reachable=False))
+    await new.connect(facts())
+    lost = await asyncio.wait_for(old.next_event(), 10)
+    assert isinstance(lost, Lost)
+    assert (lost.error.code, lost.error.retryable) == (Code.INSTANCE_BUSY, True)
+    await old.close("done")
+    new.tell(facts()._replace(reachable=False))
+    await until(
+        lambda: any(not beat.primary_reachable for beat in rig.intake.of_kind("heartbeat")),
+        "its primary went away as well",
+    )
+    await old.connect(facts())
+    await old.close("done")
+    await new.close("done")
+
+
+async def test_a_seed_waits_for_a_connection_that_has_a_primary(rig: LinkRig) -> None:
+    """Begun by a shipper whose primary is away it would end the chain of another's WAL."""
+    destination = rig.make_destination()
+    begin = SeedBegin(seed_id="s1", timeline=1, start_lsn=9 * S, estimated_bytes=0)
+    await destination.send_seed(begin, b"")
+    await destination.connect(facts()._replace(reachable=False))
+    chunk = SeedChunk(seed_id="s1", sequence=0, kind="manifest")
+    await destination.send_seed(chunk, b"")
+    destination.tell(facts()._replace(reachable=False, slot_wal_status="lost"))
+    await until(lambda: rig.intake.of_kind("heartbeat"), "all that was sent before has come")
+    assert rig.intake.of_kind("seed_begin") == []
+    await destination.connect(facts())
+    await until(lambda: rig.intake.of_kind("seed_chunk"), "the seed goes on")
+    await destination.close("done")
 
 
 async def test_instances_do_not_wait_for_each_other(rig: LinkRig) -> None:

@@ -17,6 +17,7 @@ from applier.store.core import open_store
 from applier.store.store import Store
 from logship.errors import LogshipError
 from logship.frames import Ack, Welcome, decode_from_applier
+from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from tests.simulation.cluster import SimServer
 from tests.simulation.standby import WalReceiver
@@ -146,6 +147,35 @@ class Checker:
         fenced, written = before
         if fenced and after != written:
             self.fail("5", f"{name} is fenced and took WAL up to {after}")
+
+    # --- what the applier believes of the primary -------------------------------------------
+
+    def heard(self, name: str, timeline: int, store: Store | None) -> None:
+        """The exposure is measured against what a primary on `timeline` just said."""
+        written = store.written if store is not None else None
+        if written is not None and timeline < written.timeline:
+            self.fail("8", f"{name} heard of timeline {timeline}, it holds {written}")
+
+    def checked(self, name: str, profile: Profile, store: Store) -> None:
+        """The standby may replay by what `profile` says: it must not be that of a primary from
+        before the change that the newest WAL held was written after."""
+        if store.written is None:
+            return
+        line = store.histories().get(store.written.timeline)
+        for server in self.ledgers[name].servers:
+            for (timeline, lsn), number in server.changes:
+                end = store.end_of(timeline)
+                fork = line.end_of(timeline) if line is not None else None
+                if timeline != store.written.timeline and fork is None:
+                    continue
+                held = end is not None and min(end, fork or end) > lsn
+                if held and profile.max_connections < 100 + number:
+                    self.fail(
+                        "4",
+                        f"{name} is checked by {profile.max_connections}, "
+                        f"what it holds from {timeline}:{lsn} on was written with "
+                        f"{100 + number}",
+                    )
 
     # --- what the applier says --------------------------------------------------------------
 

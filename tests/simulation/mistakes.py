@@ -18,8 +18,9 @@ import msgspec
 
 import applier.operations.instance as instance_module
 from applier.operations.record import load_record
+from applier.operations.sender import Sender
 from applier.receivers import Positions
-from applier.store import recovery
+from applier.store import Store, recovery
 from applier.store.core import StoreCore
 from applier.store.positions import ChainPositions, Extent, Fits, Gap
 from applier.store.segments import SegmentFiles
@@ -134,13 +135,24 @@ def trust_page_headers() -> Any:
 
 def resume_from_received() -> Any:
     """A new connection goes on from what was written, durable or not."""
+
+    async def do_not_wait(self: Any) -> None:
+        self._check_open()
+
     honest = instance_module.Instance.hello
 
     async def hello(self: Any, *arguments: Any) -> Any:
         resume = await honest(self, *arguments)
         return resume._replace(position=self.store.written)
 
-    return patch(instance_module.Instance, "hello", hello)
+    return _all(
+        patch(instance_module.Instance, "hello", hello), patch(Store, "settle", do_not_wait)
+    )
+
+
+def listen_to_whom_was_left_behind() -> Any:
+    """What an old primary says counts as if the newest WAL were its own."""
+    return patch(Sender, "is_left_behind", lambda self, timeline: False)
 
 
 def drop_the_history() -> Any:
@@ -172,5 +184,6 @@ MISTAKES: dict[str, Callable[[], Any]] = {
         trust_page_headers,
         resume_from_received,
         drop_the_history,
+        listen_to_whom_was_left_behind,
     )
 }

@@ -170,6 +170,8 @@ class WalReceiver:
         transport = self._transport
 
         def made() -> None:
+            if transport.closed:
+                return  # hung up before a frozen applier came to accept it
             connection = SimConnection.__new__(SimConnection)
             connection.number = self._numbers
             connection.__init__(wal_server)  # type: ignore[misc]
@@ -199,9 +201,10 @@ class WalReceiver:
     def _disconnect(self) -> None:
         transport, self._transport = self._transport, None
         self._numbers += 1
+        if transport is not None:
+            transport.closed = True
         if transport is not None and self._connection is not None:
             connection, self._connection = self._connection, None
-            transport.closed = True
 
             def lost() -> None:
                 if not connection.departed.done():

@@ -12,10 +12,11 @@ WITHIN_SEEDS = {
     "ack_segment_end_when_idle": 30,
     "accept_other_bytes": 120,
     "accept_a_gap": 500,
-    "forget_the_fence": 300,
+    "forget_the_fence": 400,
     "trust_page_headers": 80,
-    "resume_from_received": 300,
+    "resume_from_received": 500,
     "drop_the_history": 80,
+    "listen_to_whom_was_left_behind": 400,
 }
 """About ten times what each takes on average (docs/simulation.md)."""
 

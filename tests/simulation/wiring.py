@@ -24,6 +24,8 @@ import applier.operations.following as following_module
 import applier.operations.instance as instance_module
 import applier.operations.promotion as promotion_module
 import applier.operations.record as record_module
+import applier.operations.sender as sender_module
+import applier.operations.version_check as version_check_module
 import applier.receivers.link as receiver_module
 import applier.store.store as store_module
 import logship.wal as wal_module
@@ -33,12 +35,15 @@ import shipper.destinations.link as destination_module
 import shipper.sources.stream as stream_module
 from applier.operations.following import Following
 from applier.operations.record import InstanceRecord, save_record
+from applier.operations.sender import Sender
+from applier.operations.version_check import VersionCheck
 from applier.receivers.seed.placement import SeedPlaced
 from applier.receivers.seed.receiver import SeedOutOfOrderError
 from applier.standby.promotion import Opened
 from applier.store import Store
 from logship.errors import Code, LogshipError
 from logship.frames import MAX_PAYLOAD_BYTES, SeedBegin, SeedChunk, SeedEnd
+from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from logship.seal import unseal
 from tests.simulation.cluster import SEGMENT_BYTES, SimPrimaryQueries, SimReplicationConnection
@@ -96,11 +101,47 @@ class SimStore(Store):
         checker.appended(self.name, before, position)
         return position
 
+    def append_at_once(self, timeline: int, start_lsn: int, data: Any) -> Position | None:
+        checker = machine().checker
+        before = checker.appending(self.name, self)
+        position = super().append_at_once(timeline, start_lsn, data)
+        if position is not None:
+            checker.appended(self.name, before, position)
+        return position
+
     async def begin_chain(self, timeline: int, start_lsn: int, *, seed_id: str = "") -> None:
         try:
             await super().begin_chain(timeline, start_lsn, seed_id=seed_id)
         finally:  # it may have begun although its caller was cancelled
             machine().checker.chain_began(self.name, self)
+
+
+class SimSyncThread:
+    """`SyncThread`: the loop says when the work takes effect and when it is reported."""
+
+    def __init__(self, name: str) -> None:
+        pass
+
+    def submit(self, work: Any, done: Any) -> None:
+        def tell(future: Any) -> None:
+            error = future.exception()
+            done(None if error is not None else future.result(), error)
+
+        asyncio.get_running_loop().run_in_executor(self, work).add_done_callback(tell)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        pass
+
+
+class SimSender(Sender):
+    """The real one; tells the checker what is believed."""
+
+    def heard_from(self, timeline: int, flush_lsn: int) -> None:
+        before = self.heard
+        super().heard_from(timeline, flush_lsn)
+        if self.heard is not before:
+            instance = self._instance
+            machine().checker.heard(instance.name, timeline, instance.store)
 
 
 def sim_save_record(directory: Any, record: InstanceRecord) -> None:
@@ -257,19 +298,27 @@ class SimStandby:
         return (self._server.replayed,)
 
 
-class SimFollowing(Following):
-    """The real one, with a standby that needs no installation and no files."""
+class SimVersionCheck(VersionCheck):
+    """The real one, without installations and data directories."""
 
     def _newest_of(self, major: int) -> Any:
         return INSTALLATION
 
-    async def _compare(self, profile: Any, installation: Any) -> Any:
+    async def _compare(self, profile: Any, *_: Any) -> Any:
         await asyncio.sleep(0.001)
         blocked = profile.max_connections > machine().allowed_connections
         return SimpleNamespace(blocked=blocked, summary=lambda: "simulated", outcome="pass")
 
-    def _look_for_client_rules(self) -> None:
+    def _look_for_client_rules(self, *_: Any) -> None:
         """There are none here."""
+
+
+class SimFollowing(Following):
+    """The real one, with a standby that needs no installation and no files."""
+
+    async def primary_changed(self, profile: Profile) -> None:
+        machine().checker.checked(self._instance.name, profile, self._instance.store)
+        await super().primary_changed(profile)
 
     def _layout(self) -> Any:
         opened = machine().standbys[self._instance.name].opened is not None
@@ -303,16 +352,20 @@ def _replacements(random: Random) -> list[Any]:
         patch(instance_module, "Following", SimFollowing),
         patch(instance_module, "durable", SimDurable),
         patch(instance_module, "time", SimClock),
+        patch(instance_module, "Sender", SimSender),
+        patch(sender_module, "time", SimClock),
         patch(instance_module, "save_record", sim_save_record),
         patch(instance_module, "recover_placement", read_placement),
         patch(record_module, "durable", SimDurable),
         patch(promotion_module, "time", SimClock),
         patch(store_module, "time", SimClock),
+        patch(store_module, "SyncThread", SimSyncThread),
         patch(following_module, "read_placement", read_placement),
         patch(following_module, "is_unfinished", lambda _: False),
         patch(following_module, "prepare", nothing),
         patch(following_module, "discard_previous", nothing),
-        patch(following_module, "choose", lambda *_: INSTALLATION),
+        patch(following_module, "VersionCheck", SimVersionCheck),
+        patch(version_check_module, "choose", lambda *_: INSTALLATION),
     ]
 
 

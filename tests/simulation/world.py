@@ -20,6 +20,7 @@ from logship.frames import SeedAborted, SeedBegin, SeedChunk, SeedEnd
 from logship.lsn import Lsn, Position
 from logship.seal import seal
 from shipper.agent.agent import Agent
+from shipper.agent.last_primary import LastPrimary
 from shipper.destinations.link import LinkDestination, ShipperIdentity
 from shipper.sources.stream import StreamSource
 from tests.simulation import cluster, network
@@ -54,6 +55,7 @@ class Site:
         self.process: Process | None = None
         self.wanted = True
         self.boots = 0
+        self.last_primary: LastPrimary | None = None
 
 
 class Group:
@@ -185,7 +187,14 @@ class World:
         async def take_seed(send: Any, system_identifier: int) -> None:
             await self._take_seed(site, send)
 
-        agent = Agent(source, destination, take_seed, compress=False)
+        agent = Agent(
+            source,
+            destination,
+            take_seed,
+            compress=False,
+            last_primary=site.last_primary,
+            remember=lambda last: setattr(site, "last_primary", last),
+        )
         try:
             await agent.run(asyncio.Event())
         except LogshipError as error:

@@ -144,6 +144,14 @@ class FakeIntake:
         finally:
             self.busy -= 1
 
+    def wal_at_once(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> bool:
+        assert self.busy == 0, "two calls at once"
+        if not self.taking.is_set():
+            return False
+        self._note("wal", (timeline, start_lsn, bytes(data)))
+        self._write(timeline, start_lsn, bytes(data))
+        return True
+
     def _write(self, timeline: int, start_lsn: int, data: bytes) -> None:
         written = self.written
         if written is None or (timeline == written.timeline and start_lsn > written.lsn):

@@ -36,8 +36,9 @@ def link_lost(what: str = "the link went away") -> LogshipError:
 class FakeSource:
     """WAL of one timeline that is there as soon as `flush` says so.
 
-    `fail_open`, `fail_start`, `fail_read`, `fail_observe`: raised by the next such calls, one
-    each.  As the contract says, `start` reads only from what the last `open` described.
+    `fail_open`, `fail_reserve`, `fail_start`, `fail_read`, `fail_observe`: raised by the next
+    such calls, one each.  As the contract says, `start` reads only from what the last `open`
+    described.
     """
 
     def __init__(self, *, start_lsn: int, piece_bytes: int = 100) -> None:
@@ -45,9 +46,12 @@ class FakeSource:
         self.profile: Profile = profile()
         self.piece_bytes = piece_bytes
         self.fail_open: list[Exception] = []
+        self.fail_reserve: list[Exception] = []
         self.fail_start: list[Exception] = []
         self.fail_read: list[Exception] = []
         self.fail_observe: list[Exception] = []
+        self.is_down = False
+        """`open` fails for as long."""
         self.opened = 0
         self.reserved = 0
         self.starts: list[tuple[Position, frozenset[int]]] = []
@@ -84,10 +88,14 @@ class FakeSource:
         self._described = None
         if self.fail_open:
             raise self.fail_open.pop(0)
+        if self.is_down:
+            raise primary_lost()
         self._described = (self.profile, self.timeline)
         return SourceIdentity(self.profile, self.timeline, self._flush)
 
     async def reserve(self) -> None:
+        if self.fail_reserve:
+            raise self.fail_reserve.pop(0)
         self.reserved += 1
 
     async def start(self, resume: Position, known_timelines: frozenset[int]) -> None:

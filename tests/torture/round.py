@@ -140,7 +140,7 @@ class Round:
         if self.plan.protection == "sync":
             primary.execute("alter system set synchronous_standby_names = 'logship_main'")
             primary.reload()
-            wait_until(self._is_sync, 30, "sync in effect")
+            wait_until(self._is_sync, PATIENCE_SECONDS, "sync in effect")
         for thread in (*self._writers, self._observer):
             thread.start()
         self._say(f"set up in {self._elapsed():.1f} s")
@@ -315,7 +315,7 @@ class Round:
         self._stop_writing.set()
         self._say("the primary is lost")
         for thread in (*self._writers, self._observer):
-            thread.join(60)
+            thread.join(PATIENCE_SECONDS)
             if thread.is_alive():
                 raise AssertionError(f"{thread.name} hangs")
         for writer in self._writers:
@@ -377,7 +377,11 @@ class Round:
         self._shipper.start()
         # Not a commit: under sync that would wait for ever now.
         self._primary.execute("select pg_switch_wal()")
-        wait_until(lambda: len(self._fenced()) > fenced, 60, "the old line's shipper is fenced")
+        wait_until(
+            lambda: len(self._fenced()) > fenced,
+            PATIENCE_SECONDS,
+            "the old line's shipper is fenced",
+        )
         status = self.pair.status(NAME)
         store = str(status["store"]["durable"])
         if status["phase"] != "promoted" or Lsn.parse(store.split(":")[1]) > end:

@@ -3,6 +3,7 @@
     tar        bytes of an archive in, entries and contents out; believes nothing
     manifest   PostgreSQL's backup manifest: parsed, and compared with what arrived
     unpacking  entries into files below directories that nothing can lead out of
+    early_sync what arrived goes to the disk while more arrives
     placement  the swap of a complete seed into place, step by step, crash-proof
     receiver   the asyncio shell: frames in, order, threads, room, progress
 

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
+from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 
@@ -33,6 +34,7 @@ _EXEMPT_DIRECTORY: Final = b"pg_wal/"
 
 Algorithm = Literal["NONE", "CRC32C", "SHA224", "SHA256", "SHA384", "SHA512"]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
+_Timeline = Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFFFF)]
 
 
 class _File(msgspec.Struct):
@@ -44,7 +46,7 @@ class _File(msgspec.Struct):
 
 
 class _WalRange(msgspec.Struct):
-    timeline: _Count = msgspec.field(name="Timeline")
+    timeline: _Timeline = msgspec.field(name="Timeline")
     start_lsn: str = msgspec.field(name="Start-LSN")
     end_lsn: str = msgspec.field(name="End-LSN")
 
@@ -104,7 +106,7 @@ def parse_manifest(content: bytes | memoryview) -> Manifest:
     _check_own_checksum(content)
     try:
         document = _decoder.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise _mismatch(f"it can't be read: {error}") from error
     files: dict[bytes, ListedFile] = {}
     for file in document.files:
@@ -238,11 +240,14 @@ def _path(file: _File) -> bytes:
         raise _mismatch("it lists a file without one path")
     try:
         # A path is encoded (as hex) only when it is not valid UTF-8.
-        return (
+        path = (
             file.path.encode() if file.path is not None else bytes.fromhex(file.encoded_path or "")
         )
     except ValueError as error:
         raise _mismatch(f"it lists a path that can't be read: {error}") from None
+    if not path or b"\0" in path:
+        raise _mismatch("it lists a file without a name")
+    return path
 
 
 def _checksum(file: _File, path: bytes) -> bytes:

@@ -28,6 +28,7 @@ import structlog
 
 from applier.receivers.seed.unpacking import DATA, LOCATIONS_NAME, SEEDING_SUFFIX, TABLESPACES
 from logship import durable
+from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 
 RECORD_NAME: Final = "seed.json"
@@ -160,7 +161,7 @@ def tablespace_locations(directory: Path) -> dict[int, str]:
     path = directory / TABLESPACES / LOCATIONS_NAME
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[int, str])
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise LogshipError(
             Code.SEED_FAILED,
             f"{path} can't be read: {error}",
@@ -197,7 +198,7 @@ def _read(directory: Path) -> _Record | None:
         return msgspec.json.decode(path.read_bytes(), type=_Record)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise LogshipError(
             Code.SEED_FAILED,
             f"{path} can't be read: {error}",

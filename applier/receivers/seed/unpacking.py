@@ -6,12 +6,13 @@ puts there meanwhile can lead a write out, and a name that comes twice is seen. 
 `pg_tblspc` are made by us and point to our final `tablespaces/<oid>`, whatever the primary
 has there.
 
-Blocking: belongs into one thread.  Nothing is synced here; `placement` swaps in only what
-was synced as a whole.
+Blocking: belongs into one thread.  What is synced here is only to have less left for the
+sync of the whole, after which alone `placement` swaps a seed in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -22,6 +23,7 @@ from typing import Final
 import crc32c
 import msgspec
 
+from applier.receivers.seed.early_sync import STEP_BYTES, EarlySync
 from applier.receivers.seed.manifest import MAX_MANIFEST_BYTES, ArrivedFile
 from applier.receivers.seed.tar import Content, Entry, Kind, TarParser
 from logship import durable
@@ -111,9 +113,11 @@ class _Root:
             self._forget_last()
             fd = self._fd
             for component in parent.split(b"/") if parent else []:
-                below = os.open(component, _OPEN_DIRECTORY, dir_fd=fd)
-                if fd != self._fd:
-                    os.close(fd)
+                try:
+                    below = os.open(component, _OPEN_DIRECTORY, dir_fd=fd)
+                finally:
+                    if fd != self._fd:
+                        os.close(fd)
                 fd = below
             self._last = (parent, fd)
         return self._last[1], name
@@ -128,16 +132,21 @@ class _Root:
 class _OpenFile:
     """The file that is being written."""
 
-    def __init__(self, path: bytes, fd: int) -> None:
+    def __init__(self, path: bytes, fd: int, early_sync: EarlySync) -> None:
         self.path = path
         self.size_bytes = 0
         self.crc32c = 0
         self._fd = fd
+        self._early_sync = early_sync
+        self._next_sync_bytes = STEP_BYTES
 
     def write(self, data: memoryview) -> None:
         self.crc32c = crc32c.crc32c(data, self.crc32c)
         self.size_bytes += len(data)
         durable.write_all(self._fd, data)
+        if self.size_bytes >= self._next_sync_bytes:
+            self._next_sync_bytes = self.size_bytes + STEP_BYTES
+            self._early_sync.offer(self._fd)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -175,6 +184,7 @@ class Unpacker:
         self._root: _Root | None = None
         self._tar: TarParser | None = None
         self._file: _OpenFile | None = None
+        self._early_sync = EarlySync()
         self._awaited = {str(oid) for oid, _ in tablespaces} | {""}
         self._linked: set[bytes] = set()
         """The links of tablespaces that have still to come."""
@@ -202,7 +212,7 @@ class Unpacker:
         if self._awaited:
             raise _bad(f"{len(self._awaited)} archives did not come before the manifest")
         try:
-            self._file = _OpenFile(MANIFEST_NAME, self._roots[""].create(MANIFEST_NAME))
+            self._file = self._create(self._roots[""], MANIFEST_NAME, MANIFEST_NAME)
         except OSError as error:
             raise _bad_path(error, MANIFEST_NAME) from error
 
@@ -226,6 +236,10 @@ class Unpacker:
     def finish(self) -> bytes:
         """Everything came: close the manifest and return its contents."""
         self._end_archive()
+        try:
+            self._early_sync.close()
+        except OSError as error:
+            raise _os_failure(error, self._directory) from error
         if self._file is None or self._file.path != MANIFEST_NAME:
             raise _bad("it has no backup manifest")
         self._file.close()
@@ -255,6 +269,8 @@ class Unpacker:
 
     def close(self) -> None:
         """Close what is open.  May be called at any time, more than once."""
+        with contextlib.suppress(OSError):
+            self._early_sync.close()  # `finish` tells, and without it the seed is nothing
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -299,9 +315,12 @@ class Unpacker:
         else:
             _check_wanted(path)
             self.current = _shown(path)
-            self._file = _OpenFile(path, root.create(entry.path))
+            self._file = self._create(root, entry.path, path)
             if entry.size_bytes == 0:
                 self._end_file()
+
+    def _create(self, root: _Root, path: bytes, shown: bytes) -> _OpenFile:
+        return _OpenFile(shown, root.create(path), self._early_sync)
 
     def _continue(self, content: Content) -> None:
         if self._file is None:

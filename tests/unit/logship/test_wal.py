@@ -165,6 +165,11 @@ def test_comments_and_missing_reasons_are_fine() -> None:
     assert wal.parse_history(2, b"").ancestors == ()
 
 
+def test_a_restore_points_name_may_hold_any_character_but_a_line_feed() -> None:
+    reason = 'at restore point "a\v\f\x1c\x85\u2028b"'
+    assert wal.parse_history(2, f"1\t0/1000000\t{reason}\n".encode()).end_of(1) == 0x1000000
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -177,6 +182,9 @@ def test_comments_and_missing_reasons_are_fine() -> None:
         b"3\t0/1\n",
         b"4\t0/1\n",
         b"0\t0/1\n",
+        b"0\t0/1\n1\t0/2\n",
+        b"-1\t0/1\n1\t0/2\n",
+        "٢\t0/1\n".encode(),
         b"\xff\xfe\n",
         b"#" * (wal.MAX_HISTORY_BYTES + 1),
     ],

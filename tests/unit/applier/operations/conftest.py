@@ -34,6 +34,9 @@ class Listener:
     def positions_changed(self) -> None:
         self.told.append(("positions", None))
 
+    def applied_changed(self) -> None:
+        self.told.append(("applied", None))
+
     def seed_requested(self, why: str) -> None:
         self.told.append(("seed", why))
 

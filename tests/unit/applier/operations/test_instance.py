@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,11 +14,14 @@ import pytest
 from applier.operations import instance as instance_module
 from applier.operations.instance import Instance
 from applier.operations.record import InstanceRecord, load_record, save_record
+from applier.operations.state import instance_status
 from applier.receivers import FencedError
 from applier.service import Service
 from applier.settings import ApplierSettings
 from logship.errors import Code, LogshipError, RefusedError
-from logship.frames import SeedBegin
+from logship.frames import SeedBegin, ShipperHeartbeat
+from logship.identity import Profile
+from logship.lsn import Lsn
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
 from tests.support.wal_factory import WalFactory, wal_line
@@ -172,6 +176,178 @@ async def test_a_segment_size_that_changes_under_way_is_refused(
         await instance.profile(profile(wal_segment_size=2 * S))
     assert caught.value.code is Code.SEGMENT_SIZE_MISMATCH
     assert instance.record.profile == profile()
+
+
+# --- an old primary beside the new one --------------------------------------------------------
+
+FORK = 4 * S + 50_000
+
+
+async def fail_over(instance: Instance, listener: Listener) -> None:
+    """The store follows a primary from timeline 1 to another one on timeline 2."""
+    await instance.hello(hello(flush_lsn=FORK), listener)
+    await instance.seed_begin(SEED)
+    await ship(instance)
+    await instance.history(2, f"1\t{Lsn(FORK)}\tno target\n".encode())
+    await instance.hello(
+        hello(timeline=2, flush_lsn=9 * S, profile=profile(max_connections=300), seed_id="s1"),
+        listener,
+    )
+    copied = FACTORY.wal(1, 4 * S, FORK)
+    await instance.wal(2, 4 * S, copied + FACTORY.wal(2, FORK, FORK + 10_000))
+
+
+async def test_a_primary_that_was_left_behind_says_nothing_of_the_wal_that_is_held(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settings would open the gate for WAL that the other primary wrote, and its position
+    would hide what is missing of the other's."""
+    await fail_over(instance, listener)
+    known, heard = instance.record.profile, instance.heard
+    checked: list[Profile] = []
+    honest = instance.following.primary_changed
+
+    async def primary_changed(changed: Profile) -> None:
+        checked.append(changed)
+        await honest(changed)
+
+    monkeypatch.setattr(instance.following, "primary_changed", primary_changed)
+    resume = await instance.hello(hello(timeline=1, flush_lsn=99 * S, seed_id="s1"), listener)
+    assert resume.position is not None and resume.position.timeline == 2
+    await instance.profile(profile(max_connections=7))
+    instance.heartbeat(ShipperHeartbeat(timeline=1, flush_lsn=100 * S, sent_at=0.0))
+    instance.heard_with_span(1, 101 * S)
+    assert (instance.record.profile, instance.heard, checked) == (known, heard, [])
+    assert instance.link.state == "connected"
+
+    again = SeedBegin(seed_id="s2", timeline=1, start_lsn=90 * S, estimated_bytes=0)
+    await instance.seed_begin(again)  # an operator decided for it
+    instance.heard_with_span(1, 101 * S)
+    assert instance.record.profile == profile(max_connections=7)
+    assert checked == [profile(max_connections=7)]
+    assert instance.heard is not None
+    assert (instance.heard.timeline, instance.heard.lsn) == (1, 101 * S)
+
+
+async def test_what_a_sender_said_before_it_came_to_the_newest_timeline_counts_from_there(
+    instance: Instance, listener: Listener
+) -> None:
+    """A shipper that follows its primary tells of the new one's settings before its timeline."""
+    await fail_over(instance, listener)
+    await instance.hello(hello(timeline=1, seed_id="s1"), listener)
+    await instance.profile(profile(max_connections=400))
+    assert instance.record.profile == profile(max_connections=300)
+    end = FORK + 10_000
+    await instance.wal(2, end, FACTORY.wal(2, end, end + 1000))
+    assert instance.record.profile == profile(max_connections=400)
+
+
+async def test_a_primary_that_is_away_is_shown_as_that_and_says_nothing_else(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    await instance.opened_store.begin_chain(1, 4 * S)
+    heard = instance.heard
+    instance.lost(listener, "cut")
+    away = profile(max_connections=7)
+    resume = await instance.hello(
+        hello(profile=away, flush_lsn=0, timeline=9, primary_reachable=False), listener
+    )
+    assert (instance.record.profile, instance.heard) == (profile(), heard)
+    assert instance_status(instance)["link"]["state"] == "connected"
+    assert instance_status(instance)["primary"]["reachable"] is False
+    assert resume.position == (1, 4 * S)
+    with pytest.raises(RefusedError):
+        await instance.hello(
+            hello(profile=profile(system_identifier=42), primary_reachable=False), listener
+        )
+    await instance.hello(hello(profile=away), listener)
+    assert instance.record.profile == away
+    assert instance_status(instance)["primary"]["reachable"] is True
+
+
+async def test_a_sender_whose_primary_is_away_neither_ends_nor_wants_a_seed(
+    instance: Instance, listener: Listener
+) -> None:
+    """It may be the old primary's, and the seed the new one's."""
+    await instance.hello(hello(), listener)
+    await instance.seed_begin(SEED)
+    for seed_id in ("", "another", "s1"):
+        away = hello(flush_lsn=0, primary_reachable=False, seed_id=seed_id)
+        assert not (await instance.hello(away, listener)).seed_wanted
+    resume = await instance.hello(hello(seed_id="s1"), listener)
+    assert (resume.seed_id, resume.seed_wanted) == ("s1", False)
+
+
+async def test_the_first_that_is_heard_of_an_instance_may_be_that_its_primary_is_away(
+    instance: Instance, listener: Listener
+) -> None:
+    resume = await instance.hello(hello(flush_lsn=0, primary_reachable=False), listener)
+    assert (resume.position, instance.heard) == (None, None)
+    assert instance.following.verdict is None
+    resume = await instance.hello(hello(), listener)
+    assert resume.seed_wanted and instance.record.profile == profile()
+
+
+async def test_a_hello_waits_for_what_a_lost_connection_was_still_writing(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it writes may begin a timeline, after which the one before is not taken any more."""
+    await instance.hello(hello(flush_lsn=FORK), listener)
+    await instance.seed_begin(SEED)
+    await ship(instance)
+    await instance.history(2, f"1\t{Lsn(FORK)}\tno target\n".encode())
+    store = instance.opened_store
+    entered, leave = threading.Event(), threading.Event()
+    honest = store._core.write
+
+    def slow(*span: Any) -> Any:
+        entered.set()
+        assert leave.wait(60)
+        return honest(*span)
+
+    monkeypatch.setattr(store._core, "write", slow)
+    both = FACTORY.wal(1, 4 * S, FORK) + FACTORY.wal(2, FORK, FORK + 100_000)
+    writing = asyncio.create_task(instance.wal(2, 4 * S, both))
+    await asyncio.to_thread(entered.wait, 60)
+    instance.lost(listener, "cut")
+    writing.cancel()
+    old = profile(max_connections=7)
+    greeting = asyncio.create_task(
+        instance.hello(hello(timeline=1, profile=old, seed_id="s1"), listener)
+    )
+    asyncio.get_running_loop().call_later(0.2, leave.set)
+    resume = await greeting
+    assert resume.position == (2, FORK + 100_000) == store.durable
+    assert instance.record.profile == profile()
+    await asyncio.gather(writing, return_exceptions=True)
+
+
+async def test_a_standby_that_is_held_is_held_below_the_fork_of_a_timeline_that_comes(
+    instance: Instance, listener: Listener
+) -> None:
+    """The store may hold WAL of the old timeline from beyond the fork; at the same LSNs the new
+    one's is what a changed primary wrote."""
+    await instance.hello(hello(flush_lsn=FORK), listener)
+    await instance.seed_begin(SEED)
+    await ship(instance, 80_000)
+    await instance.remember(held_lsn=4 * S + 80_000)
+    history = f"1\t{Lsn(FORK)}\tno target\n".encode()
+    await instance.history(2, history)
+    assert instance.record.held_lsn == FORK
+    assert instance.host.wal_server.gate("orders").hold_at_lsn == FORK
+    await instance.remember(held_lsn=None)
+    await instance.following.primary_changed(profile())
+    assert instance.record.held_lsn == FORK, "it was known before the check spoke"
+
+
+async def test_a_hello_that_a_promotion_overtakes_is_fenced_not_a_bug(
+    instance: Instance, listener: Listener
+) -> None:
+    """A promotion stops to serve WAL while the store is still open."""
+    await instance.hello(hello(), listener)
+    instance.following.withdraw()
+    await instance.following.primary_changed(profile())
 
 
 # --- seeds ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ from applier.operations.instance import Instance
 from applier.operations.record import Heard
 from applier.operations.state import instance_status
 from applier.service import Service
+from applier.standby.life import STEADY_SECONDS, LifeState
+from applier.standby.server import StandbyStatus
 from logship.frames import GapFound, ShipperHeartbeat
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
@@ -98,7 +101,7 @@ async def test_what_is_missing_here_is_counted_from_what_was_heard(
     gap = document["transfer_gap"]
     assert gap["bytes"] == S - 50_000
     assert gap["seconds"] is not None and gap["seconds"] >= 0
-    instance.heard = Heard(timeline=1, lsn=4 * S + 50_000, at=0.0)
+    instance.sender.heard = Heard(timeline=1, lsn=4 * S + 50_000, at=0.0)
     assert instance_status(instance)["transfer_gap"] == {"bytes": 0, "seconds": 0.0}
 
 
@@ -120,6 +123,24 @@ async def test_what_was_said_long_ago_is_not_shown_as_in_effect(
     assert document["protection"]["in_effect"] == "unknown"
     assert document["primary"]["reachable"] is None
     assert document["primary"]["flush_lsn"] == "0/500000", "the last that was heard"
+
+
+async def test_a_standbys_last_error_is_shown_until_it_has_run_for_a_while(
+    instance: Instance,
+) -> None:
+    """What ended it an hour ago is in its log, and is no news of how it is."""
+
+    def shown(state: LifeState, state_seconds: float) -> Any:
+        status = StandbyStatus(state, 1, state_seconds, 1, "PANIC: gone", None, False, ())
+        instance.following.standby = SimpleNamespace(status=lambda: status)  # type: ignore[assignment]
+        return instance_status(instance)["standby"]["last_error"]
+
+    try:
+        assert shown(LifeState.WAITING, 3600.0) == "PANIC: gone"
+        assert shown(LifeState.RUNNING, STEADY_SECONDS - 1) == "PANIC: gone"
+        assert shown(LifeState.RUNNING, STEADY_SECONDS) is None
+    finally:
+        instance.following.standby = None
 
 
 async def test_a_gap_is_shown_until_wal_flows_again(instance: Instance, listener: Listener) -> None:

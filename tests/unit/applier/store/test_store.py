@@ -284,3 +284,123 @@ async def test_histories_are_kept_byte_for_byte(tmp_path: Path) -> None:
     assert store.history_content(3) is None
     assert store.histories()[2].end_of(1) == Lsn.parse("0/3000000")
     store.close()
+
+
+class Flushed:
+    """What `keep_flushing` tells, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.told: list[LogshipError | None] = []
+        self.came = asyncio.Event()
+
+    def __call__(self, error: LogshipError | None) -> None:
+        self.told.append(error)
+        self.came.set()
+
+
+async def test_a_store_that_keeps_flushing_is_durable_without_being_asked(tmp_path: Path) -> None:
+    disk = GatedDisk()
+    store = open_store(tmp_path, disk)
+    await store.begin_chain(1, START)
+    await append(store, START, START + 10)
+    flushed = Flushed()
+    store.keep_flushing(flushed)
+    async with asyncio.timeout(20):
+        while store.durable != Position(1, Lsn(START + 10)):
+            await flushed.came.wait()
+            flushed.came.clear()
+        disk.gate.clear()
+        disk.waiting.clear()
+        await append(store, START + 10, START + 20)
+        assert await asyncio.to_thread(disk.waiting.wait, 20)
+        # Written while one runs: neither counts before its own sync has ended.
+        await append(store, START + 20, START + 30)
+        assert store.durable == Position(1, Lsn(START + 10))
+        disk.gate.set()
+        while store.durable != Position(1, Lsn(START + 30)):
+            await flushed.came.wait()
+            flushed.came.clear()
+    assert set(flushed.told) == {None}
+    store.close()
+
+
+async def test_a_sync_that_fails_by_itself_is_told_once_and_not_repeated(tmp_path: Path) -> None:
+    disk = GatedDisk()
+    store = open_store(tmp_path, disk)
+    await store.begin_chain(1, START)
+    flushed = Flushed()
+    store.keep_flushing(flushed)
+    await append(store, START, START + 10)
+    async with asyncio.timeout(20):
+        while store.durable != store.written:
+            await flushed.came.wait()
+            flushed.came.clear()
+    store._spare_thread.shutdown(wait=True)
+    flushed.told.clear()
+    disk.error = errno.EIO
+    syncs = disk.syncs
+    await append(store, START + 10, START + 20)
+    async with asyncio.timeout(20):
+        await flushed.came.wait()
+    (error,) = flushed.told
+    assert error is not None and error.code == Code.STORE_FAILED
+    assert store.durable == Position(1, Lsn(START + 10))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert disk.syncs == syncs + 1
+    store.close()
+
+
+async def test_a_flush_that_ends_after_the_store_was_closed_is_not_told(tmp_path: Path) -> None:
+    disk = GatedDisk()
+    store = open_store(tmp_path, disk)
+    await store.begin_chain(1, START)
+    await append(store, START, START + 10)
+    await store.flush()
+    store._spare_thread.shutdown(wait=True)
+    flushed = Flushed()
+    store.keep_flushing(flushed)
+    disk.gate.clear()
+    disk.waiting.clear()
+    await append(store, START + 10, START + 20)
+    assert await asyncio.to_thread(disk.waiting.wait, 20)
+    store._closed = True  # as `close`, from another thread, begins
+    disk.gate.set()
+    await asyncio.to_thread(store._sync_thread.close)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert flushed.told == []
+
+
+async def test_what_needs_no_waiting_is_written_at_once(store: Store) -> None:
+    first = FACTORY.wal(1, START, START + 200)
+    # It opens a file.
+    assert store.append_at_once(1, START, first) is None
+    assert store.written == Position(1, Lsn(START))
+    await store.append(1, START, first)
+    woken = []
+    store.subscribe(lambda: woken.append(store.written))
+    second = FACTORY.wal(1, START + 200, START + 300)
+    end = Position(1, Lsn(START + 300))
+    assert store.append_at_once(1, START + 200, second) == end
+    assert store.written == end
+    assert woken == [end]
+    assert store.read(1, START, 1000) == first + second
+    for elsewhere in (START + 200, START + 400):
+        assert store.append_at_once(1, elsewhere, second) is None
+    page = START + 8192
+    await append(store, START + 300, page)
+    with pytest.raises(LogshipError) as caught:
+        store.append_at_once(1, page, bytes(7) + b"no page header" * 10)
+    assert caught.value.code == Code.BAD_WAL_PAGE
+    assert store.written == Position(1, Lsn(page))
+
+
+async def test_nothing_is_written_at_once_beside_another_writer(store: Store) -> None:
+    await append(store, START, START + 200)
+    big = asyncio.create_task(append(store, START + 200, START + 200_000))
+    await asyncio.sleep(0)
+    between = FACTORY.wal(1, START + 200, START + 300)
+    assert store.append_at_once(1, START + 200, between) is None
+    await big
+    assert store.read(1, START, 200_000) == FACTORY.wal(1, START, START + 200_000)

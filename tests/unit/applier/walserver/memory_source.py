@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from applier.store.reading import FileSlice
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
 from logship.wal import History, WalLine, parse_history
@@ -70,6 +71,10 @@ class MemorySource:
             if start <= lsn <= start + len(data) and timeline in chain:
                 return bytes(data[lsn - start : lsn - start + max_bytes])
         raise LogshipError(Code.WAL_REMOVED, f"{Lsn(lsn)} of timeline {timeline} is not here")
+
+    def share(self, timeline: int, lsn: int, max_bytes: int, /) -> FileSlice | None:
+        """None: there is no file."""
+        return None
 
     def subscribe(self, callback: Callable[[], None], /) -> Callable[[], None]:
         self._callbacks.append(callback)

@@ -116,13 +116,13 @@ def test_wal_is_streamed_as_it_is_written() -> None:
 
 
 def test_a_catch_up_goes_in_chunks_cut_at_pages() -> None:
-    standby = Standby(plain(300_000))
+    standby = Standby(plain(2_400_000))
     lines = standby.sends(query("START_REPLICATION 0/100064"))
     assert lines == [
         "copy",
-        "wal 0/100064..0/120000 of 0/1493E0",
-        "wal 0/120000..0/140000 of 0/1493E0",
-        "wal 0/140000..0/1493E0 of 0/1493E0",
+        "wal 0/100064..0/200000 of 0/349F00",
+        "wal 0/200000..0/300000 of 0/349F00",
+        "wal 0/300000..0/349F00 of 0/349F00",
     ]
     assert all(size <= MAX_SEND_BYTES for _, _, size in standby.source.reads)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from logship.errors import Code, LogshipError
-from logship.link.instances import Instances, superseded
+from logship.link.instances import Instances, why_replaced
 from tests.support.link_frames import hello
 
 ORDERS, BILLING = "key-orders", "key-billing"
@@ -45,6 +45,41 @@ def test_a_second_shipper_is_told_who_holds_the_instance() -> None:
     assert "shipper-a from 192.0.2.7" in error.what
 
 
+def test_a_shipper_whose_primary_is_away_gives_way_to_one_that_has_a_primary() -> None:
+    """After a fail-over the old primary's host may be up, and its shipper with it."""
+    arbiter = instances()
+    arbiter.claim("peer-1", ORDERS, hello(primary_reachable=False))
+    error = refusal(arbiter, "peer-2", BILLING, shipper_id="shipper-b", primary_reachable=False)
+    assert error.code is Code.INSTANCE_BUSY
+    new = hello(shipper_id="shipper-b")
+    before = arbiter.claim("peer-2", BILLING, new)
+    assert before is not None and before.peer == "peer-1"
+    farewell = why_replaced(before, new)
+    assert farewell is not None
+    assert (farewell.code, farewell.retryable) == (Code.INSTANCE_BUSY, True)
+    error = refusal(arbiter, "peer-3", ORDERS, primary_reachable=False)
+    assert error.code is Code.INSTANCE_BUSY
+
+
+def test_a_holder_whose_primary_goes_away_gives_way_until_it_is_back() -> None:
+    arbiter = instances()
+    arbiter.claim("peer-1", ORDERS, hello())
+    arbiter.primary_seen("peer-1", reachable=False)
+    arbiter.primary_seen("peer-1", reachable=True)
+    assert refusal(arbiter, "p", BILLING, shipper_id="shipper-b").code is Code.INSTANCE_BUSY
+    arbiter.primary_seen("peer-1", reachable=False)
+    arbiter.primary_seen("a stranger", reachable=False)
+    assert arbiter.claim("peer-2", BILLING, hello(shipper_id="shipper-b")) is not None
+
+
+def test_a_process_that_connects_again_has_nothing_to_be_told() -> None:
+    arbiter = instances()
+    arbiter.claim("peer-1", ORDERS, hello())
+    before = arbiter.claim("peer-2", ORDERS, hello())
+    assert before is not None
+    assert why_replaced(before, hello()) is None
+
+
 def test_the_same_shipper_started_again_takes_over() -> None:
     arbiter = instances()
     arbiter.claim("peer-1", ORDERS, hello())
@@ -52,8 +87,9 @@ def test_the_same_shipper_started_again_takes_over() -> None:
     before = arbiter.claim("peer-2", ORDERS, again)
     assert before is not None
     assert before.peer == "peer-1"
-    assert superseded(again).code is Code.SUPERSEDED
-    assert not superseded(again).retryable
+    farewell = why_replaced(before, again)
+    assert farewell is not None
+    assert (farewell.code, farewell.retryable) == (Code.SUPERSEDED, False)
     assert arbiter.release("peer-1") == []
     assert arbiter.release("peer-2") == ["orders"]
 

@@ -50,7 +50,18 @@ def test_one_copy_is_read_by_its_type_bytes() -> None:
     ]
 
 
-@pytest.mark.parametrize("message", [b"x", b"p12", b"nbase.tar.gz\0\0", b"n../x.tar\0\0"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"x",
+        b"p12",
+        b"nbase.tar.gz\0\0",
+        b"n../x.tar\0\0",
+        b"n\xff.tar\0",
+        b"n9999999999.tar\0",
+    ],
+)
 def test_strange_messages_are_refused(message: bytes) -> None:
     with pytest.raises(LogshipError) as caught:
         list(OneCopyReader().read(memoryview(message)))

@@ -52,3 +52,16 @@ def test_another_programs_process_id_is_no_server_and_a_stale_lock(tmp_path: Pat
     assert stale_locks(tmp_path) == [tmp_path / PID_FILE, lock]
     lock.write_text("1\n")  # of a server that has come since
     assert stale_locks(tmp_path) == [tmp_path / PID_FILE]
+
+
+@pytest.mark.parametrize("text", ["²\n", "9" * 5000, "99999999999\n", "0\n", "1_0\n"])
+def test_a_damaged_process_id_is_none(tmp_path: Path, text: str) -> None:
+    write(tmp_path, text)
+    assert read_pid_file(tmp_path) is None
+    assert stale_locks(tmp_path) == []
+
+
+@pytest.mark.parametrize("port", ["54²2", "٣", "9" * 5000, "65536"])
+def test_a_damaged_port_is_not_known(tmp_path: Path, port: str) -> None:
+    write(tmp_path, f"77\n/data\n1700000000\n{port}\n")
+    assert read_pid_file(tmp_path) == (77, None, None, Status.STARTING)

@@ -26,7 +26,9 @@ def test_a_keepalive_says_if_it_wants_an_answer() -> None:
         assert read_message(memoryview(message)) == Keepalive(Lsn(0x2000000), wanted, 946_684_800.0)
 
 
-@pytest.mark.parametrize("message", [b"w", b"w" + bytes(24), b"k" + bytes(16), b"z" + bytes(40)])
+@pytest.mark.parametrize(
+    "message", [b"", b"w", b"w" + bytes(24), b"k" + bytes(16), b"z" + bytes(40)]
+)
 def test_other_messages_are_refused(message: bytes) -> None:
     with pytest.raises(LogshipError, match="not understood"):
         read_message(memoryview(message))

@@ -14,6 +14,7 @@ from logship.lsn import Lsn
 from shipper.agent import agent as agent_module
 from shipper.agent.agent import Agent, SendSeed
 from shipper.agent.backoff import Backoff, Reminder
+from shipper.agent.last_primary import LastPrimary
 from shipper.destinations import Accepted, Lost, SeedFinished, SeedWanted
 from tests.support.fakes import FakeDestination, FakeSource, link_lost, primary_lost
 from tests.support.link_frames import SEGMENT_BYTES, at, profile, wal_bytes
@@ -34,10 +35,18 @@ class Run:
         self.seed_begins = False
         """The seed sends its beginning before it waits for `seed_may_end`."""
         self.seeds_cancelled = 0
+        self.known: LastPrimary | None = None
+        self.remembered: list[LastPrimary] = []
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        agent = Agent(self.source, self.destination, self._take_seed)
+        agent = Agent(
+            self.source,
+            self.destination,
+            self._take_seed,
+            last_primary=self.known,
+            remember=self.remembered.append,
+        )
         self.task = asyncio.create_task(agent.run(self.stop))
 
     async def _take_seed(self, send: SendSeed, system_identifier: int) -> None:
@@ -190,8 +199,8 @@ async def test_a_primary_that_changed_while_the_applier_was_away_is_known_as_it_
     assert told and all(facts.profile == changed and facts.timeline == 3 for facts in told)
 
 
-async def test_no_hello_says_what_a_lost_primary_was(run: Run) -> None:
-    """It may be another one when it is back: until then there is nothing to say."""
+async def test_no_hello_says_what_a_lost_primary_was_as_if_it_were_so_now(run: Run) -> None:
+    """It may be another one when it is back: until then nothing is known of it."""
     run.destination.refusals.append(
         LogshipError(Code.APPLIER_UNREACHABLE, "nobody listens", retryable=True)
     )
@@ -201,8 +210,69 @@ async def test_no_hello_says_what_a_lost_primary_was(run: Run) -> None:
     changed = profile(server_version_num=170010)
     run.source.profile = changed
     await run.shipped(S + 1000)
-    assert [facts.profile for facts in run.destination.connects[1:]] == [changed]
+    said = run.destination.connects[1:]
+    assert [facts.profile for facts in said if facts.reachable] == [changed]
+    assert all(facts.flush_lsn == 0 for facts in said if not facts.reachable)
     assert run.source.fail_open == []
+
+
+async def test_an_applier_that_is_reached_while_the_primary_is_away_is_told_that(run: Run) -> None:
+    """Else it takes the whole site for lost."""
+    run.start()
+    await run.shipped(S + 1000)
+    run.source.is_down = True
+    run.destination.say(Lost(link_lost()))
+    await run.until(lambda: len(run.destination.connects) == 2, "it connects all the same")
+    assert not run.destination.connects[-1].reachable
+    assert run.destination.connects[-1].profile.incarnation == profile().incarnation
+    run.destination.say(Lost(link_lost()))
+    await run.until(lambda: len(run.destination.connects) == 3, "and again")
+    assert run.seeds == []
+    run.source.is_down = False
+    await run.shipped(S + 2000)
+    assert run.destination.connects[-1].reachable
+
+
+async def test_what_was_said_of_a_seed_is_heard_while_the_primary_is_away(run: Run) -> None:
+    run.seed_begins = True
+    run.start()
+    await run.shipped(S + 1000)
+    run.source.is_down = True
+    run.destination.say(Lost(link_lost()))
+    await run.until(lambda: len(run.destination.connects) == 2, "it connects all the same")
+    with capture_logs() as logs:
+        run.destination.say(SeedFinished("s1", ""))
+        await run.until(lambda: "the seed is in place" in [e["event"] for e in logs], "it is heard")
+
+
+async def test_a_shipper_that_starts_beside_a_dead_primary_says_so_too(run: Run) -> None:
+    run.known = LastPrimary(profile(), 3)
+    run.source.is_down = True
+    run.start()
+    await run.until(lambda: run.destination.connects, "it connects")
+    (facts,) = run.destination.connects
+    assert (facts.reachable, facts.timeline) == (False, 3)
+    assert run.remembered == []
+    run.source.is_down = False
+    await run.shipped(S + 1000)
+    assert run.remembered == [LastPrimary(profile(), 1)]
+
+
+async def test_a_shipper_that_never_knew_a_primary_has_nothing_to_say(run: Run) -> None:
+    run.source.is_down = True
+    run.start()
+    await run.until(lambda: run.source.opened >= 3, "it tries")
+    assert run.destination.connects == []
+
+
+async def test_being_superseded_while_the_primary_is_away_ends_the_process(run: Run) -> None:
+    run.known = LastPrimary(profile(), 1)
+    run.source.is_down = True
+    run.destination.refusals.append(LogshipError(Code.SUPERSEDED, "another one took over"))
+    run.start()
+    assert run.task is not None
+    with pytest.raises(RefusedError):
+        await asyncio.wait_for(run.task, 10)
 
 
 @pytest.mark.parametrize("where", ["open", "read", "connect"])
@@ -280,6 +350,22 @@ async def test_seeds_that_always_fail_are_not_made_for_ever(run: Run) -> None:
     await run.shipped(S + 1000)
     await asyncio.sleep(0.05)
     assert len(run.seeds) == agent_module.MAX_SEED_TRIES
+
+
+async def test_a_seed_waits_for_what_somebody_must_mend_first_and_uses_up_no_try(
+    run: Run,
+) -> None:
+    """No try costs the primary anything before its slot is there."""
+    missing = LogshipError(Code.SLOT_MISSING, "no slot, and create_slot is off", "make it")
+    tries = 2 * agent_module.MAX_SEED_TRIES
+    run.source.fail_reserve += [missing] * tries + [primary_lost()] * 2
+    run.destination.accepted = Accepted(None, frozenset(), True, 1 << 20)
+    with capture_logs() as logs:
+        run.start()
+        await run.until(lambda: run.destination.of_kind("seed"), "a seed begins")
+    assert len(run.seeds) == 1
+    said = [entry for entry in logs if entry.get("code") == Code.SLOT_MISSING]
+    assert [(entry["log_level"], entry["hint"]) for entry in said] == [("error", "make it")]
 
 
 async def test_a_fence_ends_the_seed_that_is_on_its_way(run: Run) -> None:

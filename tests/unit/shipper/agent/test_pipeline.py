@@ -17,6 +17,7 @@ from logship.lsn import Lsn, Position
 from logship.seal import INLINE_BYTES, Sealed
 from shipper.agent import pipeline as pipeline_module
 from shipper.agent.pipeline import SealPipeline, split
+from shipper.compression import Effort
 from shipper.sources import WalBytes
 from tests.support.fakes import FakeDestination, FakeSource
 from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
@@ -47,8 +48,8 @@ async def test_large_and_small_spans_keep_their_order_and_bytes(
 ) -> None:
     real = pipeline_module._seal_span
 
-    def slower_for_larger(chunks: object, *, compress: bool) -> Sealed:
-        sealed = real(chunks, compress=compress)  # type: ignore[arg-type]
+    def slower_for_larger(chunks: object, effort: Effort) -> Sealed:
+        sealed = real(chunks, effort)  # type: ignore[arg-type]
         time.sleep(0.02 if sealed.raw_bytes > 2 * INLINE_BYTES else 0)
         return sealed
 

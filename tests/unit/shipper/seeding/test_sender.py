@@ -23,6 +23,7 @@ from logship.postgres.replication import (
     Tablespace,
 )
 from logship.seal import unseal
+from shipper import compression
 from shipper.seeding import SeedFrame, SeedSender, sender
 
 START = BackupStart(3, Lsn(0x2000028), (Tablespace(16385, "/mnt/fast", 7),), 4_000_000)
@@ -147,13 +148,13 @@ async def test_data_that_does_not_shrink_is_left_alone_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[bool] = []
-    real = sender.seal
+    real = compression.seal
 
-    def counting(raw: bytes, *, compress: bool) -> sender.Sealed:
+    def counting(raw: bytes, *, compress: bool, quick: bool) -> sender.Sealed:
         tried.append(compress)
-        return real(raw, compress=compress)
+        return real(raw, compress=compress, quick=quick)
 
-    monkeypatch.setattr(sender, "seal", counting)
+    monkeypatch.setattr(compression, "seal", counting)
     noise = os.urandom(sender.CHUNK_BYTES)
     events = [START, ArchiveStart(""), *[Data(memoryview(noise))] * 50, END]
     connecting(monkeypatch, events)

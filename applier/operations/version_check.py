@@ -1,0 +1,178 @@
+"""Which installed PostgreSQL runs the standby, and whether it may replay what its primary wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import structlog
+
+from applier.compat import DataDirectoryFacts, StandbyProfile, Verdict, check
+from applier.standby import StandbyLayout
+from logship.errors import Code, LogshipError, RefusedError
+from logship.identity import Profile
+from logship.postgres.control_file import read_control_file
+from logship.postgres.installations import Installation, choose
+from logship.postgres.probe import probe
+
+if TYPE_CHECKING:
+    from applier.operations.instance import Instance
+
+log = structlog.get_logger(__name__)
+
+
+class VersionCheck:
+    """`verdict` is None until there is a primary to compare with and an installation to run.
+
+    Raises the alarms that go with what it finds, and clears them.
+    """
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self.installation: Installation | None = None
+        self.verdict: Verdict | None = None
+
+    @property
+    def passes(self) -> bool:
+        """Whether the standby may replay."""
+        return self.verdict is not None and not self.verdict.blocked
+
+    async def look(self, layout: StandbyLayout, *, seeded: bool) -> None:
+        """Choose an installation and compare it with the recorded primary, and with the data
+        directory if there is one (`seeded`).  What is blocked is remembered when this returns.
+
+        Raises LogshipError: the record can't be written.
+        """
+        instance = self._instance
+        profile = instance.record.profile
+        assert profile is not None
+        before = self.verdict
+        try:
+            self.installation = choose(
+                instance.host.installations, profile.major, profile.server_version_num
+            )
+            self.verdict = await self._compare(profile, self.installation, layout, seeded)
+        except LogshipError as error:
+            self.installation = self._newest_of(profile.major)
+            self.verdict = None
+            if self.installation is not None:
+                # What can't be compared (a damaged data directory) blocks the standby only:
+                # WAL is received all the same.
+                with contextlib.suppress(LogshipError):
+                    self.verdict = await self._compare(profile, self.installation, layout, seeded)
+            if self.verdict is None:
+                instance.alarms.raise_error(error)
+        else:
+            instance.alarms.clear(Code.NO_INSTALLATION)
+            instance.alarms.clear(Code.CONTROL_FILE)
+        self._tell(before)
+        await asyncio.to_thread(self._look_for_client_rules, layout, seeded)
+        await self._remember_hold()
+
+    def choose_for_production(self) -> Installation | None:
+        """The installation of a server that was promoted: no check holds it back any more."""
+        profile = self._instance.record.profile
+        assert profile is not None
+        self.installation = self._newest_of(profile.major)
+        with contextlib.suppress(LogshipError):
+            self.installation = choose(
+                self._instance.host.installations, profile.major, profile.server_version_num
+            )
+        return self.installation
+
+    def refuse_promotion(self) -> None:
+        """Raise RefusedError(PROMOTE_REFUSED) unless a standby may be opened."""
+        name = self._instance.name
+        if self.installation is None or self.verdict is None:
+            raise RefusedError(
+                Code.PROMOTE_REFUSED,
+                f"no installed PostgreSQL can run the standby of {name}",
+                "install its version: applier check lists what is found and what is needed",
+            )
+        if self.verdict.blocked:
+            raise RefusedError(
+                Code.PROMOTE_REFUSED,
+                f"the version check blocks {name}: {self.verdict.summary()}",
+                f"mend it, or override the rule by name in [instances.{name}] overrides",
+            )
+
+    async def _remember_hold(self) -> None:
+        """Note durably from where on WAL was not checked against the standby, or that all is."""
+        instance = self._instance
+        if self.passes != (instance.record.held_lsn is not None):
+            return
+        await instance.remember(held_lsn=None if self.passes else self._hold_lsn())
+
+    def _hold_lsn(self) -> int:
+        """The end of the WAL that is held, or where a known timeline forks below it: what that
+        one holds at the same LSNs was never checked."""
+        store = self._instance.store
+        written = store.written if store is not None else None
+        if store is None or written is None:
+            return 0
+        forks = [history.end_of(written.timeline) for history in store.histories().values()]
+        return int(min([written.lsn, *(fork for fork in forks if fork is not None)]))
+
+    async def timeline_came(self) -> None:
+        """A timeline's history is known, and none of its WAL is here yet."""
+        held_lsn = self._instance.record.held_lsn
+        if held_lsn is not None and self._hold_lsn() < held_lsn:
+            await self._instance.remember(held_lsn=self._hold_lsn())
+
+    def _look_for_client_rules(self, layout: StandbyLayout, seeded: bool) -> None:
+        """Say beforehand whom a promoted server would let in."""
+        instance = self._instance
+        rules = layout.primary_settings / "pg_hba.conf"
+        if not seeded or rules.exists():
+            instance.alarms.clear(Code.NO_CLIENT_RULES)
+            return
+        instance.alarms.raise_error(
+            LogshipError(
+                Code.NO_CLIENT_RULES,
+                "the seed brought no pg_hba.conf: after a promotion no client would get in",
+                f"copy the primary's (Debian keeps it in /etc/postgresql) to {rules}",
+            )
+        )
+
+    def _tell(self, before: Verdict | None) -> None:
+        instance = self._instance
+        if self.verdict is None:
+            return
+        if self.verdict.blocked:
+            instance.alarms.raise_error(
+                LogshipError(
+                    Code.COMPATIBILITY,
+                    f"the standby is not allowed to replay: {self.verdict.summary()}",
+                    "WAL is received and stored meanwhile; shipper status NAME shows the remedy",
+                )
+            )
+        else:
+            instance.alarms.clear(Code.COMPATIBILITY)
+        if before != self.verdict:
+            log.info("version check", instance=instance.name, verdict=self.verdict.summary())
+
+    def _newest_of(self, major: int) -> Installation | None:
+        """The best there is when none is new enough: the check then names what is wrong."""
+        same = [one for one in self._instance.host.installations if one.major == major]
+        return max(same, key=lambda one: one.version_num, default=None)
+
+    async def _compare(
+        self, profile: Profile, installation: Installation, layout: StandbyLayout, seeded: bool
+    ) -> Verdict:
+        host = self._instance.host
+        made = await probe(installation, host.run_as, host.probe_cache)
+        facts = None
+        if seeded:
+            control = await asyncio.to_thread(read_control_file, layout.data)
+            facts = DataDirectoryFacts(
+                system_identifier=control.system_identifier,
+                wal_segment_size=control.wal_segment_size,
+                data_checksums=control.data_checksum_version != 0,
+            )
+        return check(
+            profile,
+            StandbyProfile.of(made, facts),
+            self._instance.record.incarnation,
+            frozenset(self._instance.settings.overrides),
+        )
