@@ -7,6 +7,8 @@ SEEDS ?= 20000
 FROM ?= 0
 BENCH_ARGS ?=
 MINUTES ?= 60
+SECONDS ?= 60
+TARGET ?=
 LOCK_ARGS ?=
 
 VENV := .venv
@@ -14,12 +16,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv postgres lint format test simulate demo bench torture lock clean
+.PHONY: help venv postgres lint format test simulate demo bench soak torture fuzz lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Variables: PYTHON=python3.12  PYTEST_ARGS='-k store -x'  DEMO_ARGS=--help  BENCH_ARGS=--quick  MINUTES=60  LOCK_ARGS=--upgrade  SEEDS=200000"
+	@echo "  Variables: PYTHON=python3.12  PYTEST_ARGS='-k store -x'  DEMO_ARGS=--help  BENCH_ARGS=--quick  MINUTES=60  SECONDS=60  TARGET=frames  LOCK_ARGS=--upgrade  SEEDS=200000"
 
 venv: $(READY) ## Build .venv from requirements.lock
 
@@ -62,9 +64,15 @@ demo: $(READY) postgres ## Protect a cluster, lose it, and promote its standby (
 bench: $(READY) postgres ## Measure Logship beside PostgreSQL's own replication (BENCH_ARGS)
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
+soak: $(READY) postgres ## Work for MINUTES=n and watch the memory of shipper and applier
+	$(BIN)/python -m tests.bench.soak --minutes $(MINUTES)
+
 torture: $(READY) postgres ## Kill, freeze, cut and fill at random for MINUTES=n; crash at every step
 	$(BIN)/python -m pytest tests/crash --crash-points=all --timeout=0
 	$(BIN)/python -m tests.torture --minutes $(MINUTES)
+
+fuzz: $(READY) ## Fuzz each parser, or TARGET=name, for SECONDS=n; findings stay in build/fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
 
 # The name in the lock's first lines stands for this target, whatever options it takes.
 lock: $(READY) ## Write requirements.lock anew (LOCK_ARGS=--upgrade for newer versions)

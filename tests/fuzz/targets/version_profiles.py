@@ -1,0 +1,53 @@
+"""Profiles as a shipper's hello brings them: what the applier makes of any of them.
+
+Input: a profile in MessagePack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import msgspec
+
+from applier.compat import RULES, DataDirectoryFacts, StandbyProfile, check
+from logship.identity import Incarnation, Profile
+from tests.fuzz.mutation import mutate_document
+from tests.fuzz.target import MutateBytes
+from tests.support.link_frames import profile
+
+OURS = StandbyProfile.of(
+    profile(),
+    DataDirectoryFacts(
+        system_identifier=profile().system_identifier,
+        wal_segment_size=1 << 24,
+        data_checksums=True,
+    ),
+)
+
+
+def run(data: bytes) -> bool:
+    try:
+        found = msgspec.msgpack.decode(data, type=Profile)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+    for standby in (OURS, StandbyProfile.of(found)):
+        for expected in (None, profile().incarnation, found.incarnation):
+            verdict = check(found, standby, expected)
+            assert [each.rule for each in verdict.findings] == [rule.name for rule in RULES]
+            assert all(each.rule and each.primary is not None for each in verdict.findings)
+    if found.server_version_num >= 0 <= found.system_identifier:
+        assert Incarnation.parse(str(found.incarnation)) == found.incarnation
+    return True
+
+
+def seeds() -> Iterator[bytes]:
+    for changes in ({}, {"server_version_num": 140024}, {"architecture": "aarch64"}):
+        yield msgspec.msgpack.encode(profile(**changes))
+
+
+def mutate(data: bytes, max_bytes: int, random: Random, other: MutateBytes) -> bytes:
+    try:
+        return msgspec.msgpack.encode(mutate_document(msgspec.msgpack.decode(data), random))
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
+        return other(data, max_bytes)
