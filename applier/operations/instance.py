@@ -245,6 +245,11 @@ class Instance:
         """Whether a sender is there."""
         return self._listener is not None
 
+    @property
+    def has_primary(self) -> bool:
+        """Whether a sender is there that reaches its primary: without it no seed goes on."""
+        return self.is_connected and self.link.primary_reachable is not False
+
     # --- Intake: what is said of the primary ----------------------------------------------
 
     def heard_from(self, timeline: int, flush_lsn: int) -> None:
@@ -409,7 +414,7 @@ class Instance:
         """
         self._check_fence()
         # One that is complete but for WAL that will not come must not block the next for ever.
-        if not self.arrival.give_up_abandoned(connected=self.is_connected):
+        if not self.arrival.give_up_abandoned(connected=self.has_primary):
             raise RefusedError(
                 Code.SEED_FAILED, f"a seed of {self.name} is already arriving", "wait for it"
             )

@@ -119,7 +119,7 @@ class _Job:
                 f"shipper status {name} shows the record",
             )
         instance.following.refuse_promotion_unless_ready()
-        if not instance.arrival.give_up_abandoned(connected=instance.is_connected):
+        if not instance.arrival.give_up_abandoned(connected=instance.has_primary):
             raise RefusedError(
                 Code.PROMOTE_REFUSED,
                 f"a seed of {name} is arriving and will replace its standby",

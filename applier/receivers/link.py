@@ -162,9 +162,7 @@ class Connection:
                 case PeerLeft(reason):
                     self._finish(reason)
                 case PrimaryHeard(heartbeat):
-                    self._receiver.instances.primary_seen(
-                        self._peer.routing_id, reachable=heartbeat.primary_reachable
-                    )
+                    self._primary_seen(heartbeat.timeline, reachable=heartbeat.primary_reachable)
                     # Not behind a store that waits for room: the exposure must stay true.
                     if self._intake is not None:
                         self._intake.heartbeat(heartbeat)
@@ -174,6 +172,15 @@ class Connection:
                     self._work.put_nowait((output, None))
         if not self._session.closed:
             self._alarm.set(self._session.deadline)
+
+    def _primary_seen(self, timeline: int, *, reachable: bool) -> None:
+        """A primary that a failover left behind is as good as none: its shipper must not keep
+        the instance from the one whose primary writes what is held."""
+        positions = self._intake.positions() if self._intake is not None else None
+        left_behind = positions is not None and timeline < positions.received.timeline
+        self._receiver.instances.primary_seen(
+            self._peer.routing_id, reachable=reachable and not left_behind
+        )
 
     def _span_came(self, received: SpanReceived) -> None:
         span = received.span
@@ -275,6 +282,7 @@ class Connection:
             intake.lost(self, "the connection ended while it was being accepted")
             return
         self._intake = intake
+        self._primary_seen(hello.timeline, reachable=hello.primary_reachable)
         position = resume.position
         welcome = Welcome(
             version=greeted.version,

@@ -267,14 +267,13 @@ class Connection(asyncio.Protocol):
         # Until the transport has written the header, `resume_writing` comes back here.
         if slice_ is None or not self._writable or self._transport.is_closing():
             return
-        if self._share_socket is None:
-            self._share_socket = _duplicate(self._transport)
         try:
+            shared = self._share_socket = self._share_socket or _duplicate(self._transport)
             while slice_.size_bytes:
-                if not slice_.send(self._share_socket.fileno()):
+                if not slice_.send(shared.fileno()):
                     raise OSError(errno.ENODATA, "the file is shorter than it was")
         except BlockingIOError:
-            self._loop.add_writer(self._share_socket, self._go_on_sharing)
+            self._loop.add_writer(shared, self._go_on_sharing)
             return
         except OSError as error:
             if error.errno not in _CANT_SHARE or not self._write_rest(slice_):
@@ -317,7 +316,8 @@ class Connection(asyncio.Protocol):
             return  # It waits in the session for the end of the message.
         output = self._session.data_to_send()
         if output:
-            self._transport.writelines(output)
+            # In one: some versions of Python do not stop for a full buffer after `writelines`.
+            self._transport.write(b"".join(output))
 
     def _read_or_not(self) -> None:
         wanted = self._is_free or not self._session.input_blocked

@@ -9,6 +9,7 @@ many servers under one account, soon another server's.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 from enum import StrEnum
@@ -20,6 +21,10 @@ PID_FILE = "postmaster.pid"
 _MAX_BYTES = 8192
 """Two paths of MAXPGPATH, 1024, and some numbers: more is no file of a server."""
 _DIGITS = re.compile(r"\A[0-9]{1,10}\Z")
+
+
+_IPC_RMID = 0
+"""<linux/ipc.h>"""
 
 
 class Status(StrEnum):
@@ -95,6 +100,24 @@ def stale_locks(data_directory: Path) -> list[Path]:
             if int(socket_lock.read_text(encoding="utf-8").splitlines()[0]) == found.pid:
                 locks.append(socket_lock)
     return locks
+
+
+def remove_shared_memory(data_directory: Path) -> None:
+    """Remove the System V segment that a killed server left, before its directory goes.
+
+    Only its next start would, and the kernel has room for 4096 of them in all (SHMMNI).  Line 7
+    of postmaster.pid has its key and its id (`LOCK_FILE_LINE_SHMEM_KEY`, pidfile.h).  Nothing
+    happens while a server runs there.
+    """
+    if running_postmaster(data_directory) is not None:
+        return
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        lines = (data_directory / PID_FILE).read_text(encoding="utf-8").splitlines()
+        key, identifier = map(int, lines[6].split())
+        libc = ctypes.CDLL(None)
+        # Ids are given again: only the one that still has this key is that server's.
+        if libc.shmget(ctypes.c_int(key), ctypes.c_size_t(0), 0) == identifier:
+            libc.shmctl(identifier, _IPC_RMID, None)
 
 
 def _exists(pid: int) -> bool:

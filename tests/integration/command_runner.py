@@ -30,6 +30,9 @@ async def start(
     program, *rest = map(str, arguments)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LOGSHIP_", "PG"))}
     return await asyncio.create_subprocess_exec(
+        # Whoever runs the tests in the background has SIGINT ignored, and so would the program.
+        "env",
+        "--default-signal=INT",
         str(Path(sys.executable).with_name(program)),
         *rest,
         stdin=asyncio.subprocess.DEVNULL,

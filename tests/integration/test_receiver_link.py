@@ -18,7 +18,7 @@ from shipper.destinations.link import LinkDestination, ShipperIdentity
 from tests.integration.destination_contract import Shipping, facts
 from tests.integration.receiver_contract import ReceiverContract
 from tests.support.fake_intake import FakeIntake, new_keys
-from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
+from tests.support.link_frames import SEGMENT_BYTES, at, sealed_wal, wal_bytes
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import until
 
@@ -187,6 +187,29 @@ async def test_a_shipper_whose_primary_is_away_gives_way(rig: LinkRig) -> None:
     await old.connect(facts())
     await old.close("done")
     await new.close("done")
+
+
+async def test_a_shipper_whose_primary_was_left_behind_gives_way(rig: LinkRig) -> None:
+    """It can ship nothing, and would keep out the one that can."""
+    behind, true = rig.make_destination(), rig.make_destination(shipper_id="shipper-b")
+    await true.connect(facts(timeline=2))
+    true.resume(at(1, S))
+    true.send_history(2, b"1\t0/100000\tno recovery target specified\n")
+    true.send_span(2, S, sealed_wal(2, S, 100), S + 100)
+    await until(lambda: rig.intake.of_kind("wal"), "WAL of the new timeline")
+    true.tell(facts(timeline=2)._replace(reachable=False))
+    await until(
+        lambda: any(not beat.primary_reachable for beat in rig.intake.of_kind("heartbeat")),
+        "its primary restarts",
+    )
+    await behind.connect(facts(timeline=1))
+    await true.close("gave way")
+    again = rig.make_destination(shipper_id="shipper-b")
+    await again.connect(facts(timeline=2))
+    lost = await asyncio.wait_for(behind.next_event(), 10)
+    assert isinstance(lost, Lost) and lost.error.code == Code.INSTANCE_BUSY
+    await behind.close("done")
+    await again.close("done")
 
 
 async def test_a_seed_waits_for_a_connection_that_has_a_primary(rig: LinkRig) -> None:

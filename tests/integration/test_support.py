@@ -32,6 +32,22 @@ def test_a_killed_server_comes_back_with_what_it_committed(
     assert version == [(major,)]
 
 
+def test_a_killed_server_leaves_no_shared_memory_when_it_is_destroyed(
+    primary: PrimaryFactory,
+) -> None:
+    server = primary(17)
+    segment = (server.data / "postmaster.pid").read_text().splitlines()[6].split()[1]
+    server.kill()
+    assert segment in _segments()
+    server.destroy()
+    assert segment not in _segments()
+
+
+def _segments() -> set[str]:
+    lines = Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]
+    return {line.split()[1] for line in lines}
+
+
 @all_majors
 def test_a_clone_follows_and_opens_on_a_new_timeline(
     primary: PrimaryFactory, shared_tmp_path: Path, major: int

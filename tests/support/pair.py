@@ -17,6 +17,7 @@ import psycopg
 from logship.applier_client import ApplierClient
 from logship.errors import LogshipError
 from logship.link.keys import generate
+from logship.postgres.postmaster import remove_shared_memory
 from logship.status import InstanceStatus
 from tests.support.installations import cache_directory
 from tests.support.processes import server_account
@@ -316,6 +317,7 @@ class Pair:
         for pid_file in (self.directory / "applier").glob("instances/*/*/data/postmaster.pid"):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 _kill_tree(int(pid_file.read_text().split()[0]))
+            remove_shared_memory(pid_file.parent)
 
 
 def _kill_tree(pid: int) -> None:

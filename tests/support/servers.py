@@ -13,6 +13,7 @@ from typing import Any, Literal, LiteralString
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from logship.postgres.postmaster import remove_shared_memory
 from tests.support.clusters import ClusterTemplates, initialise
 from tests.support.processes import (
     copy_tree,
@@ -216,6 +217,7 @@ class PrimaryServer:
             clone.destroy()
         self.clones.clear()
         self.kill()
+        remove_shared_memory(self.data)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _addresses(self) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from logship.applier_client import ApplierClient
 from logship.errors import Code, LogshipError, UsageError
 from logship.link.keys import generate
 from logship.postgres.installations import Installation, choose, discover
+from logship.postgres.postmaster import remove_shared_memory
 from logship.postgres.process import Server, Wait
 from logship.postgres.run_as import RunAs
 from logship.status import InstanceStatus
@@ -29,7 +29,6 @@ from logship.status import InstanceStatus
 INSTANCE = "demo"
 CACHE_VARIABLE = "LOGSHIP_POSTGRES_CACHE"
 STOP_SECONDS = 10.0
-_IPC_RMID = 0  # <linux/ipc.h>
 
 _PRIMARY_CONFIGURATION = """
 listen_addresses = ''
@@ -267,7 +266,7 @@ class Site:
             for data in self._directory.glob("applier/instances/*/*/data"):
                 _stop_server(Server(self.installation, data, self._run_as))
             _stop_server(self.primary)
-            _remove_shared_memory(self._data)
+            remove_shared_memory(self._data)
             shutil.rmtree(self._directory, ignore_errors=True)
             if time.monotonic() > deadline:
                 raise LogshipError(
@@ -289,17 +288,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _stop_server(server: Server) -> None:
     with contextlib.suppress(LogshipError):
         server.stop("immediate")
-
-
-def _remove_shared_memory(data: Path) -> None:
-    """The System V segment of a server that was killed: only its next start would remove it.
-
-    Line 7 of postmaster.pid has its key and its id (`LOCK_FILE_LINE_SHMEM_KEY`, miscadmin.h).
-    """
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        lines = (data / "postmaster.pid").read_text(encoding="ascii").splitlines()
-        identifier = int(lines[6].split()[1])
-        ctypes.CDLL(None).shmctl(identifier, _IPC_RMID, None)
 
 
 def _free_ports(count: int) -> list[int]:

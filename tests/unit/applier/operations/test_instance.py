@@ -279,6 +279,20 @@ async def test_a_sender_whose_primary_is_away_neither_ends_nor_wants_a_seed(
     assert (resume.seed_id, resume.seed_wanted) == ("s1", False)
 
 
+async def test_a_sender_whose_primary_is_away_is_no_reason_to_wait_for_a_seed(
+    instance: Instance, listener: Listener
+) -> None:
+    """A promotion that waited for it would depend on the dead primary's host."""
+    await instance.hello(hello(), listener)
+    await instance.seed_begin(SEED)
+    assert instance.has_primary
+    instance.lost(listener, "cut")
+    await instance.hello(hello(flush_lsn=0, primary_reachable=False, seed_id="s1"), listener)
+    assert instance.is_connected
+    assert not instance.has_primary
+    assert instance.arrival.give_up_abandoned(connected=instance.has_primary)
+
+
 async def test_the_first_that_is_heard_of_an_instance_may_be_that_its_primary_is_away(
     instance: Instance, listener: Listener
 ) -> None:
