@@ -231,7 +231,11 @@ class Connection(asyncio.Protocol):
                     return
             data = source.read(request.timeline, request.lsn, request.max_bytes)
         except LogshipError as error:
-            self._log_unreadable(request, error)
+            self._log_unreadable(
+                error.what,
+                position=str(Position(request.timeline, request.lsn)),
+                code=str(error.code),
+            )
             self._session.wal_failed(error, now)
             self._write_output()
             return
@@ -241,14 +245,13 @@ class Connection(asyncio.Protocol):
         self._write_output()
         self.wake()
 
-    def _log_unreadable(self, request: WalRequest, error: LogshipError) -> None:
+    def _log_unreadable(self, error: str, **where: str) -> None:
         log.error(
             "WAL can't be read for a standby",
             instance=None if self.instance is None else self.instance.name,
             standby=self._application_name,
-            position=str(Position(request.timeline, request.lsn)),
-            code=str(error.code),
-            error=error.what,
+            error=error,
+            **where,
         )
 
     # WAL from the file to the socket, past the transport, which has nothing to write meanwhile
@@ -294,12 +297,7 @@ class Connection(asyncio.Protocol):
     def _give_up(self, error: OSError) -> None:
         """In the middle of a message nothing can be said any more: the client asks again."""
         if error.errno not in (errno.EPIPE, errno.ECONNRESET):
-            log.error(
-                "WAL can't be read for a standby",
-                instance=None if self.instance is None else self.instance.name,
-                standby=self._application_name,
-                error=str(error),
-            )
+            self._log_unreadable(str(error))
         self._end_sharing()
         self._closing = True
         self._transport.abort()

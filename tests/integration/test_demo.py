@@ -19,6 +19,7 @@ from shipper.commands.demo.site import CACHE_VARIABLE, Site, find_installation, 
 from shipper.commands.demo.story import tell
 from tests.integration.command_runner import start
 from tests.support.installations import cache_directory, postgres_dir
+from tests.support.processes import shared_memory_segments
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -147,13 +148,8 @@ async def test_the_shared_memory_of_the_killed_primary_is_removed(place: Place) 
     await asyncio.to_thread(site.start_primary)
     (directory,) = place.directory.iterdir()
     segment = (directory / "primary/data/postmaster.pid").read_text().splitlines()[6].split()[1]
-    assert segment in _segments()
+    assert segment in shared_memory_segments()
     await asyncio.to_thread(site.kill_primary)
     await asyncio.to_thread(site.close)
-    assert segment not in _segments()
+    assert segment not in shared_memory_segments()
     await place.is_clean()
-
-
-def _segments() -> set[str]:
-    lines = Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]
-    return {line.split()[1] for line in lines}

@@ -10,6 +10,7 @@ from psycopg import errors
 
 from tests.conftest import PrimaryFactory
 from tests.support.installations import all_majors, older_minor_dir, postgres_dir, wheel_dir
+from tests.support.processes import shared_memory_segments
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
 
@@ -38,14 +39,9 @@ def test_a_killed_server_leaves_no_shared_memory_when_it_is_destroyed(
     server = primary(17)
     segment = (server.data / "postmaster.pid").read_text().splitlines()[6].split()[1]
     server.kill()
-    assert segment in _segments()
+    assert segment in shared_memory_segments()
     server.destroy()
-    assert segment not in _segments()
-
-
-def _segments() -> set[str]:
-    lines = Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]
-    return {line.split()[1] for line in lines}
+    assert segment not in shared_memory_segments()
 
 
 @all_majors
