@@ -69,10 +69,21 @@ class Code(StrEnum):
     NO_CLIENT_RULES = "no-client-rules"
     NO_INSTALLATION = "no-installation"
     COMPATIBILITY = "compatibility"
+    # Buckets
+    BUCKET_UNREACHABLE = "bucket-unreachable"
+    BUCKET_REFUSED = "bucket-refused"
+    OBJECT_EXISTS = "object-exists"
+    OBJECT_DAMAGED = "object-damaged"
+    EPOCH_HELD = "epoch-held"
+    EPOCH_LOST = "epoch-lost"
+    IDENTITY_MISSING = "identity-missing"
     # Promotion
     PROMOTE_REFUSED = "promote-refused"
     PROMOTE_FAILED = "promote-failed"
     ALREADY_PROMOTED = "already-promoted"
+    # Recovery to a point in time
+    TARGET_UNREACHABLE = "target-unreachable"
+    RESTORE_FAILED = "restore-failed"
     # The commands
     SETTINGS = "settings"
     USAGE = "usage"
