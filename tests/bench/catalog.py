@@ -11,8 +11,10 @@ MEASURES = {
     "sync": "Commit under synchronous replication",
     "rate": "Sustained WAL, and what it costs",
     "catchup": "Catching up a backlog",
+    "archives": "Catching up a backlog from archives",
     "seed": "Seeding",
     "promote": "Promote to first write",
+    "bucket": "Commit to visible through a bucket",
 }
 """In the order of a run: the cheap ones first."""
 
@@ -111,4 +113,17 @@ CATALOG = (
     Row("promote_inside_seconds", "promote", "of it inside the applier", "s"),
     Row("native_promote_seconds", "promote", "pg_promote", "s"),
     Row("native_promote_p99_seconds", "promote", "pg_promote, p99", "s"),
+    Row("archive_store_ratio", "archives", "from the store ÷ native streaming", "×", 0.9, "more"),
+    Row("archive_bucket_ratio", "archives", "from S3 ÷ pgBackRest async get", "×", 1, "more"),
+    Row("archive_bucket_native_ratio", "archives", "from S3 ÷ native streaming", "×"),
+    Row("archive_bucket_cp_ratio", "archives", "from S3 ÷ restore_command = cp", "×"),
+    Row("archive_store_mb_s", "archives", "Logship, from the store", "MB/s"),
+    Row("archive_bucket_mb_s", "archives", "Logship, from S3", "MB/s"),
+    Row("archive_native_mb_s", "archives", "native streaming", "MB/s"),
+    Row("archive_cp_mb_s", "archives", "restore_command = cp", "MB/s"),
+    Row("archive_pgbackrest_mb_s", "archives", "pgBackRest async archive-get, zst", "MB/s"),
+    Row("bucket_1s_p50_s", "bucket", "max_delay 1 s: p50", "s"),
+    Row("bucket_1s_p99_s", "bucket", "max_delay 1 s: p99", "s"),
+    Row("bucket_200ms_p50_s", "bucket", "max_delay 0.2 s: p50", "s"),
+    Row("bucket_200ms_p99_s", "bucket", "max_delay 0.2 s: p99", "s"),
 )

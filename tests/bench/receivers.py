@@ -163,9 +163,20 @@ class PgBackRest:
         self._directory = site.new_directory("pgbackrest")
         self._config = self._directory / "pgbackrest.conf"
 
+    def restore_command(self, data: Path) -> str:
+        """What a standby in `data` fetches WAL with: asynchronously, two processes."""
+        return (
+            f"pgbackrest --config={self._config} --stanza=bench --pg1-path={data}"
+            f" --spool-path={data.parent}/spool --lock-path={data.parent}/lock"
+            ' archive-get %f "%p"'
+        )
+
     @contextlib.contextmanager
-    def archiving(self) -> Iterator[None]:
-        """The primary restarts with archiving on, and without afterwards."""
+    def archiving(self, before: str = "") -> Iterator[None]:
+        """The primary restarts with archiving on, and without afterwards.
+
+        before: a command that has to succeed for each segment first.
+        """
         site, primary = self._site, self._site.primary
         for name in ("repository", "spool", "lock", "log"):
             make_server_directory(self._directory / name)
@@ -178,6 +189,8 @@ class PgBackRest:
             )
         )
         push = f"pgbackrest --config={self._config} --stanza=bench archive-push %p"
+        if before:
+            push = f"{before} && {push}"
         # Its asynchronous process has no parent; as ours it keeps its times until we look.
         _adopt_orphans(True)
         try:
@@ -187,7 +200,7 @@ class PgBackRest:
                 *("pgbackrest", f"--config={self._config}", "--stanza=bench", "stanza-create")
             ]
             run_as_server(stanza, self._directory)
-            self._wait_archived(self._switch())
+            self.archive_all()
             yield
         finally:
             primary.configure({"archive_mode": "off", "archive_command": ""})
@@ -203,13 +216,15 @@ class PgBackRest:
         before = self._cpu_seconds()
         started_at = time.monotonic()
         generated = site.generate()
-        self._wait_archived(self._switch())
+        self.archive_all()
         seconds = time.monotonic() - started_at
         cpu = self._cpu_seconds() - before
         return Received(generated.size_bytes / 1e6 / seconds, cpu / (generated.size_bytes / 1e9))
 
-    def _switch(self) -> str:
-        return str(self._site.sql("select pg_walfile_name(pg_switch_wal())")[0][0])
+    def archive_all(self) -> None:
+        """End the segment, and return when all that was written is in the repository."""
+        last = self._site.sql("select pg_walfile_name(pg_switch_wal())")[0][0]
+        self._wait_archived(str(last))
 
     def _wait_archived(self, segment: str) -> None:
         where = self._directory / "repository" / "archive" / "bench"

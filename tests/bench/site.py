@@ -23,12 +23,14 @@ from psycopg.conninfo import make_conninfo
 from logship.lsn import Lsn
 from tests.bench import machine
 from tests.bench.sizes import Sizes
-from tests.support.pair import Pair
+from tests.support.pair import BucketRoad, Pair
 from tests.support.processes import make_server_directory, run_as_server, server_account
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import free_port, wait_until
 
 INSTANCE = "main"
+BY_BUCKET = "far"
+"""The instance whose two sides meet in a bucket only."""
 LOGSHIP = "logship_main"
 NATIVE = "native"
 """The names under which the primary knows its receivers."""
@@ -72,9 +74,16 @@ class Generated(NamedTuple):
 class LogshipPair(Pair):
     """Real `shipper run` and `applier run`, with the defaults of their settings."""
 
-    def __init__(self, directory: Path, site: Site) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        site: Site,
+        instance: str = INSTANCE,
+        bucket: BucketRoad | None = None,
+    ) -> None:
         self.site = site
-        super().__init__(directory)
+        self.instance = instance
+        super().__init__(directory, bucket=bucket)
 
     def write_applier_settings(self) -> None:
         account = server_account()
@@ -85,26 +94,28 @@ class LogshipPair(Pair):
             run_as=account.pw_name if account is not None else "",
         )
         text += "".join(f"{k} = '{v}'\n" for k, v in self.site.server_settings.items())
+        if self.bucket is not None:
+            text += self.bucket.section(self.bucket.applier)
         self.applier.settings.write_text(text + "".join(self.instances.values()))
 
     @property
     def standby_conninfo(self) -> str:
         return make_conninfo(
-            host=str(self.directory / "run" / "standby" / INSTANCE),
-            port=self.standby_ports[INSTANCE],
+            host=str(self.directory / "run" / "standby" / self.instance),
+            port=self.standby_ports[self.instance],
             user="postgres",
             dbname="postgres",
         )
 
     def stop_standby(self, number: signal.Signals = signal.SIGINT) -> None:
         """End the standby's server; an applier that runs starts it again."""
-        pid = self.standby_pid(INSTANCE)
+        pid = self.standby_pid(self.instance)
         os.kill(pid, number)
         wait_until(lambda: not Path(f"/proc/{pid}/cwd").exists(), 60, "end of the standby")
 
     def check_installation(self) -> None:
         """The standby must run what the native one runs, or the ratios compare servers."""
-        program = Path(f"/proc/{self.standby_pid(INSTANCE)}/exe").readlink()
+        program = Path(f"/proc/{self.standby_pid(self.instance)}/exe").readlink()
         if program != (self.site.installation / "bin" / "postgres").resolve():
             raise RuntimeError(f"Logship's standby runs {program}, not {self.site.installation}")
 
@@ -283,25 +294,43 @@ class Site:
         self, *, protection: str = "async", more: str = "", seeded: bool = True
     ) -> Iterator[LogshipPair]:
         """An applier and a shipper; unless `seeded` is false, their standby has caught up."""
-        directory = self.new_directory("l")
-        pair = LogshipPair(directory, self)
-        try:
+        with self._pair(LogshipPair(self.new_directory("l"), self)) as pair:
             pair.add(INSTANCE, more=more)
             pair.applier.start()
             pair.shipper(INSTANCE, self.conninfo(), protection=protection).start()
             if seeded:
-                pair.wait_following(INSTANCE)
-                pair.check_installation()
-                self.wait_attached(LOGSHIP)
-                self.wait_replayed(pair.standby_conninfo, self.flush_lsn())
+                self._wait_caught_up(pair)
+            yield pair
+
+    @contextlib.contextmanager
+    def logship_by_bucket(self, bucket: BucketRoad, shipper: str = "") -> Iterator[LogshipPair]:
+        """An applier and a shipper that know of each other only by `bucket`, caught up; the
+        instance is `BY_BUCKET`.  shipper: more of the shipper's `[bucket]`."""
+        made = LogshipPair(self.new_directory("b"), self, BY_BUCKET, bucket)
+        with self._pair(made) as pair:
+            pair.add(BY_BUCKET, link=False)
+            pair.applier.start()
+            pair.shipper(BY_BUCKET, self.conninfo(), link=None, bucket=shipper).start()
+            self._wait_caught_up(pair)
+            yield pair
+
+    @contextlib.contextmanager
+    def _pair(self, pair: LogshipPair) -> Iterator[LogshipPair]:
+        try:
             yield pair
         except BaseException:
             self._keep_logs(pair)
             raise
         finally:
             pair.destroy()
-            self._drop_slot(LOGSHIP)
-            shutil.rmtree(directory, ignore_errors=True)
+            self._drop_slot(f"logship_{pair.instance}")
+            shutil.rmtree(pair.directory, ignore_errors=True)
+
+    def _wait_caught_up(self, pair: LogshipPair) -> None:
+        pair.wait_following(pair.instance)
+        pair.check_installation()
+        self.wait_attached(f"logship_{pair.instance}")
+        self.wait_replayed(pair.standby_conninfo, self.flush_lsn())
 
     def _keep_logs(self, pair: LogshipPair) -> None:
         for process in (pair.applier, *pair.shippers.values()):

@@ -19,6 +19,8 @@ class Sizes(NamedTuple):
     latency_samples: int
     latency_warm_up: int
     latency_repetitions: int
+    bucket_samples: int
+    """Of a commit's way through a bucket, a second or two each."""
     repetitions: int
     """Of the measures that move much data."""
     promotions: int
@@ -37,6 +39,7 @@ FULL = Sizes(
     latency_samples=400,
     latency_warm_up=100,
     latency_repetitions=6,
+    bucket_samples=60,
     repetitions=3,
     promotions=20,
     idle_seconds=30.0,
@@ -53,6 +56,7 @@ QUICK = Sizes(
     latency_samples=20,
     latency_warm_up=5,
     latency_repetitions=2,
+    bucket_samples=3,
     repetitions=1,
     promotions=2,
     idle_seconds=2.0,

@@ -63,13 +63,17 @@ def place(shared_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(shared_tmp_path)
 
 
-@pytest.mark.parametrize(("protection", "major"), [("sync", 16), ("async", 18)])
+@pytest.mark.parametrize(
+    ("protection", "major", "transport"),
+    [("sync", 16, "link"), ("async", 18, "link"), ("sync", 17, "s3"), ("async", 18, "s3")],
+)
 async def test_it_shows_what_was_acknowledged_and_what_is_there(
-    place: Place, protection: str, major: int
+    place: Place, protection: str, major: int, transport: str
 ) -> None:
     # Long enough that a busy machine commits something in it.
     demo = await place.demo(
-        "--json", "--protection", protection, "--postgres", str(major), "--seconds", "3"
+        *("--json", "--protection", protection, "--postgres", str(major)),
+        *("--seconds", "3", "--transport", transport),
     )
     async with asyncio.timeout(TIMEOUT_SECONDS):
         out, err = await demo.communicate()
@@ -123,7 +127,12 @@ async def test_nothing_acknowledged_is_not_nothing_lost(
     monkeypatch.setattr(story, "CREATE_LEDGER", "select 1")
     with pytest.raises(LogshipError) as caught:
         await tell(
-            major=17, protection="async", seconds=1, configured=[cache_directory()], quiet=True
+            major=17,
+            protection="async",
+            transport="link",
+            seconds=1,
+            configured=[cache_directory()],
+            quiet=True,
         )
     assert caught.value.code is Code.CHECK_FAILED
     assert "ledger" in caught.value.what, "what the writers met"
@@ -136,7 +145,12 @@ async def test_an_error_in_a_step_leaves_nothing(
     monkeypatch.setattr(story, "SEED_SECONDS", 0.3)
     with pytest.raises(LogshipError, match="no standby that follows"):
         await tell(
-            major=17, protection="async", seconds=1, configured=[cache_directory()], quiet=True
+            major=17,
+            protection="async",
+            transport="link",
+            seconds=1,
+            configured=[cache_directory()],
+            quiet=True,
         )
     await place.is_clean()
 

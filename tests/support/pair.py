@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -47,7 +47,7 @@ shared_buffers_mb = 16
 
 _INSTANCE = """
 [instances.{name}]
-public_key_file = "{directory}/keys/{name}.pub"
+{key}
 port = {port}
 {more}
 """
@@ -59,11 +59,37 @@ protection = "{protection}"
 [primary]
 conninfo = "{conninfo}"
 connect_timeout_seconds = 3
+{primary}
+"""
+
+_LINK = """
 [link]
 address = "{address}"
 applier_public_key_file = "{directory}/keys/applier.pub"
 secret_key_file = "{key_file}"
+{more}
 """
+
+_BUCKET = """
+[bucket]
+url = "{url}"
+endpoint_url = "{endpoint_url}"
+timeout_seconds = 5
+attempts = 2
+{more}
+"""
+
+
+class BucketRoad(NamedTuple):
+    """A bucket that both sides of a pair use.  Credentials are this process's environment."""
+
+    url: str
+    endpoint_url: str = ""
+    applier: str = "poll_seconds = 0.2"
+    """More lines of the applier's `[bucket]`."""
+
+    def section(self, more: str) -> str:
+        return _BUCKET.format(url=self.url, endpoint_url=self.endpoint_url, more=more)
 
 
 class Process:
@@ -132,8 +158,11 @@ class Pair:
     Make it, `add` instances, `start`; `destroy` ends everything that was started.
     """
 
-    def __init__(self, directory: Path, *, keep_free_mb: int = 1) -> None:
+    def __init__(
+        self, directory: Path, *, keep_free_mb: int = 1, bucket: BucketRoad | None = None
+    ) -> None:
         self.directory = directory
+        self.bucket = bucket
         self.link_port = free_port()
         self.keep_free_mb = keep_free_mb
         self.instances: dict[str, str] = {}
@@ -146,13 +175,15 @@ class Pair:
 
     # --- settings -------------------------------------------------------------------------
 
-    def add(self, name: str, *, more: str = "") -> None:
-        """An instance in the applier's settings, with its own key.  Restart the applier."""
+    def add(self, name: str, *, more: str = "", link: bool = True) -> None:
+        """An instance in the applier's settings, with its own key unless it has no link.
+        Restart the applier."""
         if name not in self.standby_ports:
             generate(self.directory / "keys", name)
             self.standby_ports[name] = free_port()
+        key = f'public_key_file = "{self.directory}/keys/{name}.pub"' if link else ""
         self.instances[name] = _INSTANCE.format(
-            name=name, directory=self.directory, port=self.standby_ports[name], more=more
+            name=name, key=key, port=self.standby_ports[name], more=more
         )
         self.write_applier_settings()
 
@@ -165,6 +196,8 @@ class Pair:
             run_as=account.pw_name if account is not None else "",
             keep_free_mb=self.keep_free_mb,
         )
+        if self.bucket is not None:
+            text += self.bucket.section(self.bucket.applier)
         self.applier.settings.write_text(text + "".join(self.instances.values()))
 
     def shipper(
@@ -176,21 +209,36 @@ class Pair:
         key: str = "",
         suffix: str = "",
         address: str = "",
+        link: str | None = "",
+        bucket: str = "",
+        primary: str = "",
+        more: str = "",
     ) -> Process:
-        """Settings and a process for a shipper of `name`; start it yourself."""
+        """Settings and a process for a shipper of `name`; start it yourself.
+
+        link, bucket, primary: more lines of these sections; link None: it has none.  more:
+        further sections.
+        """
         settings = self.directory / f"shipper-{name}{suffix}.toml"
         key_file = self.directory / "keys" / f"{key or name}.key"
-        settings.write_text(
-            _SHIPPER.format(
-                name=name,
+        text = _SHIPPER.format(
+            name=name,
+            directory=self.directory,
+            suffix=suffix,
+            protection=protection,
+            conninfo=conninfo,
+            primary=primary,
+        )
+        if link is not None:
+            text += _LINK.format(
                 directory=self.directory,
-                suffix=suffix,
-                protection=protection,
-                conninfo=conninfo,
                 address=address or f"tcp://127.0.0.1:{self.link_port}",
                 key_file=key_file,
+                more=link,
             )
-        )
+        if self.bucket is not None:
+            text += self.bucket.section(bucket)
+        settings.write_text(text + more)
         process = Process("shipper", settings, self.directory / f"shipper-{name}{suffix}.log")
         self.shippers[name + suffix] = process
         return process
@@ -278,7 +326,7 @@ class Pair:
 
     def protect(self, name: str, server: PrimaryServer, **shipper: Any) -> Process:
         """Everything up to a standby that follows."""
-        self.add(name)
+        self.add(name, link=shipper.get("link", "") is not None)
         if not self.applier.is_running:
             self.applier.start()
         process = self.shipper(name, server.dsn(), **shipper)

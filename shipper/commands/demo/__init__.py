@@ -6,6 +6,8 @@ primary with SIGKILL in mid-write, promotes, and counts what is there.  Leaves n
 
     story     the steps, in order
     site      the temporary directory, the primary, the two processes
+    settings  what the two processes are told, for either road
+    s3_server the S3 server between them, with `--transport s3`
     writers   concurrent transactions that are remembered once acknowledged
     outcome   the comparison, as a table and as JSON
 """
@@ -32,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("sync", "async"),
         default="async",
         help="whether commits wait for the recovery server (default: async)",
+    )
+    parser.add_argument(
+        "--transport",
+        choices=("link", "s3"),
+        default="link",
+        help="the road: a ZeroMQ link, or an S3 server that the demo starts (default: link)",
     )
     parser.add_argument(
         "--postgres", metavar="MAJOR", type=int, help="14 to 18 (default: the newest there is)"
@@ -64,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
             tell(
                 major=args.postgres,
                 protection=args.protection,
+                transport=args.transport,
                 seconds=args.seconds,
                 configured=args.installations,
                 quiet=args.json,

@@ -13,20 +13,34 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import psycopg
 
 from logship.applier_client import ApplierClient
+from logship.bucket.keys import Keys, Place
 from logship.errors import Code, LogshipError, UsageError
+from logship.identity import Incarnation
 from logship.link.keys import generate
+from logship.lsn import Lsn
+from logship.objects import ObjectStore
+from logship.objects.opening import open_store
 from logship.postgres.installations import Installation, choose, discover
 from logship.postgres.postmaster import remove_shared_memory
 from logship.postgres.process import Server, Wait
 from logship.postgres.run_as import RunAs
+from logship.settings_bucket import BucketSettings
 from logship.status import InstanceStatus
+from shipper.commands.demo.s3_server import PORTS as S3_PORTS
+from shipper.commands.demo.s3_server import S3Server
+from shipper.commands.demo.settings import MAX_DELAY_SECONDS, settings_of_both
+from shipper.destinations.bucket_chain import look
 
 INSTANCE = "demo"
+BUCKET = "logship-demo"
+SEGMENT_BYTES = 16 << 20
+"""What initdb makes by default."""
 CACHE_VARIABLE = "LOGSHIP_POSTGRES_CACHE"
 STOP_SECONDS = 10.0
 
@@ -39,50 +53,6 @@ max_wal_senders = 10
 shared_buffers = 32MB
 # In its own directory: POSIX shared memory would outlive the SIGKILL.
 dynamic_shared_memory_type = mmap
-"""
-
-_SHIPPER = """
-instance = "{instance}"
-state_directory = "{directory}/shipper"
-protection = "{protection}"
-
-[primary]
-conninfo = "host={sockets} port={port} user=logship dbname=postgres"
-
-[link]
-address = "tcp://127.0.0.1:{link_port}"
-applier_public_key_file = "{directory}/keys/applier.pub"
-secret_key_file = "{directory}/keys/shipper.key"
-"""
-
-_APPLIER = """
-directory = "{directory}/applier"
-
-[link]
-listen = "tcp://127.0.0.1:{link_port}"
-secret_key_file = "{directory}/keys/applier.key"
-heartbeat_seconds = 0.5
-
-[api]
-socket = "{directory}/run/applier.sock"
-
-[wal_server]
-socket_directory = "{directory}/run/wal"
-
-[postgres]
-installations = ["{installation}"]
-run_as = "{run_as}"
-
-[store]
-keep_free_mb = 64
-
-[standby]
-shared_buffers_mb = 32
-listen_addresses = ""
-
-[instances.{instance}]
-public_key_file = "{directory}/keys/shipper.pub"
-port = {standby_port}
 """
 
 
@@ -121,9 +91,13 @@ def server_account() -> RunAs:
 class Site:
     """Everything that the demo starts.  `close` stops it all and removes it."""
 
-    def __init__(self, installation: Installation, run_as: RunAs, protection: str) -> None:
+    def __init__(
+        self, installation: Installation, run_as: RunAs, protection: str, transport: str = "link"
+    ) -> None:
+        """transport: "link", or "s3": then `start_s3_server` comes before `start_processes`."""
         self.installation = installation
         self.protection = protection
+        self.transport = transport
         self._run_as = run_as
         self._port, self._standby_port, self._link_port = _free_ports(3)
         self._directory = Path(tempfile.mkdtemp(prefix="logship-demo-"))
@@ -133,6 +107,7 @@ class Site:
         self.primary = Server(installation, self._data, run_as)
         self.client = ApplierClient(self._directory / "run" / "applier.sock")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._s3_server: S3Server | None = None
 
     # --- the primary ----------------------------------------------------------------------
 
@@ -190,28 +165,38 @@ class Site:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
 
-    # --- the two processes ----------------------------------------------------------------
+    # --- the road, and the two processes --------------------------------------------------
+
+    def start_s3_server(self) -> None:
+        """What lies between the two with transport `s3`.  Raises LogshipError."""
+        self._s3_server = S3Server(self._directory / "s3", _free_ports(S3_PORTS))
+        self._s3_server.start()
+        self._s3_server.make_bucket(BUCKET)
 
     def start_processes(self) -> None:
         """Keys, settings, applier, shipper."""
         directory = self._directory
+        server = self._s3_server
         for name in ("applier", "shipper"):
             generate(directory / "keys", name)
-        values = {
-            "directory": directory,
-            "instance": INSTANCE,
-            "protection": self.protection,
-            "sockets": self._sockets,
-            "port": self._port,
-            "link_port": self._link_port,
-            "standby_port": self._standby_port,
-            "installation": self.installation.bin_dir.parent,
-            "run_as": self._run_as.name if self._run_as.changes else "",
-        }
+        texts = settings_of_both(
+            self.transport,
+            directory=directory,
+            instance=INSTANCE,
+            protection=self.protection,
+            sockets=self._sockets,
+            port=self._port,
+            link_port=self._link_port,
+            endpoint_url=server.endpoint_url if server is not None else "",
+            standby_port=self._standby_port,
+            installation=self.installation.bin_dir.parent,
+            run_as=self._run_as.name if self._run_as.changes else "",
+        )
+        environment = {**os.environ, **(server.owner.environment if server is not None else {})}
         (directory / "run").mkdir(mode=0o711)
-        for name, text in (("applier", _APPLIER), ("shipper", _SHIPPER)):
+        for name, text in texts.items():
             settings = directory / f"{name}.toml"
-            settings.write_text(text.format(**values))
+            settings.write_text(text)
             with (directory / f"{name}.log").open("wb") as log:
                 program = f"from {name}.commands import main; raise SystemExit(main())"
                 self._processes[name] = subprocess.Popen(
@@ -219,9 +204,35 @@ class Site:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    env=environment,
                     # Ctrl-C is for the demo alone, which then stops them in order.
                     start_new_session=True,
                 )
+
+    async def wait_fetched(self) -> None:
+        """With a bucket: until what the shipper had read is uploaded, and the applier has it.
+
+        A promotion uses what is on the recovery server, and the bucket is not.
+        """
+        if self._s3_server is None:
+            return
+        store = await asyncio.to_thread(self._open_bucket, self._s3_server)
+        try:
+            end = await asyncio.to_thread(_end_of_log, store)
+            while True:
+                fetched = partial(_has, end)
+                await self.wait_for("all of the bucket in the applier's store", 30, fetched)
+                await asyncio.sleep(2 * MAX_DELAY_SECONDS)
+                before, end = end, await asyncio.to_thread(_end_of_log, store)
+                if end == before:
+                    return
+        finally:
+            store.close()
+
+    @staticmethod
+    def _open_bucket(server: S3Server) -> ObjectStore:
+        os.environ.update(server.owner.environment)
+        return open_store(BucketSettings(url=f"s3://{BUCKET}", endpoint_url=server.endpoint_url))
 
     async def wait_for(self, what: str, seconds: float, ready: object = None) -> InstanceStatus:
         """Wait until the instance's status satisfies `ready(status)`.
@@ -260,6 +271,8 @@ class Site:
             process = self._processes.pop(name, None)
             if process is not None:
                 _stop(process)
+        if self._s3_server is not None:
+            self._s3_server.close()
         deadline = time.monotonic() + STOP_SECONDS
         while self._directory.exists():
             # An applier that had to be killed may have been starting a server.
@@ -274,6 +287,22 @@ class Site:
                     f"{self._directory} can't be removed: something still writes there",
                     "see which process it is (fuser, lsof), end it, and remove the directory",
                 )
+
+
+def _end_of_log(store: ObjectStore) -> Place | None:
+    """Where the bucket's next object of WAL would stand."""
+    (incarnation,) = store.folders(f"{INSTANCE}/")
+    keys = Keys(INSTANCE, Incarnation.parse(incarnation))
+    chain = look(store, keys, SEGMENT_BYTES).chain
+    return chain.place if chain is not None else None
+
+
+def _has(end: Place | None, status: InstanceStatus) -> bool:
+    durable = status["store"]["durable"]
+    if end is None or durable is None:
+        return end is None
+    timeline, _, lsn = durable.partition(":")
+    return (int(timeline), Lsn.parse(lsn)) >= (end.timeline, end.lsn)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

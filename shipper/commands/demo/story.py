@@ -36,6 +36,7 @@ async def tell(
     *,
     major: int | None,
     protection: str,
+    transport: str,
     seconds: float,
     configured: Sequence[Path],
     quiet: bool,
@@ -54,8 +55,10 @@ async def tell(
         narrator = Narrator(quiet=quiet)
         run_as = server_account()
         installation = await _to_its_end(find_installation, configured, major, run_as)
-        narrator.say(f"PostgreSQL {installation.version}, protection {protection}")
-        site = Site(installation, run_as, protection)
+        narrator.say(
+            f"PostgreSQL {installation.version}, protection {protection}, transport {transport}"
+        )
+        site = Site(installation, run_as, protection, transport)
         try:
             return await _tell(site, narrator, seconds)
         finally:
@@ -93,6 +96,9 @@ async def _tell(site: Site, narrator: Narrator, seconds: float) -> Outcome:
     narrator.say("the primary runs")
     async with await psycopg.AsyncConnection.connect(site.conninfo(), autocommit=True) as admin:
         await admin.execute(CREATE_LEDGER)
+    if site.transport == "s3":
+        await _to_its_end(site.start_s3_server)
+        narrator.say("an S3 server runs; shipper and applier will know of each other only by it")
     await _to_its_end(site.start_processes)
     narrator.say("applier and shipper run; the standby is being seeded")
     status = await site.wait_for("standby that follows", SEED_SECONDS, _follows)
@@ -111,6 +117,7 @@ async def _tell(site: Site, narrator: Narrator, seconds: float) -> Outcome:
         await writers.wait_cut_off()
     finally:
         await writers.cancel()
+    await site.wait_fetched()
     count = len(writers.acknowledged)
     if count == 0:
         raise LogshipError(

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.bench.measures import catchup, footprint, latency, promotion, rate, seeding
+from tests.bench.measures import (
+    archives,
+    bucket,
+    catchup,
+    footprint,
+    latency,
+    promotion,
+    rate,
+    seeding,
+)
 from tests.bench.results import Outcome
 from tests.bench.site import Site
 
@@ -19,6 +28,8 @@ MEASURERS: dict[str, Callable[[Site], Outcome]] = {
     "sync": latency.measure_sync,
     "rate": rate.measure,
     "catchup": catchup.measure,
+    "archives": archives.measure,
     "seed": seeding.measure,
     "promote": promotion.measure,
+    "bucket": bucket.measure,
 }

@@ -19,7 +19,7 @@ from tests.bench.samples import ratios, summarise
 from tests.bench.site import INSTANCE, LOGSHIP, NATIVE, PATIENCE_SECONDS, LogshipPair, Site
 from tests.support.servers import PrimaryServer
 
-_TABLES = ("generated", "generated_again")
+TABLES = ("generated", "generated_again")
 _AWAY = "run_standby = false"
 _WHERE = {"primary": "at the primary", "store": "in the store"}
 
@@ -34,7 +34,7 @@ def measure(site: Site) -> Outcome:
     with site.native_standby() as native, site.logship() as pair:
         site.say("once through the workload, so that standbys and primary recycle segments")
         _settle(site, native, pair)
-        _write_backlog(site)
+        write_backlog(site)
         for number in range(count):
             repetition: dict[str, Backlog] = {}
             first_native = number % 2 == 0
@@ -68,10 +68,10 @@ def _at_the_primary(
     shipper = pair.shippers[INSTANCE]
     shipper.stop()
     native.stop()
-    start, target = _write_backlog(site)
+    start, target = write_backlog(site)
     runs = {
         NATIVE: lambda: _native_catches_up(site, native, target),
-        LOGSHIP: lambda: _timed(shipper.start, site, pair.standby_conninfo, target),
+        LOGSHIP: lambda: timed(shipper.start, site, pair.standby_conninfo, target),
     }
     return _in_turn(site, runs, first_native, target - start)
 
@@ -86,7 +86,7 @@ def _in_the_store(
     pair.applier.start()
     site.wait_attached(LOGSHIP)
     native.stop()
-    start, target = _write_backlog(site)
+    start, target = write_backlog(site)
     pair.wait_status(
         INSTANCE,
         lambda status: (
@@ -100,31 +100,33 @@ def _in_the_store(
     pair.add(INSTANCE)
     runs = {
         NATIVE: lambda: _native_catches_up(site, native, target),
-        LOGSHIP: lambda: _timed(pair.applier.start, site, pair.standby_conninfo, target),
+        LOGSHIP: lambda: timed(pair.applier.start, site, pair.standby_conninfo, target),
     }
     return _in_turn(site, runs, first_native, target - start)
 
 
 def _settle(site: Site, native: PrimaryServer, pair: LogshipPair) -> None:
     """Both have replayed all, recently enough that no restart replays much of it again."""
-    site.forget(*_TABLES)
+    site.forget(*TABLES)
     for conninfo in (site.conninfo(native), pair.standby_conninfo):
         site.wait_replayed(conninfo, site.flush_lsn())
         site.restart_point(conninfo)
 
 
-def _write_backlog(site: Site) -> tuple[Lsn, Lsn]:
+def write_backlog(site: Site) -> tuple[Lsn, Lsn]:
+    """The workload twice; returns from where to where it reaches."""
     start = site.flush_lsn()
-    for table in _TABLES:
+    for table in TABLES:
         end = site.generate(table).end
     return start, end
 
 
 def _native_catches_up(site: Site, native: PrimaryServer, target: Lsn) -> float:
-    return _timed(lambda: native.start(wait=False), site, site.conninfo(native), target)
+    return timed(lambda: native.start(wait=False), site, site.conninfo(native), target)
 
 
-def _timed(launch: Callable[[], None], site: Site, conninfo: str, target: Lsn) -> float:
+def timed(launch: Callable[[], None], site: Site, conninfo: str, target: Lsn) -> float:
+    """Seconds from `launch` until the standby has replayed `target`."""
     started_at = time.monotonic()
     launch()
     return site.wait_replayed(conninfo, target) - started_at

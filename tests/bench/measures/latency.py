@@ -145,6 +145,17 @@ def measure_sync(site: Site) -> Outcome:
     return Outcome(figures, _repetitions(blocks), [note])
 
 
+def _run_block(site: Site, standby_conninfo: str, numbers: Iterator[int]) -> Block:
+    sizes = site.sizes
+    return run_block(
+        site,
+        standby_conninfo,
+        numbers,
+        warm_up=sizes.latency_warm_up,
+        samples=sizes.latency_samples,
+    )
+
+
 def _orders(site: Site) -> Iterator[tuple[str, tuple[str, str]]]:
     count = site.sizes.latency_repetitions
     for number in range(count):
@@ -169,8 +180,10 @@ def _require(site: Site, road: str) -> None:
         )
 
 
-def _run_block(site: Site, standby_conninfo: str, numbers: Iterator[int]) -> Block:
-    sizes = site.sizes
+def run_block(
+    site: Site, standby_conninfo: str, numbers: Iterator[int], *, warm_up: int, samples: int
+) -> Block:
+    """`samples` commits, one after the other, each until it is visible on the standby."""
     with (
         Client(site.conninfo(), _INSERT) as primary,
         Client(standby_conninfo, _LOOK) as standby,
@@ -178,14 +191,14 @@ def _run_block(site: Site, standby_conninfo: str, numbers: Iterator[int]) -> Blo
         pauses = random.Random(0)
         gc.disable()
         try:
-            samples = [
+            taken = [
                 _sample(primary, standby, next(numbers), pauses.uniform(*_PAUSE_SECONDS))
-                for _ in range(sizes.latency_warm_up + sizes.latency_samples)
-            ][sizes.latency_warm_up :]
+                for _ in range(warm_up + samples)
+            ][warm_up:]
             polls = _time_polls(standby)
         finally:
             gc.enable()
-    return _block(samples, polls)
+    return _block(taken, polls)
 
 
 def _sample(primary: Client, standby: Client, number: int, pause_seconds: float) -> Sample:

@@ -1,0 +1,245 @@
+"""The second road, end to end and with no ZeroMQ: primary, bucket, standby, promotion."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.conftest import PrimaryFactory
+from tests.support.http_proxy import HttpProxy
+from tests.support.installations import all_majors
+from tests.support.pair import BucketRoad, Pair
+from tests.support.s3_server import S3Bucket
+from tests.support.servers import PrimaryServer
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.integration]
+
+COUNT = "select count(*) from t"
+QUICK = "max_delay_seconds = 0.2"
+
+
+@pytest.fixture
+def proxy(s3_bucket: S3Bucket) -> Iterator[HttpProxy]:
+    """Between both sides and the S3 server."""
+    with HttpProxy(s3_bucket.endpoint_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def road(s3_bucket: S3Bucket, proxy: HttpProxy) -> BucketRoad:
+    return BucketRoad(s3_bucket.url, proxy.endpoint_url)
+
+
+@pytest.fixture
+def bucket_pair(shared_tmp_path: Path, road: BucketRoad) -> Iterator[Pair]:
+    """A shipper and an applier that know nothing of each other but the bucket."""
+    made = Pair(shared_tmp_path, bucket=road)
+    yield made
+    made.destroy()
+
+
+def prepare(server: PrimaryServer) -> None:
+    server.execute("create table t (id int generated always as identity primary key, v text)")
+    insert(server, 1000)
+
+
+def insert(server: PrimaryServer, count: int = 1) -> None:
+    server.execute(f"insert into t (v) select repeat('v', 100) from generate_series(1, {count})")
+
+
+@all_majors
+def test_follows_through_restarts_of_both_sides_and_opens(
+    major: int, primary: PrimaryFactory, bucket_pair: Pair
+) -> None:
+    pair, server = bucket_pair, primary(major)
+    prepare(server)
+    shipper = pair.protect("main", server, link=None, bucket=QUICK)
+    pair.wait_on_standby("main", COUNT, 1000)
+
+    shipper.stop(signal.SIGKILL)
+    insert(server)
+    shipper.start()
+    pair.wait_on_standby("main", COUNT, 1001)
+
+    pair.applier.stop(signal.SIGKILL)
+    insert(server, 5000)
+    pair.applier.start()
+    pair.wait_on_standby("main", COUNT, 6001)
+
+    server.execute("select pg_switch_wal()")
+    insert(server)
+    pair.wait_on_standby("main", COUNT, 6002)
+
+    server.kill()
+    record = pair.promote("main")
+    assert pair.standby_sql("main", COUNT) == [(6002,)]
+    assert record["lost_bytes"] == 0
+    pair.standby_sql("main", "insert into t (v) values ('after')")
+    assert pair.status("main")["phase"] == "promoted"
+
+
+def test_a_bucket_that_is_away_costs_nothing_that_was_acknowledged(
+    primary: PrimaryFactory, bucket_pair: Pair, proxy: HttpProxy
+) -> None:
+    """Away for so long that the shipper gives its connection up."""
+    pair, server = bucket_pair, primary(17)
+    prepare(server)
+    shipper = pair.protect("main", server, link=None, bucket=QUICK)
+    pair.wait_on_standby("main", COUNT, 1000)
+    proxy.away()
+    insert(server, 2000)
+    wait_until(
+        lambda: any("bucket-unreachable" in str(event) for event in shipper.events()),
+        120,
+        "the shipper says that the bucket is away",
+    )
+    held = server.execute("select restart_lsn <= pg_current_wal_lsn() from pg_replication_slots")
+    assert held == [(True,)]
+    before = pair.standby_sql("main", COUNT)
+    assert before == [(1000,)]
+    insert(server, 2000)
+    proxy.back()
+    pair.wait_on_standby("main", COUNT, 5000)
+    insert(server)
+    pair.wait_on_standby("main", COUNT, 5001)
+
+
+def test_a_second_applier_brings_its_own_standby_up_with_no_word_to_the_primary(
+    primary: PrimaryFactory, bucket_pair: Pair, road: BucketRoad, shared_tmp_path: Path
+) -> None:
+    pair, server = bucket_pair, primary(18)
+    prepare(server)
+    shipper = pair.protect("main", server, link=None, bucket=QUICK)
+    pair.wait_on_standby("main", COUNT, 1000)
+    insert(server, 3000)
+    pair.wait_on_standby("main", COUNT, 4000)
+    shipper.stop()
+    server.kill()
+    directory = shared_tmp_path / "second"
+    directory.mkdir(mode=0o755)
+    second = Pair(directory, bucket=road)
+    try:
+        second.add("main", link=False)
+        second.applier.start()
+        second.wait_on_standby("main", COUNT, 4000)
+        second.promote("main")
+        assert second.standby_sql("main", COUNT) == [(4000,)]
+    finally:
+        second.destroy()
+
+
+def test_a_timeline_switch_goes_through_the_bucket(
+    primary: PrimaryFactory, bucket_pair: Pair, shared_tmp_path: Path
+) -> None:
+    pair, server = bucket_pair, primary(16)
+    prepare(server)
+    clone = server.clone_as_standby(shared_tmp_path / "clone")
+    both = psycopg.conninfo.make_conninfo(
+        "",
+        host="127.0.0.1,127.0.0.1",
+        port=f"{server.port},{clone.port}",
+        user="postgres",
+        dbname="postgres",
+        target_session_attrs="read-write",
+    )
+    pair.add("main", link=False)
+    pair.applier.start()
+    pair.shipper("main", both, link=None, bucket=QUICK).start()
+    pair.wait_following("main")
+    pair.wait_on_standby("main", COUNT, 1000)
+    wait_until(lambda: clone.execute(COUNT) == [(1000,)], 60, "the clone has all")
+    server.stop()
+    clone.promote()
+    insert(clone, 500)
+    pair.wait_on_standby("main", COUNT, 1500)
+    assert pair.status("main")["store"]["durable"].startswith("2:")
+
+
+def test_idle_asks_for_nothing_but_the_poll(
+    primary: PrimaryFactory, bucket_pair: Pair, proxy: HttpProxy
+) -> None:
+    """And neither side lists while WAL flows."""
+    # Nothing the server writes by itself falls into the quiet time.
+    server = primary(17, settings={"autovacuum": "off", "checkpoint_timeout": "1h"})
+    pair = bucket_pair
+    prepare(server)
+    pair.protect("main", server, link=None, bucket=QUICK)
+    pair.wait_on_standby("main", COUNT, 1000)
+    proxy.forget()
+    for number in range(5):
+        insert(server)
+        pair.wait_on_standby("main", COUNT, 1001 + number)
+    assert proxy.counts()["LIST"] == 0
+    assert proxy.counts()["PUT"] >= 1
+    # A running server logs its snapshot once after the last write (LOG_SNAPSHOT_INTERVAL_MS).
+    _wait_quiet(proxy)
+    proxy.forget()
+    wait_until(lambda: proxy.counts()["GET miss"] >= 50, 60, "50 polls")
+    assert set(proxy.counts()) == {"GET miss"}
+
+
+def _wait_quiet(proxy: HttpProxy) -> None:
+    """Until nothing but polls came for longer than the server's own habits take."""
+
+    def puts() -> int:
+        return proxy.counts()["PUT"]
+
+    quiet_since, last = time.monotonic(), puts()
+
+    def quiet() -> bool:
+        nonlocal quiet_since, last
+        now = puts()
+        if now != last:
+            quiet_since, last = time.monotonic(), now
+        return time.monotonic() - quiet_since > 20
+
+    wait_until(quiet, 120, "a quiet bucket")
+
+
+def test_writers_lose_nothing_acknowledged_under_sync(
+    primary: PrimaryFactory, bucket_pair: Pair
+) -> None:
+    """Commits wait for the bucket; every one that returned is in it when the host is gone."""
+    pair, server = bucket_pair, primary(17)
+    prepare(server)
+    pair.protect("main", server, link=None, bucket=QUICK, protection="sync")
+    server.execute("alter system set synchronous_standby_names = 'logship_main'")
+    server.reload()
+    wait_until(
+        lambda: server.execute("select sync_state from pg_stat_replication") == [("sync",)],
+        60,
+        "commits wait",
+    )
+    acknowledged: list[int] = []
+
+    def write() -> None:
+        try:
+            with psycopg.connect(server.dsn(), autocommit=True) as connection:
+                while True:
+                    row = connection.execute(
+                        "insert into t (v) values ('sync') returning id"
+                    ).fetchone()
+                    assert row is not None
+                    acknowledged.append(row[0])
+        except psycopg.Error:
+            return
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    wait_until(lambda: len(acknowledged) >= 20, 120, "20 commits")
+    server.kill()
+    for writer in writers:
+        writer.join(30)
+    # What is in the bucket comes still: the applier goes on reading without the primary.
+    pair.wait_on_standby("main", f"select count(*) from t where id = {acknowledged[-1]}", 1)
+    pair.promote("main")
+    found = {row[0] for row in pair.standby_sql("main", "select id from t where v = 'sync'")}
+    assert set(acknowledged) <= found
