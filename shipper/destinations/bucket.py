@@ -104,7 +104,13 @@ class BucketDestination:
         self._make_seed_taker = make_seed_taker
         self._loop = asyncio.get_running_loop()
         writer = this_writer(options.shipper_id, options.boot_id)
-        self._epoch = Epoch(store, options.instance, writer, options.state_directory / "epoch.json")
+        self._epoch = Epoch(
+            store,
+            options.instance,
+            writer,
+            options.state_directory / "epoch.json",
+            confirm_seconds=options.confirm_seconds,
+        )
         self._hint_file = options.state_directory / "bucket.json"
         self._hint_saved_at = 0.0
         self._threads = ThreadPoolExecutor(options.uploads_at_once + 2, thread_name_prefix="bucket")

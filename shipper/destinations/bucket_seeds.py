@@ -63,6 +63,8 @@ class BucketSeeds:
         self._queued_bytes = 0
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._at_work: asyncio.Future[None] | None = None
+        """What a thread does; it goes on when its task is cancelled."""
         self._taker: SeedTaker | None = None
         self._failure: LogshipError | None = None
         self.seed_id = ""
@@ -117,15 +119,17 @@ class BucketSeeds:
         try:
             if previous is not None:
                 await asyncio.gather(previous, return_exceptions=True)
+            if self._at_work is not None:
+                await asyncio.wait({self._at_work})
             if old is not None:
-                await self._run_blocking(old.abort)
+                await self._in_thread(old.abort)
             ended = await self._write_all(taker)
         except asyncio.CancelledError:
             stop()
             raise
         except LogshipError as error:
             self._fail(error)
-            await self._run_blocking(taker.abort)
+            await self._in_thread(taker.abort)
         except Exception as error:
             log.exception("a bug ended a seed")
             self._fail(LogshipError(Code.INTERNAL, f"the shipper failed: {type(error).__name__}"))
@@ -140,11 +144,15 @@ class BucketSeeds:
             while not self._queue:
                 await self._wait()
             frame, payload = self._queue.popleft()
-            await self._run_blocking(partial(taker.take, frame, payload))
+            await self._in_thread(partial(taker.take, frame, payload))
             self._queued_bytes -= len(payload)
             self._notify()
             if isinstance(frame, SeedEnd | SeedAborted):
                 return isinstance(frame, SeedEnd)
+
+    async def _in_thread(self, action: Callable[[], None]) -> None:
+        self._at_work = asyncio.ensure_future(self._run_blocking(action))
+        await asyncio.shield(self._at_work)
 
     def _fail(self, error: LogshipError) -> None:
         seed_id, self.seed_id = self.seed_id, ""
