@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from logship.bucket.seed_archive import SeedArchiveWriter, list_seeds, read_seed
-
 from logship.bucket.documents import decode_profile, unpack_document
 from logship.bucket.epoch_record import Fence, fence_epoch
 from logship.bucket.keys import Keys, Place
+from logship.bucket.seed_archive import SeedArchiveWriter, list_seeds, read_seed
 from logship.bucket.wal_objects import Head, metadata_of, pack, read_head, unpack
 from logship.errors import LogshipError
 from logship.frames import GapFound, Payload, SeedAborted, SeedBegin, SeedChunk, SeedEnd
