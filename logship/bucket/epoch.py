@@ -84,8 +84,17 @@ class Epoch:
     `take` first.  Once `confirm` has found that it is lost, or fenced, it stays so.
     """
 
-    def __init__(self, store: ObjectStore, instance: str, writer: Writer, memory: Path) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        instance: str,
+        writer: Writer,
+        memory: Path,
+        *,
+        confirm_seconds: float = CONFIRM_SECONDS,
+    ) -> None:
         """memory: file in the state directory."""
+        self._confirm_seconds = confirm_seconds
         self._store = store
         self._instance = instance
         self._key = epoch_key(instance)
@@ -139,7 +148,7 @@ class Epoch:
             )
 
     def confirm(self, now: float | None = None) -> None:
-        """Before each write.  Asks the store at most once in `CONFIRM_SECONDS`; now: monotonic.
+        """Before each write.  Asks the store at most once in `confirm_seconds`; now: monotonic.
 
         Raises LogshipError: EPOCH_LOST, FENCED and what the store raises.
         """
@@ -147,7 +156,7 @@ class Epoch:
         with self._lock:
             if self._over is not None:
                 raise self._over
-            if now - self._confirmed_at >= CONFIRM_SECONDS:
+            if now - self._confirmed_at >= self._confirm_seconds:
                 self._confirm()
                 self._confirmed_at = now
 
