@@ -20,9 +20,9 @@ from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import SeedAborted, SeedBegin, SeedChunk, SeedEnd
 from logship.identity import Incarnation
 from logship.lsn import Lsn
-from shipper.agent.backoff import Backoff, Reminder
 from shipper.agent.last_primary import LastPrimary
 from shipper.agent.shipping import REFUSED_RETRY_SECONDS, Shipping
+from shipper.backoff import Backoff, Reminder
 from shipper.destinations import Accepted, Destination, Facts, Lost, SeedFinished
 from shipper.sources import Source, SourceIdentity
 
@@ -144,7 +144,7 @@ class Agent:
                 else:
                     await self._after_refusal(error)
                 continue
-            resume = str(accepted.position) if accepted.position else "needs a seed"
+            resume = str(accepted.position) if accepted.position else "nowhere yet"
             log.info("the applier accepts", resume=resume)
             return identity, accepted
 

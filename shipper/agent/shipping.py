@@ -12,8 +12,8 @@ import structlog
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn, Position
-from shipper.agent.backoff import Backoff, Reminder
 from shipper.agent.pipeline import SealPipeline, split
+from shipper.backoff import Backoff, Reminder
 from shipper.destinations import (
     Accepted,
     Acked,
@@ -125,7 +125,7 @@ class Shipping:
                     self._acked = event
                     self._source.acknowledge(*event)
                 case Rewind(position, why):
-                    log.info("reading again from an earlier place", position=str(position), why=why)
+                    log.info("reading again from another place", position=str(position), why=why)
                     self._position = position
                     self._turn.set()
                 case SeedWanted(why):
@@ -145,13 +145,16 @@ class Shipping:
             except (LogshipError, TimeoutError) as error:
                 log.debug("the primary can't be asked", error=str(error) or "no answer")
                 # What was true once must not be told as if it were.
-                self._facts = self._facts._replace(sync_state="", slot_wal_status="")
+                self._facts = self._facts._replace(
+                    sync_state="", slot_wal_status="", slot_restart_lsn=None
+                )
             else:
                 self._facts = self._facts._replace(
                     profile=seen.profile,
                     # A stream that was lost may live on in the primary's view for a while.
                     sync_state=seen.sync_state if self._facts.reachable else "",
                     slot_wal_status=seen.slot_wal_status,
+                    slot_restart_lsn=seen.slot_restart_lsn or Lsn(0),
                 )
             self._tell()
             await asyncio.sleep(OBSERVE_SECONDS)
@@ -248,13 +251,14 @@ class Shipping:
         with contextlib.suppress(LogshipError):
             available = (await self._source.observe()).slot_restart_lsn or Lsn(0)
         log.error(
-            "the primary can't go on from where the store is; a new seed is needed",
+            "the primary can't go on from where the store is",
             code=str(error.code),
             what=error.what,
             missing_from=str(missing),
             available_from=str(available),
-            hint=error.hint,
-            seed_with="on the recovery server: applier seed NAME",
+            hint=error.hint
+            or "if it lies nowhere else either, a new seed goes on: "
+            "on the recovery server, applier seed NAME",
         )
         self._destination.send_gap(
             GapFound(
@@ -268,7 +272,9 @@ class Shipping:
 
     async def _reopen(self, error: LogshipError, backoff: Backoff) -> None:
         """The primary went away: say so, and come back to it when it is there again."""
-        self._facts = self._facts._replace(reachable=False, sync_state="", slot_wal_status="")
+        self._facts = self._facts._replace(
+            reachable=False, sync_state="", slot_wal_status="", slot_restart_lsn=None
+        )
         self._tell()
         if self._reminder.due(error.what):
             log.warning("lost the primary", code=str(error.code), what=error.what)
