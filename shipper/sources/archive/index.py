@@ -33,10 +33,10 @@ class Starts:
 
     def extend(self, places: Iterable[tuple[int, Lsn]]) -> None:
         """Many at once, in any order, into an empty one."""
+        found: dict[int, set[Lsn]] = {}
         for timeline, start in places:
-            self._by_timeline.setdefault(timeline, []).append(start)
-        for starts in self._by_timeline.values():
-            starts.sort()
+            found.setdefault(timeline, set()).add(start)
+        self._by_timeline = {timeline: sorted(starts) for timeline, starts in found.items()}
 
     def discard(self, timeline: int, start: Lsn) -> None:
         starts = self._by_timeline.get(timeline, [])

@@ -91,7 +91,8 @@ class Notices:
         self._tell(self._noticed_loss)
 
     def _tell(self, what: Callable[..., None], *arguments: object) -> None:
-        if not self._loop.is_closed():
+        # Stopping tells of the watch that it ends, too: that is no loss.
+        if self._inotify is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(what, *arguments)
 
     # --- in the loop --------------------------------------------------------------------------
