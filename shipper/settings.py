@@ -11,6 +11,7 @@ from msgspec import Meta, field
 from logship.settings import LogSettings, check_name, load_settings
 from logship.settings_network import check_address, check_one_of_key_and_file, check_public_key
 from logship.settings_schema import Contradiction, Section
+from shipper.settings_archive import ArchiveSettings
 
 DEFAULT_SETTINGS_FILE: Final = Path("/etc/logship/shipper.toml")
 
@@ -66,6 +67,16 @@ class PrimarySettings(Section, frozen=True, kw_only=True):
             extra={"check": _check_conninfo},
         ),
     ]
+    source: Annotated[
+        Literal["stream", "archive"],
+        Meta(
+            description=(
+                '"stream": WAL comes over a replication connection, as it is flushed. "archive": '
+                "it comes segment by segment from an outbox that the primary's archiver fills, "
+                "see [archive]; the primary is asked what it is, and seeds come from it."
+            )
+        ),
+    ] = "stream"
     slot: Annotated[
         str,
         Meta(
@@ -192,6 +203,7 @@ class ShipperSettings(Section, frozen=True, kw_only=True):
     ] = "async"
     primary: PrimarySettings
     link: LinkSettings
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     seed: SeedSettings = field(default_factory=SeedSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
@@ -210,6 +222,26 @@ class ShipperSettings(Section, frozen=True, kw_only=True):
     def instance_directory(self) -> Path:
         """Where this instance's state is kept."""
         return self.state_directory / self.instance
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        yield from self._archive_contradictions()
+
+    def _archive_contradictions(self) -> Iterator[Contradiction]:
+        if self.primary.source != "archive":
+            return
+        if self.archive.outbox is None:
+            yield Contradiction(
+                ("archive", "outbox"),
+                'archive.outbox is missing, and primary.source is "archive"',
+                "name the directory that the primary's archiver fills",
+            )
+        if self.protection == "sync":
+            yield Contradiction(
+                ("protection",),
+                'protection is "sync", and primary.source is "archive"',
+                "a segment is archived long after its commits: a commit can't wait for it. "
+                'Use protection = "async", or primary.source = "stream"',
+            )
 
 
 def load_shipper_settings(file: Path) -> ShipperSettings:

@@ -15,10 +15,12 @@ from logship import __version__, durable
 from logship.errors import Code, LogshipError, RefusedError
 from logship.link.keys import load_pair, load_public
 from shipper.agent.agent import Agent, SendSeed
-from shipper.agent.last_primary import load_last_primary, save_last_primary
+from shipper.agent.last_primary import LastPrimary, load_last_primary, save_last_primary
 from shipper.destinations.link import LinkDestination, ShipperIdentity
 from shipper.seeding.sender import SeedSender
 from shipper.settings import ShipperSettings
+from shipper.sources import Source
+from shipper.sources.archive import ArchiveSource
 from shipper.sources.stream import StreamSource
 
 log = structlog.get_logger(__name__)
@@ -50,8 +52,22 @@ async def ship(settings: ShipperSettings) -> None:
         os.close(lock)
 
 
-def _agent(settings: ShipperSettings, shipper_id: str) -> Agent:
-    source = StreamSource(
+def _source(settings: ShipperSettings, last_primary: LastPrimary | None) -> Source:
+    if settings.primary.source == "archive":
+        assert settings.archive.outbox is not None, "the settings were checked for it"
+        return ArchiveSource(
+            settings.primary.conninfo,
+            outbox=settings.archive.outbox,
+            memory_file=settings.instance_directory / "outbox.json",
+            application_name=settings.application_name,
+            keep=settings.archive.keep,
+            rescan_seconds=settings.archive.rescan_seconds,
+            gap_seconds=settings.archive.gap_seconds,
+            connect_timeout_seconds=settings.primary.connect_timeout_seconds,
+            last_profile=last_primary.profile if last_primary is not None else None,
+            last_timeline=last_primary.timeline if last_primary is not None else 0,
+        )
+    return StreamSource(
         settings.primary.conninfo,
         slot=settings.slot_name,
         application_name=settings.application_name,
@@ -59,6 +75,12 @@ def _agent(settings: ShipperSettings, shipper_id: str) -> Agent:
         connect_timeout_seconds=settings.primary.connect_timeout_seconds,
         status_interval_seconds=settings.primary.status_interval_seconds,
     )
+
+
+def _agent(settings: ShipperSettings, shipper_id: str) -> Agent:
+    directory = settings.instance_directory
+    last_primary = load_last_primary(directory)
+    source = _source(settings, last_primary)
     public_key = settings.link.applier_public_key or settings.link.applier_public_key_file
     assert public_key is not None, "the settings were checked for one of the two"
     destination = LinkDestination(
@@ -84,13 +106,12 @@ def _agent(settings: ShipperSettings, shipper_id: str) -> Agent:
         )
         await sender.run(send)
 
-    directory = settings.instance_directory
     return Agent(
         source,
         destination,
         take_seed,
         compress=settings.link.compress,
-        last_primary=load_last_primary(directory),
+        last_primary=last_primary,
         remember=partial(save_last_primary, directory),
     )
 

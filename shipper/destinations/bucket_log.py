@@ -123,11 +123,11 @@ class BucketLog:
     def gap(self, gap: GapFound) -> None:
         """What comes next can't be had from the primary."""
         marker = Marker(kind="gap", lsn=gap.available_lsn, code=gap.code, what=gap.what)
-        if self._batches is None or (self._gap is not None and self._gap.code == gap.code):
+        self._void = True
+        if self._batches is None or self._gap is not None:
             return  # said already
         self._put_marker(self._batches, marker)
         self._gap = marker
-        self._void = True
 
     def turn_to(self, begin: SeedBegin, *, mend: bool) -> Position | None:
         """There is a seed: have the log lead to it.  Returns where WAL must be read from now;
