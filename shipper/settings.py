@@ -12,6 +12,7 @@ from logship.settings import LogSettings, check_name, load_settings
 from logship.settings_network import check_address, check_one_of_key_and_file, check_public_key
 from logship.settings_schema import Contradiction, Section
 from shipper.settings_archive import ArchiveSettings
+from shipper.settings_bucket import BucketSettings
 
 DEFAULT_SETTINGS_FILE: Final = Path("/etc/logship/shipper.toml")
 
@@ -106,7 +107,7 @@ class PrimarySettings(Section, frozen=True, kw_only=True):
 
 
 class LinkSettings(Section, frozen=True, kw_only=True):
-    """The way to the recovery server.  Encrypted and authenticated with CURVE keys, always."""
+    """The live way to the recovery server.  Encrypted and authenticated with CURVE keys, always."""
 
     address: Annotated[
         str,
@@ -140,6 +141,15 @@ class LinkSettings(Section, frozen=True, kw_only=True):
     compress: Annotated[
         bool, Meta(description="Compress WAL and seeds with zstd before they travel.")
     ] = True
+    required: Annotated[
+        bool,
+        Meta(
+            description=(
+                "The primary keeps its WAL until the recovery server has it. false: with a "
+                "required bucket, WAL that is in that may be gone from the primary."
+            )
+        ),
+    ] = True
 
     @property
     def applier_key(self) -> str | Path:
@@ -172,10 +182,22 @@ class SeedSettings(Section, frozen=True, kw_only=True):
             le=1023,
         ),
     ] = 0
+    every_hours: Annotated[
+        float,
+        Meta(
+            description=(
+                "A seed is put into the bucket so often: how far back a recovery has to replay. "
+                "0: only the first, and those that `shipper seed` asks for."
+            ),
+            ge=0,
+            le=8784,
+        ),
+    ] = 0.0
 
 
 class ShipperSettings(Section, frozen=True, kw_only=True):
-    """Settings of `shipper run`: one instance, its primary, and the link."""
+    """Settings of `shipper run`: one instance, its primary, and the roads: a link, a bucket, or
+    both."""
 
     instance: Annotated[
         str,
@@ -202,7 +224,8 @@ class ShipperSettings(Section, frozen=True, kw_only=True):
         ),
     ] = "async"
     primary: PrimarySettings
-    link: LinkSettings
+    link: Annotated[LinkSettings | None, Meta(extra={"suggested": True})] = None
+    bucket: BucketSettings | None = None
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     seed: SeedSettings = field(default_factory=SeedSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -225,6 +248,28 @@ class ShipperSettings(Section, frozen=True, kw_only=True):
 
     def contradictions(self) -> Iterator[Contradiction]:
         yield from self._archive_contradictions()
+        yield from self._road_contradictions()
+
+    def _road_contradictions(self) -> Iterator[Contradiction]:
+        link, bucket = self.link, self.bucket
+        if link is None and bucket is None:
+            yield Contradiction(
+                ("link",),
+                "neither [link] nor [bucket] is there: WAL has no way to the recovery server",
+                "give one of them, or both; `shipper init` writes both",
+            )
+        if link is None and bucket is not None and bucket.role != "required":
+            yield Contradiction(
+                ("bucket", "role"),
+                f'bucket.role is "{bucket.role}", and there is no [link]',
+                'the only road must be "required"',
+            )
+        if link is not None and not link.required and (bucket is None or bucket.role != "required"):
+            yield Contradiction(
+                ("link", "required"),
+                "link.required is false, and no bucket is required",
+                "one road must be required: the primary's slot follows it",
+            )
 
     def _archive_contradictions(self) -> Iterator[Contradiction]:
         if self.primary.source != "archive":

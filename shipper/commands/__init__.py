@@ -18,6 +18,7 @@ PROGRAM: Final = Program(
             "shipper.commands.outbox_command", "print the primary's settings that fill an outbox"
         ),
         "run": Command("shipper.commands.run", "ship, until stopped"),
+        "seed": Command("shipper.commands.seed", "ask the running shipper for a seed"),
         "status": Command("logship.status_command", "show how the instances stand"),
         "promote": Command("shipper.commands.promote", "open an instance's standby for writing"),
         "demo": Command("shipper.commands.demo", "protect a cluster, lose it, promote, compare"),
