@@ -147,6 +147,21 @@ class Epoch:
                 retryable=True,
             )
 
+    def look(self) -> int:
+        """Whether `take` would succeed now; changes nothing.  Returns the epoch's number so far.
+
+        Raises LogshipError: as `take`.
+        """
+        found, _ = read_epoch(self._store, self._instance)
+        match decide(found, self._writer, _recall(self._memory)):
+            case "fenced":
+                assert found is not None and found.fenced is not None
+                raise fenced_error(self._instance, found.fenced)
+            case "held":
+                assert found is not None
+                raise self._held(found)
+        return found.number if found is not None else 0
+
     def confirm(self, now: float | None = None) -> None:
         """Before each write.  Asks the store at most once in `confirm_seconds`; now: monotonic.
 

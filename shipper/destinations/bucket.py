@@ -14,6 +14,7 @@ shipped.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -46,11 +47,13 @@ from shipper.destinations import (
     Lost,
     Rewind,
     SeedFinished,
+    SeedWanted,
 )
 from shipper.destinations.bucket_chain import Found, load_hint, look, save_hint
 from shipper.destinations.bucket_log import BucketLog, Limits
 from shipper.destinations.bucket_objects import BucketObjects, MetAnotherError, PackedWal, Seal
 from shipper.destinations.bucket_seeds import BucketSeeds, PatientStore, SeedTaker
+from shipper.destinations.bucket_wishes import LOOK_SECONDS, ORDER_NAME, SeedWishes
 
 HINT_SECONDS: Final = 10.0
 """How old the remembered end of the log may be: so much a restart has to follow."""
@@ -70,9 +73,12 @@ class BucketOptions:
     take_over: bool = False
     max_delay_seconds: float = 1.0
     max_object_bytes: int = 16 << 20
+    compact_grace_seconds: float = 600.0
     uploads_at_once: int = 4
     window_bytes: int = 64 << 20
     """Raw WAL that may be on its way."""
+    seed_every_hours: float = 0.0
+    """0: none but those that are ordered."""
     confirm_seconds: float = CONFIRM_SECONDS
     patience_seconds: float = 30.0
     """For so long an upload is tried again before the connection counts as lost."""
@@ -116,6 +122,10 @@ class BucketDestination:
         self._threads = ThreadPoolExecutor(options.uploads_at_once + 2, thread_name_prefix="bucket")
         self._busy: set[asyncio.Future[None]] = set()
         self._seeds = BucketSeeds(self._in_thread, self._seed_ended)
+        self._wishes = SeedWishes(
+            options.state_directory / ORDER_NAME, options.seed_every_hours * 3600
+        )
+        self._wishes_timer: asyncio.TimerHandle | None = None
         self._begun: SeedBegin | None = None
         """The newest seed, until the log has passed its start."""
         self._events: deque[DestinationEvent] = deque()
@@ -166,12 +176,14 @@ class BucketDestination:
         durable = self._log.position
         if found.chain is not None:
             self._stored = found.chain.place
+        self._wishes.found(found.seeded_at)
+        self._look_for_wishes()
         if self._begun is not None and self._log.turn_to(self._begun, mend=False) is not None:
             durable = None
         return Accepted(
             position=self._log.position,
             known_timelines=found.timelines,
-            seed_wanted=not found.seeded and not self._seeds.seed_id,
+            seed_wanted=found.seeded_at is None and not self._seeds.seed_id,
             max_span_bytes=MAX_SPAN_BYTES,
             durable=durable,
         )
@@ -212,6 +224,10 @@ class BucketDestination:
         if self._log is not None:
             self._log.resume(position)
 
+    def skip_to(self, position: Position, why: str) -> Position:
+        """See `shipper.destinations.several.SpillDestination`."""
+        return self._open_log().skip_to(position, why)
+
     def send_span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> None:
         opened = self._open_log()
         if not opened.span(timeline, start_lsn, sealed, flush_lsn):
@@ -249,6 +265,7 @@ class BucketDestination:
         store = PatientStore(self._store, self._epoch)
         self._seeds.begin(frame, self._make_seed_taker(store, keys, profile), store.stop)
         self._begun = frame
+        self._in_thread(self._wishes.begun)
         if self._log is not None:
             self._rewind_to_seed(self._log, frame, mend=True)
 
@@ -257,7 +274,15 @@ class BucketDestination:
         if position is not None:
             self._tell_event(Rewind(position, "a seed begins here"))
 
+    def _look_for_wishes(self) -> None:
+        if self._log is not None:
+            if not self._seeds.seed_id and (why := self._wishes.due(time.time())):
+                self._tell_event(SeedWanted(why))
+            self._wishes_timer = self._loop.call_later(LOOK_SECONDS, self._look_for_wishes)
+
     def _seed_ended(self, seed_id: str, error: str) -> None:
+        if not error:
+            self._wishes.finished(time.time())
         self._tell_event(SeedFinished(seed_id, error))
 
     # --- what becomes of it ---------------------------------------------------------------
@@ -309,6 +334,8 @@ class BucketDestination:
         return self._log
 
     def _drop(self) -> None:
+        if self._wishes_timer is not None:
+            self._wishes_timer.cancel()
         opened, self._log = self._log, None
         if opened is not None:
             opened.stop()

@@ -16,6 +16,7 @@ import structlog
 
 from logship import durable
 from logship.bucket.keys import Keys, Place, SeedName
+from logship.bucket.seed_archive.documents import END
 from logship.bucket.wal_objects import Head, Marker, read_head
 from logship.documents import UNREADABLE
 from logship.identity import Incarnation
@@ -45,8 +46,8 @@ class Found(NamedTuple):
     chain: Chain | None
     timelines: frozenset[int]
     """Those whose histories are there."""
-    seeded: bool
-    """There is a complete seed."""
+    seeded_at: float | None
+    """When the newest seed was complete, by the store's clock; None: there is none."""
 
 
 def look(
@@ -72,7 +73,7 @@ def look(
         int(each.key.removeprefix(keys.all_histories), 16)
         for each in store.listing(keys.all_histories)
     )
-    return Found(chain, timelines, _has_seed(store, keys))
+    return Found(chain, timelines, _seeded_at(store, keys))
 
 
 def _follow(
@@ -130,11 +131,12 @@ def _beyond(store: ObjectStore, keys: Keys, place: Place) -> dict[Place, Head]:
     return beyond
 
 
-def _has_seed(store: ObjectStore, keys: Keys) -> bool:
+def _seeded_at(store: ObjectStore, keys: Keys) -> float | None:
     for folder in reversed(store.folders(keys.all_seeds)):
-        if store.describe(keys.seed(SeedName.parse(folder), "end")) is not None:
-            return True
-    return False
+        found = store.describe(keys.seed(SeedName.parse(folder), END))
+        if found is not None:
+            return found.modified_at
+    return None
 
 
 # --- what is remembered -------------------------------------------------------------------

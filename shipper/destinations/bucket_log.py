@@ -14,7 +14,7 @@ from typing import NamedTuple
 from logship.bucket.documents import encode_profile
 from logship.bucket.keys import Place
 from logship.bucket.wal_objects import Head, Marker
-from logship.errors import LogshipError
+from logship.errors import Code, LogshipError
 from logship.frames import GapFound, SeedBegin
 from logship.identity import Profile
 from logship.link.alarm import Alarm
@@ -123,11 +123,30 @@ class BucketLog:
     def gap(self, gap: GapFound) -> None:
         """What comes next can't be had from the primary."""
         marker = Marker(kind="gap", lsn=gap.available_lsn, code=gap.code, what=gap.what)
-        if self._batches is None or (self._gap is not None and self._gap.code == gap.code):
+        self._void = True
+        if self._batches is None or self._gap is not None:
             return  # said already
         self._put_marker(self._batches, marker)
         self._gap = marker
-        self._void = True
+
+    def skip_to(self, position: Position, why: str) -> Position:
+        """Go on at `position`, or at the start of its segment, though what lies before is not
+        here.  Returns where, instead of `resume`."""
+        segment_bytes = self._objects.segment_bytes
+        start = Place(position.timeline, segment_start(position.lsn, segment_bytes))
+        if self._batches is None:
+            self._start(start, alone=True)
+        elif self.position != position:
+            if self._gap is None:
+                gap = Marker(kind="gap", lsn=position.lsn, code=str(Code.WAL_GAP), what=why)
+                self._put_marker(self._batches, gap)
+            marker = Marker(kind="timeline", timeline=position.timeline, lsn=position.lsn)
+            self._put_marker(self._batches, marker)
+        self._gap = None
+        self._void = False
+        reached = self.position
+        assert reached is not None
+        return reached
 
     def turn_to(self, begin: SeedBegin, *, mend: bool) -> Position | None:
         """There is a seed: have the log lead to it.  Returns where WAL must be read from now;

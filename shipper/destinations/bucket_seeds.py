@@ -7,12 +7,11 @@ does; how much is queued is bounded, and the maker of the seed waits for room.
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -27,15 +26,13 @@ from logship.frames import (
     SeedEnd,
 )
 from logship.objects import Bytes, Described, Fetched, NotDeleted, ObjectInfo, ObjectStore
+from shipper.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 
 SeedFrame = SeedBegin | SeedChunk | SeedEnd | SeedAborted
 
 _T = TypeVar("_T")
-
-_FIRST_PAUSE_SECONDS: Final = 0.1
-_MAX_PAUSE_SECONDS: Final = 5.0
 
 
 class SeedTaker(Protocol):
@@ -225,7 +222,7 @@ class PatientStore:
         """The store is not ours to close."""
 
     def _patiently(self, action: Callable[[], _T]) -> _T:
-        pause_seconds = _FIRST_PAUSE_SECONDS
+        backoff = Backoff()
         while True:
             try:
                 return action()
@@ -233,6 +230,5 @@ class PatientStore:
                 if error.code != Code.BUCKET_UNREACHABLE:
                     raise
                 log.debug("the bucket is away", what=error.what)
-                if self._stopped.wait(pause_seconds * random.uniform(0.75, 1.25)):
+                if self._stopped.wait(backoff.next_seconds()):
                     raise
-            pause_seconds = min(_MAX_PAUSE_SECONDS, pause_seconds * 2)

@@ -8,21 +8,17 @@ the bucket beyond a hole is WAL of the timeline and chain that the hole is in.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 import structlog
 
 from logship.errors import Code, LogshipError
+from shipper.backoff import Backoff
 
 log = structlog.get_logger(__name__)
-
-FIRST_PAUSE_SECONDS: Final = 0.1
-MAX_PAUSE_SECONDS: Final = 5.0
 
 RunBlocking = Callable[[Callable[[], None]], Awaitable[None]]
 
@@ -126,7 +122,7 @@ async def patiently(
     Raises LogshipError: LINK_LOST once patience is over, and what trying again does not mend.
     """
     began_at = time.monotonic()
-    pause_seconds = FIRST_PAUSE_SECONDS
+    backoff = Backoff()
     while True:
         try:
             await run_blocking(action)
@@ -141,5 +137,4 @@ async def patiently(
             log.debug("the bucket is away", what=error.what)
         else:
             return
-        await asyncio.sleep(pause_seconds * random.uniform(0.75, 1.25))
-        pause_seconds = min(MAX_PAUSE_SECONDS, pause_seconds * 2)
+        await asyncio.sleep(backoff.next_seconds())
