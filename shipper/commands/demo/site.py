@@ -155,6 +155,14 @@ class Site:
             connection.execute(f"alter system set synchronous_standby_names = 'logship_{INSTANCE}'")
             connection.execute("select pg_reload_conf()")
 
+    def commits_wait(self) -> bool:
+        """Whether the primary says that commits wait for the shipper."""
+        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
+            found = connection.execute(
+                "select 1 from pg_stat_replication where sync_state in ('sync', 'quorum')"
+            )
+            return found.fetchone() is not None
+
     def kill_primary(self) -> None:
         """SIGKILL to the postmaster and all of its children at once."""
         pid = self.primary.running_pid()

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -106,7 +107,7 @@ async def _tell(site: Site, narrator: Narrator, seconds: float) -> Outcome:
     narrator.say(f"the standby follows: PostgreSQL {standby['version']}, port {standby['port']}")
     if site.protection == "sync":
         await _to_its_end(site.make_commits_wait)
-        await site.wait_for("synchronous protection", SEED_SECONDS, _is_sync)
+        await site.wait_for("synchronous protection", SEED_SECONDS, partial(_is_sync, site))
         narrator.say("the primary confirms: commits wait for the recovery server")
     writers = Writers(site.conninfo())
     try:
@@ -164,5 +165,8 @@ def _follows(status: InstanceStatus) -> bool:
     return status["phase"] == "following" and gap is not None and gap < 1 << 20
 
 
-def _is_sync(status: InstanceStatus) -> bool:
+def _is_sync(site: Site, status: InstanceStatus) -> bool:
+    if site.transport == "s3":
+        # Nobody tells an applier through a bucket what the primary thinks of its shipper.
+        return site.commits_wait()
     return status["protection"]["in_effect"] in ("sync", "quorum")
