@@ -33,7 +33,7 @@ HOLE_SECONDS: Final = 10.0
 """How often to look whether a hole was filled."""
 MAX_PAUSE_SECONDS: Final = 30.0
 _HITS_BEHIND: Final = 3
-"""Objects found one after the other without waiting: the reader is behind."""
+"""Objects that no listing showed, found one after the other: the reader is behind."""
 
 
 class Get(NamedTuple):
@@ -154,8 +154,7 @@ class Cursor:
         self._flying.pop(get.key, None)
         self._held[get.key] = Arrived(get, head, body)
         self._failures = 0
-        if get.place == self.place and get.key not in self._items:
-            self._hits += 1
+        if get.place == self.place:
             self._answered_at = now
         self._forget_passed()
         return self._go_on(now)
@@ -208,9 +207,11 @@ class Cursor:
         """The intake took what HandOn gave, and holds all up to `position`."""
         arrived, self._handing = self._handing, None
         assert arrived is not None
-        self._position = position
+        if arrived.get.key not in self._items:
+            self._hits += 1
+        if position != self._position:
+            self._position, self._looked_at = position, None
         self.place = self._following(arrived)
-        self._looked_at = None
         self._answered_at = now
         if not arrived.get.is_segment:
             self._drop(arrived.get.key)
