@@ -245,6 +245,39 @@ def test_after_a_long_silence_a_listing_tells_what_was_compacted_meanwhile() -> 
     assert intake.position == at(1, 2 * S)
 
 
+def test_now_and_then_a_poll_asks_for_the_finished_segment_instead() -> None:
+    """The small object may have come and gone between two polls."""
+    bucket = Bucket()
+    bucket.span(S, S + 100)
+    intake = Intake(at(1, S + 100))
+    run(bucket, intake)
+    bucket.objects.clear()
+    polls = 0
+    while polls < 70:
+        polls += 1
+        bucket.now = bucket.cursor.deadline or 0.0
+        (get,) = bucket.cursor.timer(bucket.now)
+        assert isinstance(get, Get)
+        if get.is_segment:
+            break
+        assert kinds(bucket.answer(get)) == ["Dry"]
+    assert 50 < polls < 70
+    assert kinds(bucket.answer(get)) == ["Dry"]
+    bucket.segment(S)
+    for _ in range(polls + 2):
+        bucket.now = bucket.cursor.deadline or 0.0
+        (get,) = bucket.cursor.timer(bucket.now)
+        assert isinstance(get, Get)
+        commands = bucket.answer(get)
+        if kinds(commands) != ["Dry"]:
+            break
+    (opening,) = commands
+    assert isinstance(opening, Open)
+    (given,) = bucket.open(opening)
+    assert isinstance(given, HandOn) and given.start_lsn == S
+    assert given.raw is not None and len(given.raw) == S
+
+
 # --- where to begin -------------------------------------------------------------------------------
 
 
