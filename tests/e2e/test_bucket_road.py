@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -62,6 +63,7 @@ def test_follows_through_restarts_of_both_sides_and_opens(
     prepare(server)
     shipper = pair.protect("main", server, link=None, bucket=QUICK)
     pair.wait_on_standby("main", COUNT, 1000)
+    assert pair.status("main")["link"]["state"] == "bucket"
 
     shipper.stop(signal.SIGKILL)
     insert(server)
@@ -243,3 +245,64 @@ def test_writers_lose_nothing_acknowledged_under_sync(
     pair.promote("main")
     found = {row[0] for row in pair.standby_sql("main", "select id from t where v = 'sync'")}
     assert set(acknowledged) <= found
+
+
+def test_the_bucket_stands_in_for_a_link_that_is_away_and_is_let_go_of_again(
+    primary: PrimaryFactory, bucket_pair: Pair
+) -> None:
+    pair, server = bucket_pair, primary(17)
+    prepare(server)
+    shipper = pair.protect("main", server, bucket=QUICK)
+    status = pair.status("main")
+    assert (status["link"]["state"], status["bucket"]) == (
+        "connected",
+        {"state": "idle", "error": None},
+    )
+    shipper.stop()
+    insert(server, 300)
+    alone = pair.shipper("main", server.dsn(), link=None, bucket=QUICK)
+    alone.start()
+    pair.wait_on_standby("main", COUNT, 1300)
+    assert pair.status("main")["link"]["state"] == "bucket"
+    alone.stop()
+    again = pair.shipper("main", server.dsn(), bucket=QUICK)
+    insert(server, 300)
+    again.start()
+    pair.wait_on_standby("main", COUNT, 1600)
+    pair.wait_status("main", lambda s: s["link"]["state"] == "connected", "the link is back")
+    pair.wait_status("main", lambda s: (s["bucket"] or {}).get("state") == "idle", "it rests")
+
+
+def test_a_seed_comes_from_the_bucket_or_a_copy_of_it_when_it_is_asked_for(
+    primary: PrimaryFactory, shared_tmp_path: Path
+) -> None:
+    """With a bucket that is a directory: a copy of it is one too."""
+    server = primary(17)
+    prepare(server)
+    bucket = shared_tmp_path / "bucket"
+    directory = shared_tmp_path / "pair"
+    directory.mkdir(mode=0o711)
+    pair = Pair(directory, bucket=BucketRoad(f"file://{bucket}"))
+    try:
+        pair.protect("main", server, link=None, bucket=QUICK)
+        pair.wait_on_standby("main", COUNT, 1000)
+        for source in ("bucket", str(bucket)):
+            before = pair.standby_directory("main").stat().st_ino
+            done = pair.command("applier", "seed", "main", "--from", source)
+            assert done.returncode == 0, done.stderr
+            wait_until(
+                partial(_is_another, pair, before), 60, "the data directory is another one"
+            )
+            insert(server, 10)
+            pair.wait_on_standby("main", COUNT, server.execute(COUNT)[0][0])
+        assert pair.command("applier", "seed", "main", "--from", "/nonexistent").returncode == 2
+        assert pair.command("applier", "seed", "main", "--from", "link").returncode == 3
+    finally:
+        pair.destroy()
+
+
+def _is_another(pair: Pair, inode: int) -> bool:
+    try:
+        return pair.standby_directory("main").stat().st_ino != inode
+    except (FileNotFoundError, ValueError):
+        return False  # between the two

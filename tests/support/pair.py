@@ -73,7 +73,7 @@ secret_key_file = "{key_file}"
 _BUCKET = """
 [bucket]
 url = "{url}"
-endpoint_url = "{endpoint_url}"
+{endpoint}
 timeout_seconds = 5
 attempts = 2
 {more}
@@ -89,7 +89,8 @@ class BucketRoad(NamedTuple):
     """More lines of the applier's `[bucket]`."""
 
     def section(self, more: str) -> str:
-        return _BUCKET.format(url=self.url, endpoint_url=self.endpoint_url, more=more)
+        endpoint = f'endpoint_url = "{self.endpoint_url}"' if self.endpoint_url else ""
+        return _BUCKET.format(url=self.url, endpoint=endpoint, more=more)
 
 
 class Process:
