@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ KEYS = Keys("orders", profile().incarnation)
 class BucketFarEnd:
     """See `tests.integration.destination_contract.FarEnd`."""
 
+    keys = KEYS
     window_bytes = 400_000
     answers = False
 
@@ -46,12 +48,14 @@ class BucketFarEnd:
     def put_wal(self, position: Position, size_bytes: int, *, of_timeline: int = 0) -> None:
         """As an earlier process did.  of_timeline: other bytes, by which they would be right."""
         timeline, lsn = position
-        body, raw_bytes, checksum = pack([sealed_wal(of_timeline or timeline, lsn, size_bytes)])
+        body, raw_bytes, checksum = _packed(of_timeline or timeline, lsn, size_bytes)
         head = Head(timeline=timeline, start_lsn=lsn, raw_bytes=raw_bytes, crc32c=checksum)
         place = Place(timeline, lsn)
         self.store.real.put(KEYS.wal(place), body, metadata_of(head), only_if_absent=True)
 
-    def make_destination(self, **changes: Any) -> BucketDestination:
+    def make_destination(
+        self, *, store: ObjectStore | None = None, **changes: Any
+    ) -> BucketDestination:
         options: dict[str, Any] = {
             "instance": "orders",
             "shipper_id": "shipper-a",
@@ -64,7 +68,7 @@ class BucketFarEnd:
             "confirm_seconds": 0.0,
         }
         return BucketDestination(
-            self.store,
+            store or self.store,
             BucketOptions(**(options | self.options | changes)),
             seal=bytes,
             make_seed_taker=self._seed_taker,
@@ -243,6 +247,11 @@ class _RecordingWriter(SeedArchiveWriter):
             case SeedAborted():
                 what = (frame.seed_id, frame.code, frame.what)
                 self._rig.taken.append(("seed_stopped", what))
+
+
+@cache
+def _packed(timeline: int, lsn: int, size_bytes: int) -> tuple[bytes, int, int]:
+    return pack([sealed_wal(timeline, lsn, size_bytes)])
 
 
 def _gap_of(place: Place, head: Head) -> GapFound:
