@@ -121,7 +121,11 @@ class SeveralDestinations:
         self._events.clear()
         self._acked = self._bug = self._ended = None
         self._facts = facts
-        firsts = {name: self._start(name) for name in self._flow.begin(facts, self._loop.time())}
+        commands = self._flow.begin(facts, self._loop.time())
+        self._do([each for each in commands if not isinstance(each, Connect)])
+        firsts = {
+            each.name: self._start(each.name) for each in commands if isinstance(each, Connect)
+        }
         try:
             await self._first_answers(set(firsts.values()))
             outcomes = [each.result() for each in firsts.values() if each.done()]

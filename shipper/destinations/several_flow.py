@@ -131,22 +131,24 @@ class Flow:
 
     # --- connecting -----------------------------------------------------------------------
 
-    def begin(self, facts: Facts, now: float) -> list[str]:
-        """A new try to connect: all members anew.  Returns which to reach."""
+    def begin(self, facts: Facts, now: float) -> list[Command]:
+        """A new try to connect: all members anew."""
         self.greeting = self._void = True
         self.stream = None
         self._told = self._turn_began = self._unserved = None
         for member in self.members.values():
             member.parted(member.error, now)
         self._learn(facts)
-        if self.spill is not None and (why := self.spill.due(now, self.flush_lsn)):
-            self.spill.begin(why)
+        commands: list[Command] = []
         # There is nothing to spill of a primary that is away.
-        return [
-            name
-            for name, member in self.members.items()
-            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL)
-        ]
+        spill = self.spill if facts.reachable else None
+        if spill is not None and (why := spill.due(now, self.flush_lsn)):
+            spill.begin(why)
+            commands.append(_spills(spill))
+        for name, member in self.members.items():
+            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL):
+                commands.append(Connect(name))
+        return commands
 
     def _is_used(self, member: Member) -> bool:
         return member.role is not Role.SPILL or (self.spill is not None and self.spill.active)
@@ -506,6 +508,7 @@ class Flow:
             self._turn_began = None
             for member in served:
                 member.aside_until = now + TURN_SECONDS
+            self.stream = None
 
     def _starves(self, member: Member) -> bool:
         """There is WAL for it, and the stream is busy further back."""
