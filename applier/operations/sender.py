@@ -112,9 +112,20 @@ class Sender:
         """See `applier.receivers.Intake`."""
         self.link.heard_at = time.monotonic()
         self._said_timeline = timeline
-        if flush_lsn and not self.is_left_behind(timeline):
+        if (
+            flush_lsn
+            and not self.is_left_behind(timeline)
+            and not self._is_old(timeline, flush_lsn)
+        ):
             self.heard = Heard(timeline=timeline, lsn=flush_lsn, at=time.time())
             self.note_exposure()
+
+    def _is_old(self, timeline: int, flush_lsn: int) -> bool:
+        """A sender whose primary is away says how far that has written at least, by what was
+        archived, or repeats itself: neither takes back what was heard, nor makes it new."""
+        if self.heard is None or self.link.primary_reachable is not False:
+            return False
+        return (timeline, flush_lsn) <= (self.heard.timeline, self.heard.lsn)
 
     def heard_with_span(self, timeline: int, flush_lsn: int) -> None:
         """See `applier.receivers.Intake`: the sender may still be catching up."""

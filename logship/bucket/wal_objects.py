@@ -7,6 +7,7 @@ A marker has no body.  docs/formats.md is the prose of this file.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
@@ -19,7 +20,7 @@ from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, plain_lsn
 from logship.seal import ZSTD_LEVEL, Sealed
-from logship.wal import segment_end
+from logship.wal import segment_end, segment_start
 
 METADATA_KEY: Final = "logship"
 FORMAT: Final = 1
@@ -36,9 +37,12 @@ _Count = Annotated[int, msgspec.Meta(ge=0)]
 class Marker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the WAL goes on where it does not simply go on.
 
-    kind "timeline": on `timeline` from the same LSN; its history is in the bucket.  "gap": what
-    comes next is missing (`code`, `what`); look for the next marker of this place.  "seed": at
-    the start of the segment that holds `lsn`, on `timeline`, where the seed `seed` starts.
+    kind "timeline": on `timeline`, from the start of the segment that holds `lsn` (0: this
+    place's): a new timeline's first segment begins as a copy of its parent's, as PostgreSQL
+    streams it; its history is in the bucket.  "gap": what comes next is missing (`code`, `what`)
+    and can be had again from `lsn` (0: not known); look for the next marker of this place.
+    "seed": on `timeline`, from the start of the segment that holds `lsn`, where the seed with
+    the id `seed` starts.
     """
 
     kind: str
@@ -79,11 +83,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         marker = self.marker
         if marker is None:
             return Place(self.timeline, self.end_lsn)
-        if marker.kind == "timeline":
-            return Place(marker.timeline, place.lsn)
-        if marker.kind == "seed":
-            start = marker.lsn - marker.lsn % segment_bytes
-            return Place(marker.timeline, Lsn(start))
+        if marker.kind in ("timeline", "seed"):
+            return Place(marker.timeline, segment_start(marker.lsn or place.lsn, segment_bytes))
         return place._replace(step=place.step + 1)
 
 
@@ -121,27 +122,26 @@ def pack(spans: Iterable[Sealed]) -> tuple[bytes, int, int]:
 
     Takes its time: call it in a thread.
     """
-    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
-    frames: list[bytes | memoryview] = []
-    small: list[bytes | memoryview] = []
+    pieces: list[tuple[bytes | memoryview, bool]] = []
     raw_bytes = checksum = 0
-
-    def join_small() -> None:
-        if small:
-            frames.append(compressor.compress(b"".join(small)))
-            small.clear()
-
     for span in spans:
         raw = opened(span)
         raw_bytes += len(raw)
         checksum = crc32c.crc32c(raw, checksum)
-        if span.codec == "zstd" and span.raw_bytes >= KEEP_FRAME_BYTES:
-            join_small()
-            frames.append(span.payload)
-        else:
-            small.append(raw)
-    join_small()
-    return b"".join(frames), raw_bytes, checksum
+        keep = span.codec == "zstd" and span.raw_bytes >= KEEP_FRAME_BYTES
+        pieces.append((span.payload if keep else raw, keep))
+    return joined(pieces), raw_bytes, checksum
+
+
+def joined(pieces: Iterable[tuple[bytes | memoryview, bool]]) -> bytes:
+    """zstd frames one after the other: pieces that are one already (True) as they are, runs of
+    raw ones (False) compressed together.  Takes its time: call it in a thread."""
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
+    frames: list[bytes | memoryview] = []
+    for is_frame, run in itertools.groupby(pieces, key=lambda piece: piece[1]):
+        parts = [piece for piece, _ in run]
+        frames.extend(parts if is_frame else [compressor.compress(b"".join(parts))])
+    return b"".join(frames)
 
 
 def opened(span: Sealed) -> bytes | memoryview:

@@ -92,8 +92,8 @@ class Destination(Protocol):
     async def connect(self, facts: Facts) -> Accepted:
         """Try once to reach the far end and be accepted.
 
-        `facts` with `reachable` False only say that the primary is away: ship nothing then,
-        and connect anew once it is back.
+        `facts` with `reachable` False say that the primary is away.  WAL that was archived
+        may be shipped all the same, a seed not; connect anew once it is back.
 
         Raises LogshipError; `retryable` tells whether to try again soon (unreachable) or
         rarely (refused: somebody must change something first).
