@@ -216,6 +216,11 @@ class InstanceSettings(Section, frozen=True, kw_only=True):
     ] = field(default_factory=list)
 
     @property
+    def has_link(self) -> bool:
+        """Whether its shipper may come by the link."""
+        return bool(self.public_key) or self.public_key_file is not None
+
+    @property
     def shipper_key(self) -> str | Path:
         """Its shipper's public key or its file, for `logship.link.keys.load_public`."""
         return self.public_key_file or self.public_key

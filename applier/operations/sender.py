@@ -131,6 +131,17 @@ class Sender:
         """See `applier.receivers.Intake`: the sender may still be catching up."""
         self.heard_from(max(timeline, self._said_timeline), flush_lsn)
 
+    def heard_then(self, timeline: int, flush_lsn: int, at: float) -> None:
+        """The flush position as it was at `at` by the sender's clock: old news, which counts only
+        if nothing newer was heard."""
+        if not flush_lsn or self.is_left_behind(timeline):
+            return
+        heard = Heard(timeline=timeline, lsn=flush_lsn, at=min(at or time.time(), time.time()))
+        known = self.heard
+        if known is None or (timeline, flush_lsn, heard.at) > (known.timeline, known.lsn, known.at):
+            self.heard = heard
+            self.note_exposure()
+
     def heartbeat(self, heartbeat: ShipperHeartbeat) -> None:
         self.link.primary_reachable = heartbeat.primary_reachable
         self.link.sync_state = heartbeat.sync_state
