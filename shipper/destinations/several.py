@@ -223,7 +223,9 @@ class SeveralDestinations:
                     log.info("a destination goes on elsewhere", destination=name, why=why)
                     self._do(self._flow.rewound(name, position))
                 case SeedWanted(why):
-                    if self._seeds.asked(name, why):
+                    if name not in self._seed_names:
+                        log.warning("a bucket that only spills takes no seed", why=why)
+                    elif self._seeds.asked(name, why):
                         self._tell_up(event)
                 case SeedFinished():
                     if (last_word := self._seeds.finished(name, event)) is not None:

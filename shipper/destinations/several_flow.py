@@ -276,16 +276,21 @@ class Flow:
     def told(self, facts: Facts, now: float) -> list[Command]:
         """The primary's state, as of now."""
         self._learn(facts)
-        commands: list[Command] = []
-        if facts.reachable:
-            for member in self.members.values():
-                if member.telling:
-                    member.parted(None, now)
-                    commands += [Part(member.name, "the primary is back"), Connect(member.name)]
+        commands = self._greet_anew(now)
         spill = self.spill
         if spill is not None and spill.bucket.connected and spill.bucket.next is None:
             commands += self._place_spill(spill.bucket)
         return [*commands, *self._settle(), *self._acks()]
+
+    def _greet_anew(self, now: float) -> list[Command]:
+        """A connection that said that the primary is away can't be shipped on once it is back."""
+        commands: list[Command] = []
+        if self.facts is not None and self.facts.reachable:
+            for member in self.members.values():
+                if member.telling:
+                    member.parted(None, now)
+                    commands += [Part(member.name, "the primary is back"), Connect(member.name)]
+        return commands
 
     def _learn(self, facts: Facts) -> None:
         self.facts = facts
@@ -477,7 +482,7 @@ class Flow:
 
     def tick(self, now: float) -> list[Command]:
         """Time passed."""
-        commands = self._judge_spill(now)
+        commands = [*self._greet_anew(now), *self._judge_spill(now)]
         for member in self.members.values():
             if member.aside_until is not None and now >= member.aside_until and member.drained:
                 member.aside_until = None
