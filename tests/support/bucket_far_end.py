@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from logship.frames import GapFound, Payload, SeedAborted, SeedBegin, SeedChunk,
 from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from logship.objects import ObjectStore
+from logship.objects.directory import DirectoryStore
 from logship.wal import segment_end
 from shipper.destinations.bucket import BucketDestination, BucketOptions
 from tests.support.link_frames import SEGMENT_BYTES, at, profile, sealed_wal
@@ -32,9 +32,9 @@ class BucketFarEnd:
     window_bytes = 400_000
     answers = False
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.store = RiggedStore(directory / "bucket")
+    def __init__(self, directory: Path, store: ObjectStore | None = None) -> None:
+        """store: the bucket itself; by default a directory."""
+        self.store = RiggedStore(store or DirectoryStore(directory / "bucket"))
         self.state = directory / "state"
         self.state.mkdir()
         self.taken: list[tuple[str, Any]] = []
@@ -43,10 +43,10 @@ class BucketFarEnd:
         self.options: dict[str, Any] = {}
         self.put_wal(at(1, 0), S)
 
-    def put_wal(self, position: Position, size_bytes: int) -> None:
-        """As an earlier process did."""
+    def put_wal(self, position: Position, size_bytes: int, *, of_timeline: int = 0) -> None:
+        """As an earlier process did.  of_timeline: other bytes, by which they would be right."""
         timeline, lsn = position
-        body, raw_bytes, checksum = pack([sealed_wal(timeline, lsn, size_bytes)])
+        body, raw_bytes, checksum = pack([sealed_wal(of_timeline or timeline, lsn, size_bytes)])
         head = Head(timeline=timeline, start_lsn=lsn, raw_bytes=raw_bytes, crc32c=checksum)
         place = Place(timeline, lsn)
         self.store.real.put(KEYS.wal(place), body, metadata_of(head), only_if_absent=True)
@@ -74,7 +74,8 @@ class BucketFarEnd:
         return _RecordingWriter(self, store, keys, profile=profile)
 
     def without_wal(self) -> None:
-        shutil.rmtree(self.directory / "bucket")
+        keys = [each.key for each in self.store.real.listing("")]
+        assert self.store.real.delete(keys) == []
 
     # --- what there is --------------------------------------------------------------------
 
