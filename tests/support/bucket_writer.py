@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from typing import Any
 
-import msgspec
-
+from logship.bucket.documents import document_metadata, encode_profile, pack_document
 from logship.bucket.keys import Keys, Place
 from logship.bucket.seed_archive import PLAIN, Seals
 from logship.bucket.wal_objects import Head, Marker, metadata_of, pack
@@ -38,9 +36,8 @@ class BucketWriter:
 
     def write_profile(self, profile: Profile) -> None:
         """From here on heads name this one."""
-        body = msgspec.json.encode(profile)
-        self.digest = hashlib.sha256(body).hexdigest()[:32]
-        self.store.put(self.keys.profile(self.digest), self.recipients.seal(body))
+        self.digest, content = encode_profile(profile)
+        self._put_document(self.keys.profile(self.digest), content)
 
     def write_wal(self, timeline: int, start_lsn: int, raw: bytes, **head: Any) -> Head:
         """A span; the same again is fine."""
@@ -69,7 +66,11 @@ class BucketWriter:
         return made
 
     def write_history(self, timeline: int, content: bytes) -> None:
-        self.store.put(self.keys.history(timeline), self.recipients.seal(content))
+        self._put_document(self.keys.history(timeline), content)
+
+    def _put_document(self, key: str, content: bytes) -> None:
+        body = self.recipients.seal(pack_document(content))
+        self.store.put(key, body, document_metadata(content))
 
     def write_many(self, timeline: int, start_lsn: int, end_lsn: int, object_bytes: int) -> None:
         """The made-up WAL of `wal_bytes`, in objects of that size that end with segments."""

@@ -9,24 +9,18 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-import msgspec
-import zstandard
-
 from applier.receivers.bucket.cursor import Arrived, Get
 from applier.receivers.bucket.inventory import Item, items_of, locate
 from logship import __version__
+from logship.bucket.documents import decode_profile, unpack_document
 from logship.bucket.keys import Keys, Place
-from logship.bucket.seed_archive import Opens
+from logship.bucket.seed_archive import Opens, list_seeds
 from logship.bucket.wal_objects import Head, damaged, read_head, unpack
-from logship.documents import UNREADABLE
 from logship.frames import PROTOCOL_VERSION, Hello
 from logship.identity import Incarnation, Profile
 from logship.lsn import Lsn, Position
 from logship.objects import ObjectStore
-from logship.wal import MAX_HISTORY_BYTES, segment_start
-
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-
+from logship.wal import segment_start
 
 SHIPPER_ID: Final = "bucket"
 """What the hello of a reader says in the place of a shipper's id."""
@@ -56,7 +50,9 @@ def choose_incarnation(
     for each in found:
         for info in store.listing(Keys(instance, each).profile("")):
             last = max(last or (0.0, each), (info.modified_at, each))
-    return last[1] if last is not None else None
+    if last is not None:
+        return last[1]
+    return found[0] if len(found) == 1 else None
 
 
 class Contents:
@@ -89,16 +85,16 @@ class Contents:
         """What the primary was when it was looked at last; None: nothing was ever shipped."""
         prefix = self.keys.profile("")
         infos = sorted(self.store.listing(prefix), key=lambda info: info.modified_at)
-        return self.profile(infos[-1].key.removeprefix(prefix)) if infos else None
+        if infos:
+            return self.profile(infos[-1].key.removeprefix(prefix))
+        # Where seeds alone are kept, they say it themselves.
+        seeds = list_seeds(self.store, self.keys, self.identities)
+        return seeds[-1].profile if seeds else None
 
     def profile(self, digest: str) -> Profile:
         """Raises LogshipError: OBJECT_DAMAGED, also if it is of another cluster."""
         key = self.keys.profile(digest)
-        body = self._document(key)
-        try:
-            profile = msgspec.json.decode(body, type=Profile)
-        except UNREADABLE as error:
-            raise damaged(self.where(key), f"it is no profile: {error}") from error
+        profile = decode_profile(self._document(key), self.where(key))
         if profile.incarnation != self.keys.incarnation:
             raise damaged(self.where(key), f"it is of cluster {profile.incarnation}")
         return profile
@@ -112,7 +108,7 @@ class Contents:
         if fetched is None:
             raise damaged(self.where(key), "it is missing, and WAL that is there needs it")
         where = self.where(key)
-        return _plain(self.identities.open(fetched.data, where), where)
+        return unpack_document(self.identities.open(fetched.data, where), fetched.metadata, where)
 
     # --- WAL --------------------------------------------------------------------------------
 
@@ -219,17 +215,3 @@ def _first(items: Sequence[Item], place: Place | None) -> Item | None:
         return None
     before = [item for item in items if item.place <= place]
     return before[-1] if before else None
-
-
-def _plain(body: bytes, where: str) -> bytes:
-    """A small document, which may be compressed."""
-    if not body.startswith(_ZSTD_MAGIC):
-        return body
-    reader = zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True)
-    try:
-        plain = reader.read(MAX_HISTORY_BYTES + 1)
-    except zstandard.ZstdError as error:
-        raise damaged(where, f"it can't be decompressed: {error}") from error
-    if len(plain) > MAX_HISTORY_BYTES:
-        raise damaged(where, "it is far too large")
-    return plain

@@ -16,7 +16,7 @@ from applier.receivers.bucket.contents import Contents, choose_incarnation, make
 from applier.receivers.bucket.cursor import MAX_PAUSE_SECONDS
 from applier.receivers.bucket.follower import Follower, now
 from applier.receivers.bucket.seed_feed import SeedFeed
-from applier.receivers.bucket.seeds import newest_usable
+from applier.receivers.bucket.seeds import Holds, newest_usable
 from logship.bucket.epoch_record import Fence, fence_epoch
 from logship.bucket.keys import Keys
 from logship.bucket.seed_archive import Opens, SeedInfo
@@ -40,7 +40,9 @@ class BucketReader:
     """Feeds one instance from the objects under its name.  Is its intake's `IntakeListener`.
 
     `run` until it is cancelled.  `wake` when something changed that `BucketIntake` tells of.
-    order: take a seed first.  once: end when everything was handed on.
+
+    order: take a seed, hand on what follows it, and end.  holds: whether WAL from a position on
+    is to be had without this store; by default, whether the intake has it.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class BucketReader:
         reading: Reading,
         *,
         order: SeedOrder | None = None,
-        once: bool = False,
+        holds: Holds | None = None,
     ) -> None:
         self.instance = instance
         self.store = store
@@ -60,7 +62,8 @@ class BucketReader:
         self._identities = identities
         self._reading = reading
         self._order = order
-        self._once = once
+        self._once = order is not None
+        self._holds = holds or intake.holds
         self._attachment = Attachment(intake, self)
         self._seeds = SeedFeed(self._attachment, reading, self._seed_ended)
         self._follower: Follower | None = None
@@ -119,9 +122,20 @@ class BucketReader:
         if profile is None:
             return None
         found: SeedInfo | None = await self._aside(
-            lambda: newest_usable(contents, profile, self._intake.holds)
+            lambda: newest_usable(contents, profile, self._holds)
         )
         return found
+
+    def has_object_at(self, position: Position) -> bool:
+        """Whether WAL goes on from `position` in the bucket.  Blocking."""
+        contents = self._find()
+        if contents is None:
+            return False
+        profile = contents.newest_profile()
+        if profile is None:
+            return False
+        items = contents.look(position, profile.wal_segment_size)
+        return any(item.place[:2] == position for item in items)
 
     def _is_wanted(self) -> bool:
         if self._is_done:
@@ -240,8 +254,8 @@ class BucketReader:
         def goes_on() -> bool:
             if follower.ran_dry:
                 self._failures = 0
-                if self._once and not self._seeds.is_ending:
-                    self._is_done = True
+                # The end of a seed goes on without us, and may need WAL that is not here.
+                self._is_done = self._once
             return self._is_wanted() and not self._is_seed_due
 
         try:
@@ -272,7 +286,7 @@ class BucketReader:
                 lambda: newest_usable(
                     contents,
                     profile,
-                    self._intake.holds,
+                    self._holds,
                     seed_id=marker,
                     avoid=frozenset(self._seeds.failed_ids),
                 )

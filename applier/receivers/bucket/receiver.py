@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -13,6 +13,7 @@ from applier.receivers.bucket.attachment import Reading
 from applier.receivers.bucket.cursor import PARALLEL_GETS
 from applier.receivers.bucket.reader import BucketReader, SeedOrder
 from logship.bucket.seed_archive import PLAIN, Opens
+from logship.lsn import Position
 from logship.objects import ObjectStore
 
 _THREADS: Final = 2 * PARALLEL_GETS
@@ -33,7 +34,7 @@ class BucketReceiver:
         prefetch_bytes: int,
         identities: Opens = PLAIN,
     ) -> None:
-        """store: None if there is no bucket, and only `seed_from` is of use.  prefetch_bytes:
+        """store: None if there is no bucket, and only `run_instead` is of use.  prefetch_bytes:
         what may be fetched ahead, of all instances together."""
         share = max(prefetch_bytes // max(len(intakes), 1), 1)
         self.store = store
@@ -44,9 +45,9 @@ class BucketReceiver:
         self.readers: dict[str, BucketReader] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def start(self) -> None:
-        """Begin to read.  An intake that is not attached just never wants its bucket."""
-        for name in self._intakes:
+    def start(self, names: Iterable[str]) -> None:
+        """Begin to read for the intakes of `names`."""
+        for name in names:
             self._start(name)
 
     async def stop(self) -> None:
@@ -61,36 +62,36 @@ class BucketReceiver:
         if reader is not None:
             reader.wake()
 
-    async def seed_from(self, name: str, store: ObjectStore, order: SeedOrder) -> None:
-        """Seed `name` from another store, and hand on the WAL that is there.
+    def reader_of(self, name: str, store: ObjectStore, order: SeedOrder) -> BucketReader:
+        """For `run_instead`: seeds `name` from another store, hands on the WAL that is there,
+        and ends."""
+        main = self.readers.get(name)
+        intake = self._intakes[name]
 
-        Returns when that is done; the bucket is not read meanwhile.
-        """
+        def holds(position: Position) -> bool:
+            return intake.holds(position) or (main is not None and main.has_object_at(position))
+
+        return BucketReader(
+            name, intake, store, self._identities, self._reading, order=order, holds=holds
+        )
+
+    async def run_instead(self, name: str, reader: BucketReader) -> None:
+        """Run a reader of another store to its end; the bucket is not read meanwhile."""
+        was_read = name in self._tasks
         await self._stop(name)
-        once = self._reader(name, store, order)
         try:
-            await once.run()
+            await reader.run()
         finally:
-            self._start(name)
+            if was_read:
+                self._start(name)
 
     def _start(self, name: str) -> None:
         if self.store is None:
             return
-        self.readers[name] = self._reader(name, self.store)
-        self._tasks[name] = asyncio.create_task(self.readers[name].run())
-
-    def _reader(
-        self, name: str, store: ObjectStore, order: SeedOrder | None = None
-    ) -> BucketReader:
-        return BucketReader(
-            name,
-            self._intakes[name],
-            store,
-            self._identities,
-            self._reading,
-            order=order,
-            once=order is not None,
-        )
+        intake = self._intakes[name]
+        reader = BucketReader(name, intake, self.store, self._identities, self._reading)
+        self.readers[name] = reader
+        self._tasks[name] = asyncio.create_task(reader.run())
 
     async def _stop(self, name: str) -> None:
         task = self._tasks.pop(name, None)
