@@ -21,9 +21,10 @@ class IncarnationStatus(TypedDict):
 
 
 class LinkStatus(TypedDict):
-    """state: connected, lost (it was there before), never.  since: of that state."""
+    """state: connected, bucket (its bucket is read in its place), lost (it was there before),
+    never.  since: of that state."""
 
-    state: Literal["connected", "lost", "never"]
+    state: Literal["connected", "bucket", "lost", "never"]
     since: float | None
 
 
@@ -36,7 +37,8 @@ class ProtectionStatus(TypedDict):
 
 
 class PrimaryStatus(TypedDict):
-    """As last heard from the shipper, at `heard_at`."""
+    """As last heard from the shipper, at `heard_at`; through a bucket: when it was written there,
+    by the shipper's clock."""
 
     flush_lsn: str | None
     timeline: int | None
@@ -85,12 +87,36 @@ class SeedStatus(TypedDict):
 
 
 class GapStatus(TypedDict):
-    """WAL that the primary no longer has and the store needs: only a new seed goes on."""
+    """WAL that the primary no longer has and the store needs.  filling: it is looked for in the
+    bucket; else only a new seed goes on."""
 
     from_lsn: str
     available_lsn: str | None
     code: str
     what: str
+    filling: bool
+
+
+class OtherRoadStatus(TypedDict):
+    """Where else the shipper puts the same WAL.  role: required, optional, spill.  state:
+    connected, idle (a spill that is not needed), spilling, lost, refused, behind, gap.
+    since_lsn: where the spilling began, or the hole begins."""
+
+    name: str
+    role: str
+    state: str
+    durable: str | None
+    since_lsn: str | None
+    available_lsn: str | None
+    what: str | None
+
+
+class BucketStatus(TypedDict):
+    """The instance's bucket.  state: idle (not needed, and not asked), reading, up-to-date (all
+    that is there was read), failed (`error`; it is tried again)."""
+
+    state: Literal["idle", "reading", "up-to-date", "failed"]
+    error: str | None
 
 
 class CompatFinding(TypedDict):
@@ -126,6 +152,10 @@ class InstanceStatus(TypedDict):
     apply_gap: ApplyGap
     seed: SeedStatus | None
     gap: GapStatus | None
+    bucket: BucketStatus | None
+    """None: attached to none."""
+    other_roads: list[OtherRoadStatus] | None
+    """As the connected shipper says; None: not known now."""
     compat: CompatStatus | None
     promotion: dict[str, Any] | None
     """The record that a promotion leaves: when, where it opened, what was lost."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,7 +12,7 @@ import structlog
 
 from applier.operations.record import Heard
 from logship.errors import LogshipError
-from logship.frames import Hello, ShipperHeartbeat
+from logship.frames import Hello, OtherRoad, ShipperHeartbeat
 from logship.identity import Profile
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class LinkState(msgspec.Struct):
     primary_reachable: bool | None = None
     sync_state: str = ""
     slot_wal_status: str = ""
+    other_roads: Sequence[OtherRoad] = ()
+    """Where else it ships to, and how that goes."""
 
     def changed(self, state: str) -> None:
         if self.state != state:
@@ -131,10 +134,22 @@ class Sender:
         """See `applier.receivers.Intake`: the sender may still be catching up."""
         self.heard_from(max(timeline, self._said_timeline), flush_lsn)
 
+    def heard_then(self, timeline: int, flush_lsn: int, at: float) -> None:
+        """The flush position as it was at `at` by the sender's clock: old news, which counts only
+        if nothing newer was heard."""
+        if not flush_lsn or self.is_left_behind(timeline):
+            return
+        heard = Heard(timeline=timeline, lsn=flush_lsn, at=min(at or time.time(), time.time()))
+        known = self.heard
+        if known is None or (timeline, flush_lsn, heard.at) > (known.timeline, known.lsn, known.at):
+            self.heard = heard
+            self.note_exposure()
+
     def heartbeat(self, heartbeat: ShipperHeartbeat) -> None:
         self.link.primary_reachable = heartbeat.primary_reachable
         self.link.sync_state = heartbeat.sync_state
         self.link.slot_wal_status = heartbeat.slot_wal_status
+        self.link.other_roads = heartbeat.other_roads
         self.heard_from(heartbeat.timeline, heartbeat.flush_lsn)
         if self.behind_since is not None:
             # A flush saves it too, but there is none while the disk is full.

@@ -40,6 +40,8 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
         "apply_gap": _apply_gap(instance),
         "seed": _seed(instance),
         "gap": _gap(instance),
+        "bucket": instance.bucket.status(),
+        "other_roads": _other_roads(instance),
         "compat": _compat(instance),
         "promotion": _promotion(instance),
         "alarms": instance.alarms.as_list(),
@@ -59,7 +61,7 @@ def phase(instance: Instance) -> status.Phase:
         return "waiting"
     if following.verdict is None or following.verdict.blocked:
         return "blocked"
-    return "following" if instance.gap is None else "gap"
+    return "following" if instance.gaps.current is None else "gap"
 
 
 def _link_state(instance: Instance) -> Any:
@@ -163,7 +165,7 @@ def _seed(instance: Instance) -> status.SeedStatus | None:
 
 
 def _gap(instance: Instance) -> status.GapStatus | None:
-    gap = instance.gap
+    gap = instance.gaps.current
     if gap is None:
         return None
     return {
@@ -171,7 +173,25 @@ def _gap(instance: Instance) -> status.GapStatus | None:
         "available_lsn": _text(gap.available_lsn),
         "code": gap.code,
         "what": gap.what,
+        "filling": instance.gaps.is_filling,
     }
+
+
+def _other_roads(instance: Instance) -> list[status.OtherRoadStatus] | None:
+    if not _fresh(instance):
+        return None
+    return [
+        {
+            "name": road.name,
+            "role": road.role,
+            "state": road.state,
+            "durable": _text(road.durable_lsn),
+            "since_lsn": _text(road.since_lsn),
+            "available_lsn": _text(road.available_lsn),
+            "what": road.what or None,
+        }
+        for road in instance.link.other_roads
+    ]
 
 
 def _compat(instance: Instance) -> status.CompatStatus | None:
