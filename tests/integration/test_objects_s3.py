@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from logship.errors import Code, LogshipError
 from logship.objects import NotDeleted, ObjectStore
@@ -101,6 +103,21 @@ def test_objects_of_other_tools_can_be_read(
     fetched = store.get("parts")
     assert fetched is not None
     assert fetched.data == b"theirs"
+
+
+@pytest.mark.parametrize("header", ["ContentMD5", "ChecksumCRC32C"])
+def test_the_server_verifies_each_checksum_by_itself(
+    store: ObjectStore, s3_bucket: S3Bucket, raw: Any, header: str
+) -> None:
+    """What `put` relies on; a server that ignores one of them still has the other."""
+    size_bytes = {"ContentMD5": 16, "ChecksumCRC32C": 4}[header]
+    wrong = base64.b64encode(bytes(size_bytes)).decode()
+    with pytest.raises(ClientError) as caught:
+        raw.put_object(
+            Bucket=BUCKET, Key=f"{s3_bucket.prefix}/object", Body=b"bytes", **{header: wrong}
+        )
+    assert caught.value.response["Error"]["Code"] == "BadDigest"
+    assert store.get("object") is None
 
 
 def test_a_versioned_bucket_behaves(s3_bucket: S3Bucket, raw: Any) -> None:
