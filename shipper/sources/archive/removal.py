@@ -67,6 +67,11 @@ class Removal:
             self._durable = position
             self._due.set()
 
+    def look_again(self) -> None:
+        """Something came, and may be durable already."""
+        if self._durable is not None:
+            self._due.set()
+
     async def run(self) -> None:
         while True:
             await self._due.wait()

@@ -203,7 +203,8 @@ class ArchiveSource:
         while True:
             self._changed.clear()
             piece = self._plan(self._next)
-            await outbox.refresh(piece.names)
+            if await outbox.refresh(piece.names) and self._removal is not None:
+                self._removal.look_again()
             self._raise_trouble(outbox)
             if histories := self._new_histories(outbox):
                 return list(histories)
