@@ -147,6 +147,9 @@ class ArchiveSource:
             self._is_back = True
             self._changed.set()
         self._flush_lsn = Lsn(max(self._flush_lsn, state.flush_lsn))
+        if state.timeline != self._timeline:
+            self._timeline = state.timeline
+            self._changed.set()
         return Observation(profile, "", "", None)
 
     async def _primary_state(self) -> PrimaryState:
@@ -266,7 +269,11 @@ class ArchiveSource:
     def _new_histories(self, outbox: Outbox) -> list[HistoryFile]:
         """The history files that the store lacks, oldest first; also of numbers that are not on
         our line, as a walreceiver fetches every one up to the newest."""
+        assert self._next is not None
+        line = self._line_through(self._next.timeline)
+        newest = line.timeline if line is not None else 0
         missing = sorted(outbox.history_contents.keys() - self._known_timelines)
+        missing = [timeline for timeline in missing if timeline <= newest]
         found = [HistoryFile(timeline, outbox.history_contents[timeline]) for timeline in missing]
         for history in found:
             outbox.note_history(*history)

@@ -324,6 +324,12 @@ class Outbox:
     async def _open(self, name: str, piece: Piece) -> files.SegmentFile | None:
         start = segment_start(piece.start_lsn, self._line.segment_bytes)
         try:
+            seen = await asyncio.to_thread(files.look, self.directory / name)
+            if seen is None:
+                self.discard(name)
+                return None
+            if self._must_wait(name, seen, padded=False):
+                return None
             checked = await asyncio.to_thread(
                 files.open_segment,
                 self.directory / name,
@@ -369,8 +375,8 @@ class Outbox:
                     error=error.strerror or str(error),
                     hint="the shipper has to run as the server's account, or in its group",
                 )
-        else:
-            log.debug("a file in the outbox is not whole", name=name, why=str(error))
+        elif self._words.due(f"{name}: {error}"):
+            log.warning("a file in the outbox is not what its name says", name=name, why=str(error))
 
 
 class _Looked(NamedTuple):
