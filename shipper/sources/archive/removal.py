@@ -18,7 +18,8 @@ from shipper.sources.archive import files
 from shipper.sources.archive.line import removable
 from shipper.sources.archive.memory import Memory
 from shipper.sources.archive.names import Partial, Segment, parse
-from shipper.sources.archive.watching import REMIND_SECONDS, Outbox, Words
+from shipper.sources.archive.watching import Outbox
+from shipper.sources.archive.words import REMIND_SECONDS, Words
 
 log = structlog.get_logger(__name__)
 

@@ -21,7 +21,8 @@ from shipper.sources import HistoryFile, Observation, SourceEvent, SourceIdentit
 from shipper.sources.archive import files
 from shipper.sources.archive.line import Piece, choose_line, is_later_there, next_piece
 from shipper.sources.archive.removal import Removal, load_memory
-from shipper.sources.archive.watching import Outbox, Words
+from shipper.sources.archive.watching import Outbox
+from shipper.sources.archive.words import Words
 from shipper.sources.plan import plan_start
 from shipper.sources.primary import PrimaryQueries, PrimaryState
 

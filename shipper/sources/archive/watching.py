@@ -28,31 +28,14 @@ from shipper.sources.archive.line import Piece
 from shipper.sources.archive.memory import Given, Look, Memory
 from shipper.sources.archive.notices import Notices
 from shipper.sources.archive.settling import Settling
+from shipper.sources.archive.words import Words
 
 log = structlog.get_logger(__name__)
 
 FULL_SCAN_SECONDS = 900.0
 UNNOTICED_SCAN_SECONDS = 60.0
 """Between two listings of a directory that changes without notices (a network file system)."""
-REMIND_SECONDS = 60.0
 _HISTORIES_AHEAD = 16
-_MAX_REMINDERS = 256
-
-
-class Words:
-    """Says each thing when it is new, and once a minute."""
-
-    def __init__(self) -> None:
-        self._said_at: dict[str, float] = {}
-
-    def due(self, what: str) -> bool:
-        now = time.monotonic()
-        if now - self._said_at.get(what, -REMIND_SECONDS) < REMIND_SECONDS:
-            return False
-        if len(self._said_at) >= _MAX_REMINDERS:
-            self._said_at.clear()
-        self._said_at[what] = now
-        return True
 
 
 class Outbox:
@@ -196,7 +179,7 @@ class Outbox:
         """List everything, noticing what comes meanwhile."""
         self._stale = True
         try:
-            seen, names = await asyncio.to_thread(self._watch_and_list)
+            seen, index = await asyncio.to_thread(self._watch_and_list)
         except OSError as error:
             self._out_of_reach(error)
             return
@@ -205,7 +188,7 @@ class Outbox:
         self._directory_seen = seen
         self._scanned = (time.monotonic(), seen.mtime_ns)
         self._settling.clear()
-        self.index.replace(names)
+        self.index = index
         log.info(
             "listed the outbox",
             outbox=str(self.directory),
@@ -216,7 +199,7 @@ class Outbox:
         self._unread_backups = set(self.index.backups)
         self.conflicts.clear()
 
-    def _watch_and_list(self) -> tuple[files.Directory, list[str]]:
+    def _watch_and_list(self) -> tuple[files.Directory, Index]:
         with self._listing:
             seen = files.directory(self.directory)
             try:
@@ -226,7 +209,9 @@ class Outbox:
                 log.warning(
                     "the outbox can't be watched", outbox=str(self.directory), error=str(error)
                 )
-            return seen, os.listdir(self.directory)
+            index = Index(self._line.segment_bytes)
+            index.replace(os.listdir(self.directory))
+            return seen, index
 
     def _out_of_reach(self, error: OSError) -> None:
         if self._words.due(f"outbox: {error.strerror}"):
