@@ -121,7 +121,11 @@ class SeveralDestinations:
         self._events.clear()
         self._acked = self._bug = self._ended = None
         self._facts = facts
-        firsts = {name: self._start(name) for name in self._flow.begin(facts, self._loop.time())}
+        commands = self._flow.begin(facts, self._loop.time())
+        self._do([each for each in commands if not isinstance(each, Connect)])
+        firsts = {
+            each.name: self._start(each.name) for each in commands if isinstance(each, Connect)
+        }
         try:
             await self._first_answers(set(firsts.values()))
             outcomes = [each.result() for each in firsts.values() if each.done()]
@@ -219,7 +223,9 @@ class SeveralDestinations:
                     log.info("a destination goes on elsewhere", destination=name, why=why)
                     self._do(self._flow.rewound(name, position))
                 case SeedWanted(why):
-                    if self._seeds.asked(name, why):
+                    if name not in self._seed_names:
+                        log.warning("a bucket that only spills takes no seed", why=why)
+                    elif self._seeds.asked(name, why):
                         self._tell_up(event)
                 case SeedFinished():
                     if (last_word := self._seeds.finished(name, event)) is not None:

@@ -131,22 +131,24 @@ class Flow:
 
     # --- connecting -----------------------------------------------------------------------
 
-    def begin(self, facts: Facts, now: float) -> list[str]:
-        """A new try to connect: all members anew.  Returns which to reach."""
+    def begin(self, facts: Facts, now: float) -> list[Command]:
+        """A new try to connect: all members anew."""
         self.greeting = self._void = True
         self.stream = None
         self._told = self._turn_began = self._unserved = None
         for member in self.members.values():
             member.parted(member.error, now)
         self._learn(facts)
-        if self.spill is not None and (why := self.spill.due(now, self.flush_lsn)):
-            self.spill.begin(why)
+        commands: list[Command] = []
         # There is nothing to spill of a primary that is away.
-        return [
-            name
-            for name, member in self.members.items()
-            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL)
-        ]
+        spill = self.spill if facts.reachable else None
+        if spill is not None and (why := spill.due(now, self.flush_lsn)):
+            spill.begin(why)
+            commands.append(_spills(spill))
+        for name, member in self.members.items():
+            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL):
+                commands.append(Connect(name))
+        return commands
 
     def _is_used(self, member: Member) -> bool:
         return member.role is not Role.SPILL or (self.spill is not None and self.spill.active)
@@ -274,16 +276,21 @@ class Flow:
     def told(self, facts: Facts, now: float) -> list[Command]:
         """The primary's state, as of now."""
         self._learn(facts)
-        commands: list[Command] = []
-        if facts.reachable:
-            for member in self.members.values():
-                if member.telling:
-                    member.parted(None, now)
-                    commands += [Part(member.name, "the primary is back"), Connect(member.name)]
+        commands = self._greet_anew(now)
         spill = self.spill
         if spill is not None and spill.bucket.connected and spill.bucket.next is None:
             commands += self._place_spill(spill.bucket)
         return [*commands, *self._settle(), *self._acks()]
+
+    def _greet_anew(self, now: float) -> list[Command]:
+        """A connection that said that the primary is away can't be shipped on once it is back."""
+        commands: list[Command] = []
+        if self.facts is not None and self.facts.reachable:
+            for member in self.members.values():
+                if member.telling:
+                    member.parted(None, now)
+                    commands += [Part(member.name, "the primary is back"), Connect(member.name)]
+        return commands
 
     def _learn(self, facts: Facts) -> None:
         self.facts = facts
@@ -475,7 +482,7 @@ class Flow:
 
     def tick(self, now: float) -> list[Command]:
         """Time passed."""
-        commands = self._judge_spill(now)
+        commands = [*self._greet_anew(now), *self._judge_spill(now)]
         for member in self.members.values():
             if member.aside_until is not None and now >= member.aside_until and member.drained:
                 member.aside_until = None
@@ -506,6 +513,7 @@ class Flow:
             self._turn_began = None
             for member in served:
                 member.aside_until = now + TURN_SECONDS
+            self.stream = None
 
     def _starves(self, member: Member) -> bool:
         """There is WAL for it, and the stream is busy further back."""
