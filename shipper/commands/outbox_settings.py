@@ -61,7 +61,7 @@ def archive_command(outbox: Path) -> str:
     directory = shlex.quote(str(outbox).replace("%", "%%"))
     temporary, final = f"{directory}/archtemp.%f", f"{directory}/%f"
     return (
-        f"if test -e {final}; then cmp -s %p {final}; "
+        f"if test -e {final}; then cmp -s %p {final} && sync {final}; "
         f"else dd if=%p of={temporary} bs=1M conv=fsync status=none && "
-        f"mv {temporary} {final}; fi && sync {final} {directory}"
+        f"mv {temporary} {final}; fi && sync {directory}"
     )

@@ -22,7 +22,7 @@ from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
 from logship.wal import History, HistoryEntry, WalLine, history_name, segment_name
 from shipper.sources import HistoryFile, WalBytes
-from shipper.sources.archive import ArchiveSource, notices, settling
+from shipper.sources.archive import ArchiveSource, notices, removal, settling
 from shipper.sources.archive.names import partial_name
 from tests.integration.source_contract import Collected, read_until
 from tests.support.link_frames import at, profile
@@ -430,6 +430,17 @@ async def test_nothing_goes_before_it_is_durable(box: Box) -> None:
     assert box.names() == {named(1, 2), named(1, 3)}, "a restart knows of no ack"
     again.acknowledge(at(1, 3 * S), at(1, 3 * S), Lsn(0))
     await until(lambda: box.names() == {named(1, 3)}, "the second goes")
+
+
+async def test_a_file_stays_until_its_archiver_is_done_with_its_name(box: Box) -> None:
+    source = await box.started()
+    box.archive(1, 1)
+    path = box.outbox / named(1, 1)
+    named_at = path.stat().st_ctime_ns / 1e9
+    collected = await collect(source, 1, 2 * S)
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    await until(lambda: not path.exists(), "it goes")
+    assert time.time() - named_at >= removal.GRACE_SECONDS
 
 
 async def test_what_is_kept_is_not_read_again(box: Box) -> None:

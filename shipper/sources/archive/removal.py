@@ -24,6 +24,10 @@ from shipper.sources.archive.words import REMIND_SECONDS, Words
 log = structlog.get_logger(__name__)
 
 _BATCH = 256
+_TOO_YOUNG = "its archiver may not be done with it"
+GRACE_SECONDS = 1.0
+"""A file younger than that stays: an archiver opens it by its name once more to sync it
+(`durable_rename`), and fails, and archives it again, if it is gone."""
 PAUSE_SECONDS = 0.1
 """Between two rounds: acks come in plenty, and each round that removes syncs a file."""
 
@@ -113,11 +117,16 @@ class Removal:
 
     async def _remove(self, names: list[str]) -> None:
         outbox = self._outbox
-        for name, outcome in zip(
-            names, await asyncio.to_thread(self._remove_files, names), strict=True
-        ):
+        outcomes = await asyncio.to_thread(self._remove_files, names)
+        if _TOO_YOUNG in outcomes:
+            pause_seconds = GRACE_SECONDS + PAUSE_SECONDS
+            asyncio.get_running_loop().call_later(pause_seconds, self._due.set)
+        for name, outcome in zip(names, outcomes, strict=True):
             if outcome is None:
                 outbox.discard(name)
+                continue
+            if outcome is _TOO_YOUNG:
+                self._left[name] = time.monotonic() + GRACE_SECONDS
                 continue
             self._left[name] = time.monotonic() + REMIND_SECONDS
             if isinstance(outcome, LogshipError):
@@ -133,6 +142,11 @@ class Removal:
         """None: it is gone."""
         path = self._outbox.directory / name
         try:
+            seen = files.look(path)
+            if seen is None:
+                return None
+            if 0 <= time.time() - seen.ctime_ns / 1e9 < GRACE_SECONDS:
+                return _TOO_YOUNG
             given = self._outbox.memory.get(name)
             if given is not None:
                 if files.same_again(path, given) is None:
