@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import pwd
 import signal
@@ -15,6 +16,7 @@ import structlog
 
 from applier.api.operations import Report
 from applier.api.server import ApiServer
+from applier.operations.buckets import Buckets
 from applier.operations.host import Host
 from applier.operations.instance import Instance
 from applier.operations.promotion import promote, resume
@@ -33,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 OPEN_AGAIN_SECONDS = 10.0
 RETENTION_SECONDS = 3600.0
+BUCKET_RETENTION_TURNS = 24
+"""Of the hourly turns, one in so many looks into the bucket, which lists it."""
 
 FIRST_FINISH_PAUSE_SECONDS = 1.0
 MAX_FINISH_PAUSE_SECONDS = 30.0
@@ -55,6 +59,8 @@ class Service:
             allowed_uids=frozenset({os.geteuid(), self._run_as.uid}),
             on_status=self._standby_reported,
         )
+        self.buckets: Buckets | None = None
+        """The road through the bucket; made once the instances are open."""
         self._host: Host | None = None
         self._finishing: set[str] = set()
 
@@ -120,10 +126,11 @@ class Service:
         self._host.spawn(self._keep_retention())
 
     async def _keep_retention(self) -> None:
-        while True:
+        for turn in itertools.count():
             await asyncio.sleep(RETENTION_SECONDS)
+            with_bucket = turn % BUCKET_RETENTION_TURNS == 0
             for instance in list(self.open_instances.values()):
-                await instance.retention.run_quietly()
+                await instance.retention.run_quietly(with_bucket=with_bucket)
 
     async def close(self) -> None:
         """Let go of everything; the standbys run on."""
@@ -151,9 +158,10 @@ class Service:
                 # It failed where PostgreSQL may already be opening: there is no way back.
                 self._finish_in_background(instance)
 
-    async def request_seed(self, name: str, why: str) -> dict[str, Any]:
-        self._named(name).request_seed(why)
-        return {"name": name, "requested": True}
+    async def request_seed(self, name: str, why: str, source: str = "") -> dict[str, Any]:
+        self._named(name)
+        assert self.buckets is not None, "start it first"
+        return await self.buckets.request_seed(name, why, source)
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
         return await self._named(name).retention.run(dry_run=dry_run)
@@ -230,24 +238,29 @@ async def serve(settings: ApplierSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     log.info("applier starts", version=__version__, instances=sorted(settings.instances))
     async with contextlib.AsyncExitStack() as stack:
-        keys = load_pair(settings.link.secret_key_file)
+        keys = load_pair(settings.link.secret_key_file) if settings.has_link else None
         service = Service(settings)
         await service.open(sorted(settings.instances))
         stack.push_async_callback(service.close)
-        receiver = LinkReceiver(
-            service.open_instances,
-            allowed_keys(settings),
-            keys=keys,
-            window_bytes=settings.link.window_mb << 20,
-            heartbeat_seconds=settings.link.heartbeat_seconds,
-        )
-        stack.push_async_callback(receiver.stop)
+        service.buckets = buckets = Buckets(settings, service.open_instances)
+        stack.push_async_callback(buckets.stop)
+        receiver = None
+        if keys is not None:
+            receiver = LinkReceiver(
+                service.open_instances,
+                allowed_keys(settings),
+                keys=keys,
+                window_bytes=settings.link.window_mb << 20,
+                heartbeat_seconds=settings.link.heartbeat_seconds,
+            )
+            stack.push_async_callback(receiver.stop)
         api = ApiServer(service, settings.api.socket, group=settings.api.group)
         await api.start()
         stack.push_async_callback(api.stop)
         service.finish_promotions()
         service.keep_retention()
-        endpoint = receiver.start(settings.link.listen)
+        endpoint = receiver.start(settings.link.listen) if receiver is not None else "no link"
+        buckets.start()
         log.info("applier is ready", listens=endpoint, api=str(settings.api.socket))
         await stop.wait()
         log.info("applier stops; the standbys run on")
@@ -257,9 +270,9 @@ def allowed_keys(settings: ApplierSettings) -> dict[str, frozenset[str]]:
     """Public key to the instances that it may ship.  Raises LogshipError(KEY_MISSING, …)."""
     allowed: dict[str, frozenset[str]] = {}
     for name, instance in settings.instances.items():
-        source = instance.public_key or instance.public_key_file
-        assert source is not None, "the settings were checked for one of the two"
-        key = load_public(source)
+        if not instance.has_link:
+            continue
+        key = load_public(instance.shipper_key)
         allowed[key] = allowed.get(key, frozenset()) | {name}
     return allowed
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from applier.operations.bucket_retention import BucketRetention
 from applier.receivers.seed.placement import OLD_SUFFIX, SeedPlaced
 from applier.receivers.seed.unpacking import DATA
 from applier.retention.plan import Need, Piece, Seed, needs_of_seeds, plan_wal
@@ -34,28 +35,33 @@ class Retention:
     """Of one instance.  One `run` at a time."""
 
     def __init__(self, instance: Instance) -> None:
+        self.bucket: BucketRetention | None = None
+        """Of the bucket that the instance is attached to."""
         self._instance = instance
         self._turn = asyncio.Lock()
 
-    async def run(self, *, dry_run: bool) -> dict[str, Any]:
+    async def run(self, *, dry_run: bool, with_bucket: bool = True) -> dict[str, Any]:
         """Remove what nothing needs; returns what went and why everything else stays, by place.
 
-        dry_run: only say it.  Raises LogshipError; what had been removed by then is gone.
+        dry_run: only say it.  with_bucket: look there as well, which lists it.  Raises
+        LogshipError; what had been removed by then is gone.
         """
         async with self._turn:
             now = time.time()
             parts = await self._parts(now, dry_run)
+            if with_bucket and self.bucket is not None and not self._why_not():
+                parts |= await self.bucket.run(self._instance, now, dry_run=dry_run)
         return {
             "name": self._instance.name,
             "dry_run": dry_run,
             "parts": {name: part.as_dict() for name, part in parts.items()},
         }
 
-    async def run_quietly(self) -> None:
+    async def run_quietly(self, *, with_bucket: bool = True) -> None:
         """As the service does now and then: what fails is alarmed."""
         instance = self._instance
         try:
-            await self.run(dry_run=False)
+            await self.run(dry_run=False, with_bucket=with_bucket)
         except (LogshipError, OSError) as error:
             what = error.what if isinstance(error, LogshipError) else str(error)
             instance.alarms.raise_error(
