@@ -83,6 +83,7 @@ def bucket_destination(
         max_delay_seconds=bucket.max_delay_seconds,
         max_object_bytes=bucket.max_object_mb << 20,
         compact_grace_seconds=bucket.compact_grace_seconds,
+        sealed=bool(recipients),
         seed_every_hours=settings.seed.every_hours,
     )
     return BucketDestination(

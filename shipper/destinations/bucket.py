@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +52,7 @@ from shipper.destinations.bucket_chain import Found, load_hint, look, save_hint
 from shipper.destinations.bucket_log import BucketLog, Limits
 from shipper.destinations.bucket_objects import BucketObjects, MetAnotherError, PackedWal, Seal
 from shipper.destinations.bucket_seeds import BucketSeeds, PatientStore, SeedTaker
+from shipper.destinations.bucket_segments import BucketSegments
 from shipper.destinations.bucket_wishes import LOOK_SECONDS, ORDER_NAME, SeedWishes
 
 HINT_SECONDS: Final = 10.0
@@ -74,6 +74,8 @@ class BucketOptions:
     max_delay_seconds: float = 1.0
     max_object_bytes: int = 16 << 20
     compact_grace_seconds: float = 600.0
+    sealed: bool = False
+    """What is written can't be read again here."""
     uploads_at_once: int = 4
     window_bytes: int = 64 << 20
     """Raw WAL that may be on its way."""
@@ -118,10 +120,17 @@ class BucketDestination:
             confirm_seconds=options.confirm_seconds,
         )
         self._hint_file = options.state_directory / "bucket.json"
+        self._hint: Place | None = None
         self._hint_saved_at = 0.0
         self._threads = ThreadPoolExecutor(options.uploads_at_once + 2, thread_name_prefix="bucket")
         self._busy: set[asyncio.Future[None]] = set()
         self._seeds = BucketSeeds(self._in_thread, self._seed_ended)
+        self._segments = BucketSegments(
+            self._in_thread,
+            options.state_directory / "bucket-segments.json",
+            grace_seconds=options.compact_grace_seconds,
+            sealed=options.sealed,
+        )
         self._wishes = SeedWishes(
             options.state_directory / ORDER_NAME, options.seed_every_hours * 3600
         )
@@ -164,6 +173,7 @@ class BucketDestination:
             segment_bytes=segment_bytes,
             protection=self._options.protection,
         )
+        self._segments.use(objects)
         self._log = BucketLog(
             objects,
             found.chain,
@@ -191,7 +201,7 @@ class BucketDestination:
     async def _look(self, keys: Keys, segment_bytes: int) -> Found:
         def blocking() -> None:
             self._epoch.take(take_over=self._options.take_over)
-            hint = self._stored or load_hint(self._hint_file, keys.incarnation)
+            hint = self._stored or load_hint(self._hint_file, self._store.name, keys.incarnation)
             found.append(
                 look(self._store, keys, segment_bytes, hint=hint, distrusted=self._distrusted)
             )
@@ -202,10 +212,8 @@ class BucketDestination:
 
     async def close(self, reason: str) -> None:
         self._drop()
-        if self._stored is not None and self._keys is not None:
-            await self._run_blocking(
-                partial(save_hint, self._hint_file, self._keys.incarnation, self._stored)
-            )
+        if self._hint_due:
+            await self._run_blocking(self._save_hint)
 
     # --- sending --------------------------------------------------------------------------
 
@@ -313,14 +321,23 @@ class BucketDestination:
         if self._distrusted is not None and place > self._distrusted:
             self._distrusted = None
         if wal is not None:
+            self._segments.stored(wal)
             position = Position(place.timeline, place.lsn)
             self._acked = Acked(position, position, Lsn(0))
         self._notify()
-        now = self._loop.time()
-        if now - self._hint_saved_at >= HINT_SECONDS and self._keys is not None:
-            self._hint_saved_at = now
-            save = partial(save_hint, self._hint_file, self._keys.incarnation, place)
-            self._in_thread(save)
+        if self._hint_due and self._loop.time() - self._hint_saved_at >= HINT_SECONDS:
+            self._hint_saved_at = self._loop.time()
+            self._in_thread(self._save_hint)
+
+    @property
+    def _hint_due(self) -> bool:
+        return self._stored is not None and self._stored != self._hint
+
+    def _save_hint(self) -> None:
+        place, keys = self._stored, self._keys
+        if place is not None and keys is not None:
+            save_hint(self._hint_file, self._store.name, keys.incarnation, place)
+            self._hint = place
 
     def _failed(self, error: LogshipError) -> None:
         if isinstance(error, MetAnotherError):

@@ -37,7 +37,7 @@ class Chain(NamedTuple):
     beyond: Mapping[Place, Head]
     """Spans at or after `place`, beyond a hole that a crash left."""
     fresh: bool = False
-    """Nothing of what follows the last marker is known to be there."""
+    """Perhaps nothing of the chain is there yet."""
 
 
 class Found(NamedTuple):
@@ -63,12 +63,15 @@ def look(
 
     Raises what the store raises, and LogshipError(OBJECT_DAMAGED).
     """
-    start = hint or _newest_start(store, keys, segment_bytes)
+    # Markers may stand at the place that is remembered: what the last of them says matters.
+    start = hint._replace(step=0) if hint else _newest_start(store, keys, segment_bytes)
     chain = None
     if start is not None:
         place, marker = _follow(store, keys, segment_bytes, start, distrusted)
         gap = marker if marker is not None and marker.kind == "gap" else None
-        chain = Chain(place, gap, _beyond(store, keys, place), fresh=marker is not None)
+        is_first = place == start and place.lsn % segment_bytes == 0
+        fresh = marker is not None or is_first
+        chain = Chain(place, gap, _beyond(store, keys, place), fresh)
     timelines = frozenset(
         int(each.key.removeprefix(keys.all_histories), 16)
         for each in store.listing(keys.all_histories)
@@ -143,15 +146,16 @@ def _seeded_at(store: ObjectStore, keys: Keys) -> float | None:
 
 
 class _Hint(msgspec.Struct, frozen=True):
+    store: str
     incarnation: str
     timeline: int
     lsn: int
     step: int
 
 
-def load_hint(file: Path, incarnation: Incarnation) -> Place | None:
-    """Blocking.  None if there is none for that incarnation, or none that can be read: then the
-    bucket is listed."""
+def load_hint(file: Path, store: str, incarnation: Incarnation) -> Place | None:
+    """Blocking.  None if there is none for that store and incarnation, or none that can be read:
+    then the bucket is listed."""
     try:
         hint = msgspec.json.decode(file.read_bytes(), type=_Hint)
     except FileNotFoundError:
@@ -159,14 +163,14 @@ def load_hint(file: Path, incarnation: Incarnation) -> Place | None:
     except (OSError, *UNREADABLE) as error:
         log.warning("the last place in the bucket can't be read", error=str(error))
         return None
-    if hint.incarnation != str(incarnation):
+    if (hint.store, hint.incarnation) != (store, str(incarnation)):
         return None
     return Place(hint.timeline, Lsn(hint.lsn), hint.step)
 
 
-def save_hint(file: Path, incarnation: Incarnation, place: Place) -> None:
+def save_hint(file: Path, store: str, incarnation: Incarnation, place: Place) -> None:
     """Blocking.  Says it and goes on when it can't: it only saves a listing."""
-    hint = _Hint(str(incarnation), place.timeline, int(place.lsn), place.step)
+    hint = _Hint(store, str(incarnation), place.timeline, int(place.lsn), place.step)
     try:
         durable.write_file(file, msgspec.json.encode(hint) + b"\n")
     except OSError as error:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-import crc32c
-
 from logship.bucket.documents import document_metadata, pack_document, unpack_document
 from logship.bucket.epoch import Epoch
 from logship.bucket.keys import Keys, Place
@@ -45,7 +43,7 @@ class PackedWal:
     def __init__(self, objects: BucketObjects, batch: Batch) -> None:
         self.batch = batch
         self.body = b""
-        """zstd frames, not sealed; b"" for what was adopted unseen."""
+        """zstd frames, not sealed; there once it is stored."""
         self._objects = objects
         self._sealed = b""
         self._head: Head | None = None
@@ -54,9 +52,7 @@ class PackedWal:
         """Raises LogshipError: WAL_CONFLICT, MetAnotherError, the epoch's and the store's."""
         if self.batch.existing is not None:
             self._objects.epoch.confirm()
-            checksum = 0
-            for span in self.batch.spans:
-                checksum = crc32c.crc32c(opened(span), checksum)
+            self.body, _, checksum = pack(self.batch.spans)
             self._objects.adopt_wal(self.batch, checksum)
             return
         if self._head is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from logship.frames import GapFound, Payload, SeedAborted, SeedBegin, SeedChunk,
 from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from logship.objects import ObjectStore
+from logship.objects.directory import DirectoryStore
 from logship.wal import segment_end
 from shipper.destinations.bucket import BucketDestination, BucketOptions
 from tests.support.link_frames import SEGMENT_BYTES, at, profile, sealed_wal
@@ -29,12 +30,13 @@ KEYS = Keys("orders", profile().incarnation)
 class BucketFarEnd:
     """See `tests.integration.destination_contract.FarEnd`."""
 
+    keys = KEYS
     window_bytes = 400_000
     answers = False
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.store = RiggedStore(directory / "bucket")
+    def __init__(self, directory: Path, store: ObjectStore | None = None) -> None:
+        """store: the bucket itself; by default a directory."""
+        self.store = RiggedStore(store or DirectoryStore(directory / "bucket"))
         self.state = directory / "state"
         self.state.mkdir()
         self.taken: list[tuple[str, Any]] = []
@@ -43,15 +45,17 @@ class BucketFarEnd:
         self.options: dict[str, Any] = {}
         self.put_wal(at(1, 0), S)
 
-    def put_wal(self, position: Position, size_bytes: int) -> None:
-        """As an earlier process did."""
+    def put_wal(self, position: Position, size_bytes: int, *, of_timeline: int = 0) -> None:
+        """As an earlier process did.  of_timeline: other bytes, by which they would be right."""
         timeline, lsn = position
-        body, raw_bytes, checksum = pack([sealed_wal(timeline, lsn, size_bytes)])
+        body, raw_bytes, checksum = _packed(of_timeline or timeline, lsn, size_bytes)
         head = Head(timeline=timeline, start_lsn=lsn, raw_bytes=raw_bytes, crc32c=checksum)
         place = Place(timeline, lsn)
         self.store.real.put(KEYS.wal(place), body, metadata_of(head), only_if_absent=True)
 
-    def make_destination(self, **changes: Any) -> BucketDestination:
+    def make_destination(
+        self, *, store: ObjectStore | None = None, **changes: Any
+    ) -> BucketDestination:
         options: dict[str, Any] = {
             "instance": "orders",
             "shipper_id": "shipper-a",
@@ -64,7 +68,7 @@ class BucketFarEnd:
             "confirm_seconds": 0.0,
         }
         return BucketDestination(
-            self.store,
+            store or self.store,
             BucketOptions(**(options | self.options | changes)),
             seal=bytes,
             make_seed_taker=self._seed_taker,
@@ -74,7 +78,8 @@ class BucketFarEnd:
         return _RecordingWriter(self, store, keys, profile=profile)
 
     def without_wal(self) -> None:
-        shutil.rmtree(self.directory / "bucket")
+        keys = [each.key for each in self.store.real.listing("")]
+        assert self.store.real.delete(keys) == []
 
     # --- what there is --------------------------------------------------------------------
 
@@ -242,6 +247,11 @@ class _RecordingWriter(SeedArchiveWriter):
             case SeedAborted():
                 what = (frame.seed_id, frame.code, frame.what)
                 self._rig.taken.append(("seed_stopped", what))
+
+
+@cache
+def _packed(timeline: int, lsn: int, size_bytes: int) -> tuple[bytes, int, int]:
+    return pack([sealed_wal(timeline, lsn, size_bytes)])
 
 
 def _gap_of(place: Place, head: Head) -> GapFound:

@@ -1,16 +1,14 @@
-"""An object store in a directory that breaks on command, and counts what it is asked."""
+"""An object store that breaks on command, and counts what it is asked."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from logship.errors import Code, LogshipError
-from logship.objects import Bytes, Described, Fetched, NotDeleted, ObjectInfo
-from logship.objects.directory import DirectoryStore
+from logship.objects import Bytes, Described, Fetched, NotDeleted, ObjectInfo, ObjectStore
 
 HELD_SECONDS = 60.0
 
@@ -29,8 +27,8 @@ class RiggedStore:
 
     held_part = "/wal/"
 
-    def __init__(self, directory: Path) -> None:
-        self.real = DirectoryStore(directory)
+    def __init__(self, real: ObjectStore) -> None:
+        self.real = real
         self.calls: Counter[str] = Counter()
         """By method."""
         self.arrived: dict[str, _Arrived] = {}
