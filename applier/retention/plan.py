@@ -15,8 +15,9 @@ from typing import Final, NamedTuple
 
 UNFINISHED_SECONDS: Final = 24 * 3600.0
 """A seed that has no end and got nothing for so long is given up by whoever made it."""
-COMPACTED_SECONDS: Final = 3600.0
-"""How long small objects stay beside the compacted one: a reader may be among them."""
+COMPACTED_SECONDS: Final = 8 * 86400.0
+"""How long small objects stay beside the compacted one.  Their shipper removes them after its
+`compact_grace_seconds`, a week at most: these are the ones that it forgot."""
 
 
 class Need(NamedTuple):
