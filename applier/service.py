@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import pwd
 import signal
@@ -33,6 +34,9 @@ from logship.postgres.run_as import RunAs
 log = structlog.get_logger(__name__)
 
 OPEN_AGAIN_SECONDS = 10.0
+RETENTION_SECONDS = 3600.0
+BUCKET_RETENTION_TURNS = 24
+"""Of the hourly turns, one in so many looks into the bucket, which lists it."""
 
 FIRST_FINISH_PAUSE_SECONDS = 1.0
 MAX_FINISH_PAUSE_SECONDS = 30.0
@@ -116,6 +120,18 @@ class Service:
             if _is_unfinished(instance):
                 self._finish_in_background(instance)
 
+    def keep_retention(self) -> None:
+        """From now on remove, now and then, what nothing needs any more."""
+        assert self._host is not None
+        self._host.spawn(self._keep_retention())
+
+    async def _keep_retention(self) -> None:
+        for turn in itertools.count():
+            await asyncio.sleep(RETENTION_SECONDS)
+            with_bucket = turn % BUCKET_RETENTION_TURNS == 0
+            for instance in list(self.open_instances.values()):
+                await instance.retention.run_quietly(with_bucket=with_bucket)
+
     async def close(self) -> None:
         """Let go of everything; the standbys run on."""
         if self._host is not None:
@@ -146,6 +162,9 @@ class Service:
         self._named(name)
         assert self.buckets is not None, "start it first"
         return await self.buckets.request_seed(name, why, source)
+
+    async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
+        return await self._named(name).retention.run(dry_run=dry_run)
 
     def _named(self, name: str) -> Instance:
         try:
@@ -239,6 +258,7 @@ async def serve(settings: ApplierSettings) -> None:
         await api.start()
         stack.push_async_callback(api.stop)
         service.finish_promotions()
+        service.keep_retention()
         endpoint = receiver.start(settings.link.listen) if receiver is not None else "no link"
         buckets.start()
         log.info("applier is ready", listens=endpoint, api=str(settings.api.socket))

@@ -17,6 +17,7 @@ PROGRAM: Final = Program(
         "run": Command("applier.commands.run", "receive, keep and replay, until stopped"),
         "status": Command("logship.status_command", "show how the instances stand"),
         "seed": Command("applier.commands.seed", "have an instance seeded (again)"),
+        "retention": Command("applier.commands.retention", "remove what nothing needs any more"),
     },
 )
 

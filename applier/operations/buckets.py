@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from applier.operations.bucket_retention import BucketRetention
 from applier.operations.instance import Instance
 from applier.receivers.bucket.reader import BucketReader, SeedOrder, no_seed
 from applier.receivers.bucket.receiver import BucketReceiver
@@ -36,14 +37,18 @@ class Buckets:
         self._instances = instances
         self._attached = [name for name in instances if settings.is_attached(name)]
         bucket = settings.bucket
+        self._retention: BucketRetention | None = None
         reading = bucket if bucket is not None else BucketSettings(url="file:///nonexistent")
         self._store: ObjectStore | None = open_store(bucket) if bucket is not None else None
+        identities = Identities(reading.identity_files)
+        if self._store is not None:
+            self._retention = BucketRetention(self._store, identities)
         self._receiver = BucketReceiver(
             {name: instance.bucket for name, instance in instances.items()},
             self._store,
             poll_seconds=reading.poll_seconds,
             prefetch_bytes=reading.prefetch_mb << 20,
-            identities=Identities(reading.identity_files),
+            identities=identities,
         )
         self._orders: set[asyncio.Task[None]] = set()
 
@@ -51,6 +56,7 @@ class Buckets:
         for name in self._attached:
             road = self._instances[name].bucket
             road.is_open = True
+            self._instances[name].retention.bucket = self._retention
             road.wake = lambda name=name: self._receiver.wake(name)  # type: ignore[misc]
         self._receiver.start(self._attached)
 

@@ -28,6 +28,7 @@ from applier.operations.record import (
     load_record,
     save_record,
 )
+from applier.operations.retention import Retention
 from applier.operations.sender import LinkState, Sender
 from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
@@ -68,6 +69,7 @@ class Instance:
         self.gaps = Gaps(self)
         self.following = Following(self)
         self.arrival = Arrival(self)
+        self.retention = Retention(self)
         self.bucket = BucketRoad(self)
         self.failure: LogshipError | None = None
         """Why the instance could not be opened: nothing is received or promoted until it is."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import psycopg
@@ -57,6 +59,13 @@ class PrimaryFacts(NamedTuple):
 
 def read_facts(settings: ShipperSettings) -> PrimaryFacts:
     """Ask the primary.  Raises LogshipError (PRIMARY_UNREACHABLE, PRIMARY_REFUSED, …)."""
+    with asking(settings) as connection:
+        return _facts(connection, settings)
+
+
+@contextmanager
+def asking(settings: ShipperSettings) -> Iterator[psycopg.Connection[dict[str, Any]]]:
+    """An ordinary connection; what goes wrong in it is raised as LogshipError."""
     try:
         with psycopg.connect(
             settings.primary.conninfo,
@@ -64,7 +73,7 @@ def read_facts(settings: ShipperSettings) -> PrimaryFacts:
             row_factory=dict_row,
             **_connection_parameters(settings),
         ) as connection:
-            return _facts(connection, settings)
+            yield connection
     except psycopg.OperationalError as error:
         if error.sqlstate is None:
             raise from_connect_failure(

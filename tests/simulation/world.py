@@ -283,6 +283,7 @@ class World:
         settings: Any = SimpleNamespace(
             directory=SimPath("/applier"),
             store=SimpleNamespace(keep_free_mb=0),
+            seeds=SimpleNamespace(keep=0),
             instances={
                 name: SimpleNamespace(seed="auto", port=1, run_standby=True, overrides=())
                 for name in self.groups
