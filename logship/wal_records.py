@@ -118,19 +118,26 @@ class RecordWalk:
     passed over.
     """
 
-    def __init__(self, line: WalLine, start: int) -> None:
-        """start: a page's start.  Raises ValueError for another place, or an unknown major."""
+    def __init__(self, line: WalLine, start: int, *, until: int = 1 << 64) -> None:
+        """start: a page's start.  until: the first record that ends there or later is the last.
+
+        Raises ValueError for another place, or an unknown major.
+        """
         if start % WAL_PAGE_BYTES:
             raise ValueError(f"{Lsn(start)} is not the start of a WAL page")
         if line.major not in PAGE_MAGIC:
             raise ValueError(f"PostgreSQL {line.major} is not supported")
+        self.first_start: Lsn | None = None
+        """Where the first record begins, if any does: what lies before it is the rest of one."""
         self.end: Lsn | None = None
         """End of the last whole record, where the next one may start; None: none yet."""
         self.last_start: Lsn | None = None
         """Start of the last whole record."""
         self.stopped = ""
-        """Why nothing more is read: no records follow here ("the end"), or what is wrong."""
+        """Why nothing more is read: no records follow here ("the end"), `until` was reached, or
+        what is wrong."""
         self._line = line
+        self._until = until
         self._magic = PAGE_MAGIC[line.major]
         self._address = start
         """Of the first byte that was not walked: a page's start."""
@@ -227,7 +234,9 @@ class RecordWalk:
         unpack, kinds = _RECORD.unpack_from, _KINDS
         previous: int | None = self.last_start
         offset = begin
-        last_whole = limit - RECORD_HEADER_BYTES
+        if self.first_start is None:
+            self.first_start = Lsn(base + begin)
+        last_whole = min(limit - RECORD_HEADER_BYTES, self._until - base - 1)
         while offset <= last_whole:
             size, _, said, info, rmgr = unpack(data, offset)
             if not RECORD_HEADER_BYTES <= size <= MAX_RECORD_BYTES:
@@ -249,6 +258,8 @@ class RecordWalk:
                     return
         if offset != begin and previous is not None:
             self._keep(previous, base + offset)
+        if base + offset >= self._until and not self.stopped:
+            self._stop("as far as wanted", base + offset)
         if offset < page_end == limit and not self.stopped:
             self._begin(data, offset, page_end, base + offset)
 
