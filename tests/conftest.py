@@ -11,8 +11,10 @@ from typing import Protocol
 import pytest
 from hypothesis import settings
 
+from shipper.commands.demo.s3_server import S3Server
 from tests.support.clusters import ClusterTemplates
 from tests.support.installations import MAJORS, postgres_dir
+from tests.support.s3_server import S3Bucket, credentials_of, running_s3_server
 from tests.support.servers import PrimaryServer
 
 # Speed is measured in benchmarks: no test fails because the machine is busy.
@@ -91,3 +93,17 @@ def primary(shared_tmp_path: Path, cluster_templates: ClusterTemplates) -> Itera
     yield make
     for server in made:
         server.destroy()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server for this worker, started when the first test wants it."""
+    with running_s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> Iterator[S3Bucket]:
+    """A prefix of its bucket for this test; the owner's credentials are the process's own."""
+    with credentials_of(s3_server.owner):
+        yield S3Bucket.of(s3_server)

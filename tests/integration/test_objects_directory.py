@@ -1,0 +1,69 @@
+"""A bucket in a directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from logship.errors import Code, LogshipError
+from logship.objects import ObjectStore
+from logship.objects.opening import open_store
+from logship.settings_bucket import BucketSettings
+from tests.integration.object_store_contract import HEAD, ObjectStoreContract, keys
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ObjectStore]:
+    store = open_store(BucketSettings(url=f"file://{tmp_path}/bucket"))
+    yield store
+    store.close()
+
+
+class TestDirectoryStore(ObjectStoreContract):
+    """The contract."""
+
+
+def test_objects_are_plain_files(store: ObjectStore, tmp_path: Path) -> None:
+    store.put("main/wal/1", b"bytes", HEAD)
+    assert (tmp_path / "bucket/main/wal/1").read_bytes() == b"bytes"
+    assert store.name == f"file://{tmp_path}/bucket"
+
+
+def test_what_a_crashed_writer_left_is_no_object(store: ObjectStore, tmp_path: Path) -> None:
+    store.put("main/wal/1", b"bytes", HEAD)
+    (tmp_path / "bucket/main/wal/.2.tmp").write_bytes(b"half")
+    (tmp_path / "bucket/main/wal/2@").write_bytes(b"{}")
+    assert keys(store, "") == ["main/wal/1"]
+    assert store.get("main/wal/2") is None
+
+
+def test_damaged_metadata_is_named(store: ObjectStore, tmp_path: Path) -> None:
+    store.put("object", b"bytes", HEAD)
+    (tmp_path / "bucket/object@").write_bytes(b"{")
+    with pytest.raises(LogshipError) as caught:
+        store.get("object")
+    assert caught.value.code is Code.OBJECT_DAMAGED
+    assert "object@" in caught.value.what
+
+
+def test_a_place_that_is_no_directory_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = open_store(BucketSettings(url=f"file://{tmp_path}/file/bucket"))
+    with pytest.raises(LogshipError) as caught:
+        store.put("object", b"")
+    assert caught.value.code is Code.BUCKET_UNREACHABLE
+    assert caught.value.retryable
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_of_others_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    store = open_store(BucketSettings(url=f"file://{tmp_path}/closed/bucket"))
+    with pytest.raises(LogshipError) as caught:
+        store.put("object", b"")
+    assert caught.value.code is Code.BUCKET_REFUSED
