@@ -7,6 +7,7 @@ A marker has no body.  docs/formats.md is the prose of this file.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
@@ -121,27 +122,26 @@ def pack(spans: Iterable[Sealed]) -> tuple[bytes, int, int]:
 
     Takes its time: call it in a thread.
     """
-    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
-    frames: list[bytes | memoryview] = []
-    small: list[bytes | memoryview] = []
+    pieces: list[tuple[bytes | memoryview, bool]] = []
     raw_bytes = checksum = 0
-
-    def join_small() -> None:
-        if small:
-            frames.append(compressor.compress(b"".join(small)))
-            small.clear()
-
     for span in spans:
         raw = opened(span)
         raw_bytes += len(raw)
         checksum = crc32c.crc32c(raw, checksum)
-        if span.codec == "zstd" and span.raw_bytes >= KEEP_FRAME_BYTES:
-            join_small()
-            frames.append(span.payload)
-        else:
-            small.append(raw)
-    join_small()
-    return b"".join(frames), raw_bytes, checksum
+        keep = span.codec == "zstd" and span.raw_bytes >= KEEP_FRAME_BYTES
+        pieces.append((span.payload if keep else raw, keep))
+    return joined(pieces), raw_bytes, checksum
+
+
+def joined(pieces: Iterable[tuple[bytes | memoryview, bool]]) -> bytes:
+    """zstd frames one after the other: pieces that are one already (True) as they are, runs of
+    raw ones (False) compressed together.  Takes its time: call it in a thread."""
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
+    frames: list[bytes | memoryview] = []
+    for is_frame, run in itertools.groupby(pieces, key=lambda piece: piece[1]):
+        parts = [piece for piece, _ in run]
+        frames.extend(parts if is_frame else [compressor.compress(b"".join(parts))])
+    return b"".join(frames)
 
 
 def opened(span: Sealed) -> bytes | memoryview:

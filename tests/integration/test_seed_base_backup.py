@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,8 +11,12 @@ import pytest
 
 from applier.receivers.seed.placement import SeedPlaced
 from applier.receivers.seed.receiver import SeedReceiver
+from logship.bucket.keys import Keys
+from logship.bucket.seed_archive import SeedArchiveWriter, list_seeds, read_seed
 from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedChunk, SeedEnd, decode_from_shipper, encode
+from logship.identity import Incarnation
+from logship.objects.directory import DirectoryStore
 from logship.postgres.run_as import RunAs
 from logship.seal import seal, unseal
 from shipper.seeding import SeedFrame, SeedSender
@@ -202,3 +207,31 @@ async def test_a_primary_that_dies_in_the_middle_leaves_nothing_behind(
         assert caught.value.retryable
         assert type(told[-1]).__name__ == "SeedAborted"
         assert not list(applier.directory.iterdir())
+
+
+@pytest.mark.parametrize("major", [MAJORS[0], MAJORS[-1]])
+async def test_a_seed_starts_from_its_archive(
+    primary: PrimaryFactory, shared_tmp_path: Path, major: int
+) -> None:
+    server = filled(primary, shared_tmp_path, major)
+    keys = Keys("main", Incarnation(system_identifier(server), major))
+    store = DirectoryStore(shared_tmp_path / "archive")
+    writer = SeedArchiveWriter(store, keys)
+
+    async def keep(frame: SeedFrame, payload: bytes | memoryview) -> None:
+        await asyncio.to_thread(writer.take, frame, payload)
+
+    sender = SeedSender(server.dsn())
+    await sender.run(keep)
+    (info,) = list_seeds(store, keys)
+    assert info.raw_bytes == sender.done_bytes and info.stored_bytes < info.raw_bytes / 2
+    async with applying(shared_tmp_path / "incarnation", server) as applier:
+        for frame, payload in read_seed(store, keys, info):
+            await applier.take(frame, payload)
+        assert applier.placed is not None and applier.placed.end_lsn == info.end_lsn
+    server.execute("insert into placed values (0, 'after the seed')")
+    standby = started_standby(server, applier.directory)
+    wait_until(
+        lambda: standby.execute("select count(*) from placed") == [(20001,)], 30, "the last row"
+    )
+    assert standby.execute("select sum(g) from plain") == [(20000 * 20001 // 2,)]

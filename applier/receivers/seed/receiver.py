@@ -23,7 +23,6 @@ from typing import Final, TypeVar
 import structlog
 
 from applier.receivers.seed import placement
-from applier.receivers.seed.manifest import check_identity, compare, parse_manifest
 from applier.receivers.seed.placement import SeedPlaced
 from applier.receivers.seed.unpacking import (
     DATA,
@@ -36,6 +35,7 @@ from logship import durable
 from logship.errors import Code, LogshipError
 from logship.frames import MAX_PAYLOAD_BYTES, SeedBegin, SeedChunk, SeedEnd
 from logship.lsn import Lsn
+from logship.postgres.backup_manifest import check_identity, compare, parse_manifest
 from logship.postgres.postmaster import running_postmaster
 from logship.postgres.run_as import RunAs
 from logship.seal import INLINE_BYTES, unseal

@@ -24,10 +24,10 @@ import crc32c
 import msgspec
 
 from applier.receivers.seed.early_sync import STEP_BYTES, EarlySync
-from applier.receivers.seed.manifest import MAX_MANIFEST_BYTES, ArrivedFile
-from applier.receivers.seed.tar import Content, Entry, Kind, TarParser
 from logship import durable
 from logship.errors import Code, LogshipError
+from logship.postgres.backup_manifest import MAX_MANIFEST_BYTES, ArrivedFile
+from logship.postgres.backup_tar import Content, Entry, Kind, TarParser
 from logship.postgres.run_as import RunAs
 
 DATA: Final = "data"

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from applier.receivers.seed.manifest import (
+from logship.errors import Code, LogshipError
+from logship.postgres.backup_manifest import (
     ArrivedFile,
     Manifest,
     check_identity,
     compare,
     parse_manifest,
 )
-from logship.errors import Code, LogshipError
 from tests.fuzz.errors import check_refusal
 from tests.fuzz.mutation import mutate_document
 from tests.fuzz.target import Input, MutateBytes

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from applier.receivers.seed.tar import BLOCK_BYTES, Content, Entry, Kind, TarParser
 from logship.errors import Code, LogshipError
+from logship.postgres.backup_tar import BLOCK_BYTES, Content, Entry, Kind, TarParser
 from tests.fuzz.errors import check_refusal
 from tests.fuzz.target import Input, MutateBytes, cut
 from tests.unit.applier.receivers.seed.archives import entry, header, link_entry

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from applier.receivers.seed.tar import Content, Entry, Kind, TarParser
 from logship.errors import Code, LogshipError
+from logship.postgres.backup_tar import Content, Entry, Kind, TarParser
 from tests.unit.applier.receivers.seed.archives import entry, header, link_entry
 
 FILES = st.dictionaries(

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from applier.receivers.seed.manifest import (
+from logship.errors import Code, LogshipError
+from logship.postgres.backup_manifest import (
     ArrivedFile,
     check_identity,
     compare,
     parse_manifest,
 )
-from logship.errors import Code, LogshipError
 from tests.unit.applier.receivers.seed.archives import (
     END_LSN,
     START_LSN,
