@@ -131,7 +131,7 @@ def _stretch(
 ) -> Stretch:
     first = seeds[0]
     tail = records.tail(wal.start, wal.end)
-    earliest_time = _earliest_time(records, first)
+    earliest_time = _earliest_time(records, first, wal)
     latest_time = max(tail.last_time or 0, earliest_time)
     if heard is not None and _says_complete(heard, wal, records.history):
         latest_time = max(latest_time, heard.time)
@@ -146,15 +146,16 @@ def _stretch(
     )
 
 
-def _earliest_time(records: Records, seed: SeedChoice) -> int:
+def _earliest_time(records: Records, seed: SeedChoice, wal: Interval) -> int:
     """From when on the seed can be restored to: what was committed before it is consistent is
     in it in any case."""
     start, end = seed.info.start_lsn, seed.end_lsn
     segment = segment_start(start, records.kept.line.segment_bytes)
-    tail = records.tail(segment, end)
+    tail = records.tail(wal.start, end)
     if tail.last_xact_time is not None:
         return tail.last_xact_time
-    # None since the segment began.  The backup's checkpoint tells its whole second.
+    # None before it is known, as a backup begins with a new segment.  Its checkpoint tells its
+    # time, in whole seconds.
     for mark in records.marks(segment, end):
         if mark.kind is Kind.CHECKPOINT and mark.end_lsn > start and mark.time is not None:
             return mark.time + _MICROSECONDS

@@ -68,8 +68,11 @@ class Recording:
         self.start = Lsn(0)
         """The first seed's segment."""
         self.first_seed_at = 0
-        """When the first seed was complete, microseconds since 1970 UTC."""
+        """The next whole second after the first seed was complete, microseconds since 1970 UTC:
+        from then on it can be restored to times."""
         self.fork: Lsn | None = None
+        self.forked_at = 0
+        """Between the last commit of the first timeline and the first of the second."""
         self.end = Lsn(0)
         self.rows: list[Committed] = []
         self.points: list[Point] = []
@@ -237,7 +240,7 @@ class Recorder:
 
         asyncio.run(SeedSender(recording.server.dsn()).run(keep))
         if not recording.start:
-            recording.first_seed_at = time.time_ns() // 1000
+            recording.first_seed_at = (int(time.time()) + 1) * 1_000_000
             (info,) = list_seeds(self._seeds, recording.keys)
             recording.start = segment_start(info.start_lsn, recording.line.segment_bytes)
 
@@ -259,6 +262,7 @@ class Recorder:
         old = self.recording.server
         standby = old.clone_as_standby(directory)
         end = Lsn.parse(old.current_wal_lsn())
+        self.recording.forked_at = time.time_ns() // 1000
         old.stop()
         self._collect(1, old)
         standby.promote()
@@ -271,6 +275,7 @@ class Recorder:
 
     def finish(self) -> Recording:
         recording, server = self.recording, self.recording.server
+        server.execute("CHECKPOINT")  # restore points are not flushed by themselves
         rows = server.execute(
             "SELECT writer, number,"
             " (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::int8,"
