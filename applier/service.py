@@ -32,6 +32,7 @@ from logship.postgres.run_as import RunAs
 log = structlog.get_logger(__name__)
 
 OPEN_AGAIN_SECONDS = 10.0
+RETENTION_SECONDS = 3600.0
 
 FIRST_FINISH_PAUSE_SECONDS = 1.0
 MAX_FINISH_PAUSE_SECONDS = 30.0
@@ -113,6 +114,17 @@ class Service:
             if _is_unfinished(instance):
                 self._finish_in_background(instance)
 
+    def keep_retention(self) -> None:
+        """From now on remove, now and then, what nothing needs any more."""
+        assert self._host is not None
+        self._host.spawn(self._keep_retention())
+
+    async def _keep_retention(self) -> None:
+        while True:
+            await asyncio.sleep(RETENTION_SECONDS)
+            for instance in list(self.open_instances.values()):
+                await instance.retention.run_quietly()
+
     async def close(self) -> None:
         """Let go of everything; the standbys run on."""
         if self._host is not None:
@@ -142,6 +154,9 @@ class Service:
     async def request_seed(self, name: str, why: str) -> dict[str, Any]:
         self._named(name).request_seed(why)
         return {"name": name, "requested": True}
+
+    async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
+        return await self._named(name).retention.run(dry_run=dry_run)
 
     def _named(self, name: str) -> Instance:
         try:
@@ -231,6 +246,7 @@ async def serve(settings: ApplierSettings) -> None:
         await api.start()
         stack.push_async_callback(api.stop)
         service.finish_promotions()
+        service.keep_retention()
         endpoint = receiver.start(settings.link.listen)
         log.info("applier is ready", listens=endpoint, api=str(settings.api.socket))
         await stop.wait()

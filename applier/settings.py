@@ -135,6 +135,58 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     ] = 1024
 
 
+class SeedsSettings(Section, frozen=True, kw_only=True):
+    """Seeds that are kept beside the standby, to recover to a moment before now."""
+
+    keep: Annotated[
+        int,
+        Meta(
+            description=(
+                "How many of each instance's newest seeds are kept, however they came; with them "
+                "the WAL since the oldest. 0: none."
+            ),
+            ge=0,
+            le=1000,
+        ),
+    ] = 0
+    directory: Annotated[
+        Path | None,
+        Meta(
+            description="Where they are kept; without it, `seeds` in `directory`.",
+            examples=["/srv/logship-seeds"],
+        ),
+    ] = None
+
+
+class RetentionSettings(Section, frozen=True, kw_only=True):
+    """For how long WAL and seeds are kept.  What a standby or a kept seed needs always is."""
+
+    window_hours: Annotated[
+        int,
+        Meta(
+            description=(
+                "WAL that arrived in the last so many hours stays in the store, and the kept "
+                "seeds that are needed to recover to any moment since."
+            ),
+            ge=0,
+            le=10 * 366 * 24,
+        ),
+    ] = 24
+    remove_from_bucket: Annotated[
+        bool,
+        Meta(
+            description=(
+                "Whether the same window is applied to the bucket, once a day, by this applier; "
+                "one applier of a bucket is enough. false: nothing is removed from it."
+            )
+        ),
+    ] = False
+    bucket_seeds: Annotated[
+        int,
+        Meta(description="How many of the newest seeds stay in the bucket in any case.", ge=1),
+    ] = 2
+
+
 class StandbySettings(Section, frozen=True, kw_only=True):
     """What every standby gets unless its instance says otherwise."""
 
@@ -235,6 +287,8 @@ class ApplierSettings(Section, frozen=True, kw_only=True):
     wal_server: WalServerSettings = field(default_factory=WalServerSettings)
     postgres: PostgresSettings = field(default_factory=PostgresSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    seeds: SeedsSettings = field(default_factory=SeedsSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     standby: StandbySettings = field(default_factory=StandbySettings)
     log: LogSettings = field(default_factory=LogSettings)
     instances: Annotated[
@@ -245,6 +299,11 @@ class ApplierSettings(Section, frozen=True, kw_only=True):
             extra={"check_name": check_name},
         ),
     ] = field(default_factory=dict)
+
+    @property
+    def seeds_directory(self) -> Path:
+        """Where seeds are kept, of all instances."""
+        return self.seeds.directory or self.directory / "seeds"
 
     def listen_addresses_of(self, name: str) -> str:
         """listen_addresses of the instance's standby."""

@@ -23,6 +23,7 @@ ENVIRONMENT_VARIABLE: Final = "LOGSHIP_APPLIER"
 
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _ANSWER_TIMEOUT_SECONDS = 30.0
+_RETENTION_TIMEOUT_SECONDS = 600.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -54,6 +55,15 @@ class ApplierClient:
         """Ask for a (re)seed; `why` goes into the logs of both sides."""
         return self._call("POST", _path_of(name) + "/seed", {"why": why})
 
+    def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
+        """Remove what retention lets go, or only say what that is."""
+        return self._call(
+            "POST",
+            _path_of(name) + "/retention",
+            {"dry_run": dry_run},
+            timeout_seconds=_RETENTION_TIMEOUT_SECONDS,
+        )
+
     def promote(self, name: str) -> Iterator[dict[str, Any]]:
         """Promote.  Yields {"step", "details"} as each step is made, then {"result"} once.
 
@@ -76,10 +86,17 @@ class ApplierClient:
         finally:
             connection.close()
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        timeout_seconds: float = _ANSWER_TIMEOUT_SECONDS,
+    ) -> dict[str, Any]:
         connection = _UnixConnection(self.path)
         try:
-            response = self._send(connection, method, path, body, _ANSWER_TIMEOUT_SECONDS)
+            response = self._send(connection, method, path, body, timeout_seconds)
             answer = _parsed(self._body(response))
             if response.status != HTTPStatus.OK:
                 raise _error_of(answer, response.status)

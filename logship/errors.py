@@ -62,6 +62,8 @@ class Code(StrEnum):
     # Seeds and standbys
     SEED_FAILED = "seed-failed"
     SEED_MANIFEST_MISMATCH = "seed-manifest-mismatch"
+    SEED_NOT_KEPT = "seed-not-kept"
+    RETENTION_FAILED = "retention-failed"
     BAD_TAR = "bad-tar"
     CONTROL_FILE = "control-file"
     STANDBY_FAILED = "standby-failed"

@@ -5,6 +5,7 @@
     POST /v1/instances/NAME/promote  lines of JSON: {"step", "details"} …, then {"result"} or
                                      {"error", "status"}
     POST /v1/instances/NAME/seed     {"why"} → what was asked for
+    POST /v1/instances/NAME/retention  {"dry_run"} → what went, and why all else stays
 
 Errors are {"error": {"code", "what", "hint", "retryable"}} with status 400 (usage), 404
 (unknown instance), 409 (refused by a check), 503 (may work later), 500 (failed).  The

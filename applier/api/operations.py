@@ -32,6 +32,10 @@ class Operations(Protocol):
         """
         ...
 
+    async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
+        """Remove what retention lets go (dry_run: nothing); returns what went and what stays."""
+        ...
+
     async def request_seed(self, name: str, why: str) -> dict[str, Any]:
         """Have its shipper send a new seed; returns when that is asked for, not when done."""
         ...

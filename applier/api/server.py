@@ -50,6 +50,7 @@ class ApiServer:
         app.router.add_get("/v1/instances/{name}", self._get_instance)
         app.router.add_post("/v1/instances/{name}/promote", self._promote)
         app.router.add_post("/v1/instances/{name}/seed", self._seed)
+        app.router.add_post("/v1/instances/{name}/retention", self._retention)
         listener = listen(self._path, self._group)
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=_STOP_TIMEOUT_SECONDS, handle_signals=False
@@ -79,6 +80,13 @@ class ApiServer:
             raise UsageError(Code.USAGE, "`why` must be text")
         name = request.match_info["name"]
         return web.json_response(await self._operations.request_seed(name, why))
+
+    async def _retention(self, request: web.Request) -> web.Response:
+        dry_run = (await _json_body(request)).get("dry_run", True)
+        if not isinstance(dry_run, bool):
+            raise UsageError(Code.USAGE, "`dry_run` must be true or false")
+        name = request.match_info["name"]
+        return web.json_response(await self._operations.retention(name, dry_run=dry_run))
 
     async def _promote(self, request: web.Request) -> web.StreamResponse:
         await _json_body(request)

@@ -19,6 +19,7 @@ PROGRAM: Final = Program(
         "seed": Command("applier.commands.seed", "have an instance seeded (again)"),
         "window": Command("applier.commands.window", "show to which moments one can be restored"),
         "restore": Command("applier.commands.restore", "restore an instance to a moment"),
+        "retention": Command("applier.commands.retention", "remove what nothing needs any more"),
     },
 )
 

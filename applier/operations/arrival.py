@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from applier.operations.kept_seeds import KeptSeeds
 from applier.receivers.seed.receiver import SeedOutOfOrderError, SeedReceiver
 from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedChunk, SeedEnd
@@ -33,6 +34,7 @@ class Arrival:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self.seeder: SeedReceiver | None = None
+        self.kept = KeptSeeds(instance)
         self._ending: asyncio.Task[None] | None = None
         self._waits_for_wal = False
         self._alarm: Code | None = None
@@ -64,6 +66,7 @@ class Arrival:
             await seeder.abort()
             raise
         self.seeder = seeder
+        await self.kept.begin(frame)
         instance.following.chain_began()
         self._clear_alarm()
         log.info("a seed begins", instance=instance.name, seed_id=frame.seed_id, start=str(start))
@@ -75,6 +78,7 @@ class Arrival:
             if self.seeder is not None and self.seeder.failure is not None:
                 await self._broke(error)
             raise
+        await self.kept.chunk(frame, payload)
 
     async def end(self, frame: SeedEnd) -> None:
         """Returns when the standby runs on the seed.  Said again, waits for the same."""
@@ -118,6 +122,7 @@ class Arrival:
         if self.seeder is None:
             return
         seeder, self.seeder = self.seeder, None
+        await self.kept.give_up()
         name = self._instance.name
         log.warning("gave up a seed", instance=name, seed_id=seeder.seed_id, why=why)
         try:
@@ -133,6 +138,7 @@ class Arrival:
         try:
             await self._put_in_place(seeder, frame)
             self.seeder = None
+            self.kept.end(frame)
             log.info("the seed is in place", instance=self._instance.name, seed_id=frame.seed_id)
             await self._instance.following.seeded()
         finally:

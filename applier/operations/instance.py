@@ -26,6 +26,7 @@ from applier.operations.record import (
     load_record,
     save_record,
 )
+from applier.operations.retention import Retention
 from applier.operations.sender import LinkState, Sender
 from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
@@ -69,6 +70,7 @@ class Instance:
         self.gap: GapFound | None = None
         self.following = Following(self)
         self.arrival = Arrival(self)
+        self.retention = Retention(self)
         self.failure: LogshipError | None = None
         """Why the instance could not be opened: nothing is received or promoted until it is."""
         self._listener: IntakeListener | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import crc32c
@@ -21,6 +22,7 @@ from applier.store.positions import ChainPositions, Extent
 from applier.store.reading import FileSlice
 from applier.store.recovery import Recovery, damaged
 from applier.store.refusals import refusal, removed, unreadable, unusable
+from applier.store.removal import trimmed_chain, trimmed_entries
 from applier.store.runs import Run, clipped, joined
 from logship import wal
 from logship.durable import Bytes, Disk
@@ -225,6 +227,48 @@ class StoreCore:
         content = layout.encode_chains(self.line, chains)
         self._disk.write_file(self.directory / layout.CHAINS_NAME, content)
         self._take_chains(chains)
+
+    def remove_below(self, floors: Mapping[int, int]) -> list[str]:
+        """`Store.remove_below`, synchronously; everything written is durable."""
+        self._check_writable()
+        before = self.positions
+        if before is None:
+            return []
+        if any(floor % self.line.segment_bytes for floor in floors.values()):
+            raise AssertionError(f"WAL is removed by segments, not below {floors}")
+        after = trimmed_chain(before, floors)
+        chains = trimmed_entries(self.chains, before, after, floors)
+        going = self._files_below(floors, [after.extents, *(each.extents for each in chains[:-1])])
+        if chains != self.chains:
+            # First: a crash leaves files that are not counted, and never the other way round.
+            self._write_file(layout.CHAINS_NAME, layout.encode_chains(self.line, chains))
+        with self._readers_lock:
+            self._take_chains(chains)
+            self.positions = after
+            self._close_readers()
+        for name in going:
+            self._disk.remove(self.directory / name)
+        return going
+
+    def _files_below(
+        self, floors: Mapping[int, int], kept: Sequence[Mapping[int, Extent]]
+    ) -> list[str]:
+        """Files of segments that end at or below their floor and have no byte that is kept."""
+        names = []
+        for name in self._disk.list(self.directory):
+            place = _parse_wal_name(name, self.line.segment_bytes)
+            if place is None:
+                continue
+            timeline, lsn = place
+            end = lsn + self.line.segment_bytes
+            holds = any(
+                extents[timeline].start < end and lsn < extents[timeline].end
+                for extents in kept
+                if timeline in extents
+            )
+            if end <= floors.get(timeline, 0) and not holds:
+                names.append(name)
+        return sorted(names)
 
     def add_history(self, timeline: int, content: bytes) -> None:
         """Keep a timeline's history, durably.  The same content again is fine.

@@ -102,7 +102,8 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
 
     timeline: int
     start_lsn: str
-    """As asked for; the chain's bytes start at the start of its segment."""
+    """As asked for, or where retention moved it; the chain's bytes start at the start of its
+    segment."""
     started_at: float
     """Seconds since the epoch, for people."""
     seed_id: str = ""
@@ -124,6 +125,10 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
             held.timeline: Extent(Lsn.parse(held.start_lsn), Lsn.parse(held.end_lsn))
             for held in self.held
         }
+
+    def starting(self, timeline: int, lsn: Lsn) -> Chain:
+        """The same entry, of which what is below is gone."""
+        return msgspec.structs.replace(self, timeline=timeline, start_lsn=str(lsn))
 
     def holding(self, extents: Mapping[int, Extent]) -> Chain:
         """The same entry with `extents` as what it held."""

@@ -262,3 +262,12 @@ class ChainPositions:
             chain.advance(start.timeline, start.lsn, self.written.lsn)
         chain.durable = chain.written
         return chain
+
+    def without_below(self, start: Position, extents: Mapping[int, Extent]) -> ChainPositions:
+        """The same chain, all of it durable, from `start` on, of which `extents` are left."""
+        assert self.durable == self.written
+        chain = ChainPositions(start, self.segment_bytes)
+        chain._extents = dict(extents)
+        chain._timeline = self._timeline
+        chain.durable = self.durable
+        return chain

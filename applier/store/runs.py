@@ -55,14 +55,15 @@ def joined(chains: Sequence[Mapping[int, Extent]]) -> list[Run]:
     for extents in chains:
         if not extents:
             continue  # all of it was set aside
-        if runs and _is_continued(runs[-1].extents, extents):
+        if runs and is_continued(runs[-1].extents, extents):
             runs[-1] = Run(_union(runs[-1].extents, extents))
         else:
             runs.append(Run(extents))
     return runs
 
 
-def _is_continued(before: Mapping[int, Extent], after: Mapping[int, Extent]) -> bool:
+def is_continued(before: Mapping[int, Extent], after: Mapping[int, Extent]) -> bool:
+    """Whether nothing is missing between two chains, neither of which is empty."""
     timeline = max(before)
     return min(after) == timeline and after[timeline].start <= before[timeline].end
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -218,6 +218,32 @@ class Store:
                         timeline, start_lsn, seed_id=seed_id, started_at=started_at
                     ),
                 )
+            finally:
+                self._changed()
+
+    async def remove_below(self, floors: Mapping[int, int]) -> list[str]:
+        """Give up WAL that nobody needs any more: of each timeline named, what lies below the
+        LSN named, a segment's start.  Returns the names of the files that are gone.
+
+        Nothing is taken out of the middle: where WAL of an older timeline is kept, what follows
+        it is as well.  Neither is the segment of `durable`.  What the store says that it holds
+        changes first, durably, then the files go; a crash in between leaves files for the next
+        call.  What a standby, a seed or a person still needs is for the caller to know.
+
+        Raises LogshipError: DISK_FULL (nothing changed), STORE_FAILED.
+        """
+        async with self._writing:
+            self._check_open()
+            await self._flush()
+            try:
+                return await _finish(self._write_thread, lambda: self._core.remove_below(floors))
+            except OSError as error:
+                raise LogshipError(
+                    Code.STORE_FAILED,
+                    f"WAL can't be removed from {self.directory}: {error.strerror or error}",
+                    "it is not counted any more; its files are removed by the next try",
+                    retryable=True,
+                ) from error
             finally:
                 self._changed()
 

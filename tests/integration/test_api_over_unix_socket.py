@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from applier.api.operations import Report
@@ -55,6 +56,9 @@ class Operations:
     async def request_seed(self, name: str, why: str) -> dict[str, Any]:
         self.seeds.append((name, why))
         return {"requested": True}
+
+    async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
+        return {"name": name, "dry_run": dry_run}
 
 
 @pytest.fixture
@@ -247,9 +251,22 @@ async def test_a_seed_is_asked_for_with_its_reason(
     assert operations.seeds == [("main", "disk was replaced")]
 
 
+async def test_retention_is_only_told_unless_it_is_wanted(
+    client: ApplierClient, path: Path
+) -> None:
+    wanted = await asyncio.to_thread(client.retention, "main", dry_run=False)
+    assert wanted == {"name": "main", "dry_run": False}
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
+        session.post("http://localhost/v1/instances/main/retention") as answer,
+    ):
+        assert await answer.json() == {"name": "main", "dry_run": True}
+
+
 @pytest.mark.parametrize(
     ("request_line", "body", "status"),
     [
+        ("POST /v1/instances/main/retention", '{"dry_run": "no"}', 400),
         ("POST /v1/instances/main/seed", "[1]", 400),
         ("POST /v1/instances/main/seed", "{", 400),
         ("POST /v1/instances/main/seed", '{"why": 3}', 400),

@@ -10,7 +10,10 @@ import pytest
 
 from applier.api.operations import Report
 from applier.api.server import ApiServer
+from applier.retention.plan import Group
+from applier.retention.report import Part
 from logship.errors import Code, RefusedError, UsageError
+from logship.objects import NotDeleted
 from logship.status import InstanceStatus
 from tests.integration.command_runner import run
 
@@ -56,6 +59,16 @@ class Operations:
     async def request_seed(self, name: str, why: str) -> dict[str, Any]:
         self.instance(name)
         return {"requested": True, "why": why}
+
+    async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
+        self.instance(name)
+        part = Part(
+            removed=[Group("1", "7", 7, 7_000_000, "nothing needs it, and it is older")],
+            kept=[Group("8", "8", 1, 1_000_000, "the standby")],
+            not_removed=[NotDeleted("3", "locked")],
+        )
+        parts = {"store": part.as_dict(), "seeds": Part(held="seeds.keep is 0").as_dict()}
+        return {"name": name, "dry_run": dry_run, "parts": parts}
 
 
 @pytest.fixture
@@ -128,3 +141,21 @@ async def test_a_seed_is_asked_for(applier: str) -> None:
     assert "`status main` shows it come" in outcome.out
     as_json = await run("applier", "seed", "main", "--json", "--applier", applier)
     assert as_json.document["requested"] is True
+
+
+async def test_retention_says_what_goes_and_why_the_rest_stays(applier: str) -> None:
+    outcome = await run("applier", "retention", "main", "--dry-run", "--applier", applier)
+    assert outcome.code == 0
+    assert outcome.out.splitlines() == [
+        "store:",
+        "  would go 1 … 7 (7, 7.0 MB): nothing needs it, and it is older",
+        "  stays    8 (1, 1.0 MB): the standby",
+        "  refused  1, the first is 3: locked",
+        "seeds:",
+        "  nothing goes: seeds.keep is 0",
+    ]
+    as_json = await run("applier", "retention", "main", "--json", "--applier", applier)
+    assert as_json.document["dry_run"] is False
+    assert as_json.document["parts"]["store"]["kept"][0]["why"] == "the standby"
+    unknown = await run("applier", "retention", "other", "--applier", applier)
+    assert unknown.code == 2

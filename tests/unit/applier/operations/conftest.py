@@ -18,6 +18,7 @@ SETTINGS = """
 directory = "{directory}/applier"
 store.keep_free_mb = 1
 wal_server.socket_directory = "{directory}/run/wal"
+{more}
 [instances.orders]
 public_key = "{key}"
 port = {port}
@@ -48,11 +49,19 @@ class Listener:
 
 
 @pytest.fixture
-def settings(shared_tmp_path: Path) -> ApplierSettings:
+def more_settings() -> str:
+    """What a module of tests wants besides."""
+    return ""
+
+
+@pytest.fixture
+def settings(shared_tmp_path: Path, more_settings: str) -> ApplierSettings:
     (shared_tmp_path / "run").mkdir(mode=0o711)
     file = shared_tmp_path / "applier.toml"
     key = new_keys().public
-    file.write_text(SETTINGS.format(directory=shared_tmp_path, key=key, port=free_port()))
+    file.write_text(
+        SETTINGS.format(directory=shared_tmp_path, key=key, port=free_port(), more=more_settings)
+    )
     return load_applier_settings(file)
 
 
