@@ -15,6 +15,7 @@ import structlog
 
 from applier.api.operations import Report
 from applier.api.server import ApiServer
+from applier.operations.buckets import Buckets
 from applier.operations.host import Host
 from applier.operations.instance import Instance
 from applier.operations.promotion import promote, resume
@@ -55,6 +56,8 @@ class Service:
             allowed_uids=frozenset({os.geteuid(), self._run_as.uid}),
             on_status=self._standby_reported,
         )
+        self.buckets: Buckets | None = None
+        """The road through the bucket; made once the instances are open."""
         self._host: Host | None = None
         self._finishing: set[str] = set()
 
@@ -151,9 +154,10 @@ class Service:
                 # It failed where PostgreSQL may already be opening: there is no way back.
                 self._finish_in_background(instance)
 
-    async def request_seed(self, name: str, why: str) -> dict[str, Any]:
-        self._named(name).request_seed(why)
-        return {"name": name, "requested": True}
+    async def request_seed(self, name: str, why: str, source: str = "") -> dict[str, Any]:
+        self._named(name)
+        assert self.buckets is not None, "start it first"
+        return await self.buckets.request_seed(name, why, source)
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
         return await self._named(name).retention.run(dry_run=dry_run)
@@ -230,24 +234,29 @@ async def serve(settings: ApplierSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     log.info("applier starts", version=__version__, instances=sorted(settings.instances))
     async with contextlib.AsyncExitStack() as stack:
-        keys = load_pair(settings.link.secret_key_file)
+        keys = load_pair(settings.link.secret_key_file) if settings.has_link else None
         service = Service(settings)
         await service.open(sorted(settings.instances))
         stack.push_async_callback(service.close)
-        receiver = LinkReceiver(
-            service.open_instances,
-            allowed_keys(settings),
-            keys=keys,
-            window_bytes=settings.link.window_mb << 20,
-            heartbeat_seconds=settings.link.heartbeat_seconds,
-        )
-        stack.push_async_callback(receiver.stop)
+        service.buckets = buckets = Buckets(settings, service.open_instances)
+        stack.push_async_callback(buckets.stop)
+        receiver = None
+        if keys is not None:
+            receiver = LinkReceiver(
+                service.open_instances,
+                allowed_keys(settings),
+                keys=keys,
+                window_bytes=settings.link.window_mb << 20,
+                heartbeat_seconds=settings.link.heartbeat_seconds,
+            )
+            stack.push_async_callback(receiver.stop)
         api = ApiServer(service, settings.api.socket, group=settings.api.group)
         await api.start()
         stack.push_async_callback(api.stop)
         service.finish_promotions()
         service.keep_retention()
-        endpoint = receiver.start(settings.link.listen)
+        endpoint = receiver.start(settings.link.listen) if receiver is not None else "no link"
+        buckets.start()
         log.info("applier is ready", listens=endpoint, api=str(settings.api.socket))
         await stop.wait()
         log.info("applier stops; the standbys run on")
@@ -257,9 +266,9 @@ def allowed_keys(settings: ApplierSettings) -> dict[str, frozenset[str]]:
     """Public key to the instances that it may ship.  Raises LogshipError(KEY_MISSING, …)."""
     allowed: dict[str, frozenset[str]] = {}
     for name, instance in settings.instances.items():
-        source = instance.public_key or instance.public_key_file
-        assert source is not None, "the settings were checked for one of the two"
-        key = load_public(source)
+        if not instance.has_link:
+            continue
+        key = load_public(instance.shipper_key)
         allowed[key] = allowed.get(key, frozenset()) | {name}
     return allowed
 

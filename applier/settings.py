@@ -11,6 +11,7 @@ from msgspec import Meta, field
 
 from logship.errors import UsageError
 from logship.settings import LogSettings, check_name, load_settings
+from logship.settings_bucket import BucketSettings as PlaceOfBucket
 from logship.settings_network import (
     check_listen,
     check_one_of_key_and_file,
@@ -206,13 +207,53 @@ class StandbySettings(Section, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
 
 
+class BucketSettings(PlaceOfBucket, frozen=True, kw_only=True):
+    """A bucket that shippers write to. It is read while a shipper's link is away, to fill what
+    the link could not bring, and for instances that have no link."""
+
+    identity_files: Annotated[
+        list[Path],
+        Meta(
+            description=(
+                "Files with the age identities that open what shippers encrypted, one AGE-SECRET-"
+                "KEY-1... a line, mode 0600. While keys are changed: the old and the new one."
+            )
+        ),
+    ] = field(default_factory=list)
+    poll_seconds: Annotated[
+        float,
+        Meta(
+            description=(
+                "How often to ask for the next object of an instance when all that was there is "
+                "read: one request each."
+            ),
+            ge=0.05,
+            le=3600,
+        ),
+    ] = 1.0
+    prefetch_mb: Annotated[
+        int,
+        Meta(
+            description=(
+                "How much may be fetched ahead of what is being stored, in MB, for all instances "
+                "together."
+            ),
+            ge=1,
+            le=65536,
+        ),
+    ] = 128
+
+
 class InstanceSettings(Section, frozen=True, kw_only=True):
     """One protected cluster, by its name."""
 
     public_key: Annotated[
         str,
         Meta(
-            description="Public key of its shipper (40 characters); this or the file.",
+            description=(
+                "Public key of its shipper (40 characters); this or the file. With neither it "
+                "has no link, and comes through the bucket alone."
+            ),
             extra={"check": check_public_key},
         ),
     ] = ""
@@ -254,6 +295,14 @@ class InstanceSettings(Section, frozen=True, kw_only=True):
             )
         ),
     ] = "auto"
+    bucket: Annotated[
+        bool | None,
+        Meta(
+            description=(
+                "Whether it is read from the bucket. Not given: if there is a table [bucket]."
+            )
+        ),
+    ] = None
     run_standby: Annotated[
         bool, Meta(description="false: its WAL is only received and stored.")
     ] = True
@@ -268,12 +317,20 @@ class InstanceSettings(Section, frozen=True, kw_only=True):
     ] = field(default_factory=list)
 
     @property
+    def has_link(self) -> bool:
+        """Whether its shipper may come by the link."""
+        return bool(self.public_key) or self.public_key_file is not None
+
+    @property
     def shipper_key(self) -> str | Path:
         """Its shipper's public key or its file, for `logship.link.keys.load_public`."""
         return self.public_key_file or self.public_key
 
     def contradictions(self) -> Iterator[Contradiction]:
-        yield from check_one_of_key_and_file(("public_key",), self.public_key, self.public_key_file)
+        if self.has_link:
+            yield from check_one_of_key_and_file(
+                ("public_key",), self.public_key, self.public_key_file
+            )
 
 
 class ApplierSettings(Section, frozen=True, kw_only=True):
@@ -283,6 +340,7 @@ class ApplierSettings(Section, frozen=True, kw_only=True):
         Path, Meta(description="Where WAL, standbys and what the applier remembers are kept.")
     ] = Path("/var/lib/logship")
     link: LinkSettings = field(default_factory=LinkSettings)
+    bucket: BucketSettings | None = None
     api: ApiSettings = field(default_factory=ApiSettings)
     wal_server: WalServerSettings = field(default_factory=WalServerSettings)
     postgres: PostgresSettings = field(default_factory=PostgresSettings)
@@ -304,6 +362,15 @@ class ApplierSettings(Section, frozen=True, kw_only=True):
     def seeds_directory(self) -> Path:
         """Where seeds are kept, of all instances."""
         return self.seeds.directory or self.directory / "seeds"
+
+    @property
+    def has_link(self) -> bool:
+        """Whether any shipper may come by the link."""
+        return any(instance.has_link for instance in self.instances.values())
+
+    def is_attached(self, name: str) -> bool:
+        """Whether the instance is read from the bucket."""
+        return self.bucket is not None and self.instances[name].bucket is not False
 
     def listen_addresses_of(self, name: str) -> str:
         """listen_addresses of the instance's standby."""
@@ -330,13 +397,30 @@ class ApplierSettings(Section, frozen=True, kw_only=True):
         yield from self._shared("public_key", "public key", keys)
         files = {n: i.public_key_file for n, i in self.instances.items() if i.public_key_file}
         yield from self._shared("public_key_file", "public key", files)
-        link_port = parse_tcp_endpoint(self.link.listen).port
+        yield from self._without_a_road()
+        link_port = parse_tcp_endpoint(self.link.listen).port if self.has_link else 0
         for name, instance in self.instances.items():
             if instance.port == link_port:
                 yield Contradiction(
                     ("instances", name, "port"),
                     f"instances.{name}.port is {link_port}, on which the link listens",
                     "give the standby another port",
+                )
+
+    def _without_a_road(self) -> Iterator[Contradiction]:
+        for name, instance in self.instances.items():
+            if instance.bucket and self.bucket is None:
+                yield Contradiction(
+                    ("instances", name, "bucket"),
+                    f"instances.{name}.bucket is true, and there is no table [bucket]",
+                    "add [bucket] with its url",
+                )
+            elif not instance.has_link and not self.is_attached(name):
+                yield Contradiction(
+                    ("instances", name, "public_key"),
+                    f"instances.{name}: public_key and public_key_file are both missing, and it "
+                    "is read from no bucket",
+                    "give one of them, or a table [bucket]",
                 )
 
     def _shared(

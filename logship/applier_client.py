@@ -51,9 +51,12 @@ class ApplierClient:
         """One instance.  UsageError(UNKNOWN_INSTANCE) if the applier has none of that name."""
         return cast(InstanceStatus, self._call("GET", _path_of(name)))
 
-    def request_seed(self, name: str, why: str) -> dict[str, Any]:
-        """Ask for a (re)seed; `why` goes into the logs of both sides."""
-        return self._call("POST", _path_of(name) + "/seed", {"why": why})
+    def request_seed(self, name: str, why: str, source: str = "") -> dict[str, Any]:
+        """Ask for a (re)seed; `why` goes into the logs of both sides.
+
+        source: "link", "bucket" or a directory there; "": the applier chooses.
+        """
+        return self._call("POST", _path_of(name) + "/seed", {"why": why, "from": source})
 
     def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
         """Remove what retention lets go, or only say what that is."""

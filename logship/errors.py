@@ -79,6 +79,7 @@ class Code(StrEnum):
     EPOCH_HELD = "epoch-held"
     EPOCH_LOST = "epoch-lost"
     IDENTITY_MISSING = "identity-missing"
+    WAL_IN_BUCKET = "wal-in-bucket"
     # Promotion
     PROMOTE_REFUSED = "promote-refused"
     PROMOTE_FAILED = "promote-failed"

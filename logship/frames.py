@@ -95,6 +95,27 @@ class TimelineHistory(Frame, frozen=True):
     crc32c: int
 
 
+class OtherRoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What becomes of the same WAL on another road of the same shipper."""
+
+    name: str
+    role: str
+    """required, optional, spill."""
+    state: str
+    """connected, idle (a spill that is not needed), spilling, lost, refused, behind (left behind,
+    taken up again later), gap (it misses WAL that the primary has no more)."""
+    timeline: WireTimeline = 0
+    """Of `durable_lsn` (0: not known)."""
+    durable_lsn: WireLsn = 0
+    """What is durable there."""
+    since_lsn: WireLsn = 0
+    """Where the spilling began, or the hole begins."""
+    available_lsn: WireLsn = 0
+    """Where a hole ends (0: not known)."""
+    what: str = ""
+    """Why it is so, for the operator."""
+
+
 class ShipperHeartbeat(Frame, frozen=True):
     """Sent when nothing else was, and whenever what it says changes while idle."""
 
@@ -114,6 +135,7 @@ class ShipperHeartbeat(Frame, frozen=True):
     seed_id: str = ""
     """The seed in progress on this connection, with the sequence of its next chunk."""
     seed_sequence: WireSequence = 0
+    other_roads: list[OtherRoad] = msgspec.field(default_factory=list)
 
 
 class ProfileChanged(Frame, frozen=True):
@@ -121,7 +143,11 @@ class ProfileChanged(Frame, frozen=True):
 
 
 class GapFound(Frame, frozen=True):
-    """The primary no longer has WAL that the store needs: only a new seed continues."""
+    """The primary no longer has WAL that the store needs: only a new seed continues.
+
+    Code `wal-in-bucket`: it lies in the instance's bucket.  The applier fetches it there and
+    then says with ResumeAt where the link goes on, which may lie beyond what was sent.
+    """
 
     timeline: WireTimeline
     from_lsn: WireLsn

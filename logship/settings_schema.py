@@ -4,7 +4,8 @@ The annotations of a `Section` carry everything there is to know about a key: it
 limits, what it means (`Meta.description`), an example for a key without a default
 (`Meta.examples`), and in `Meta.extra` how to name its shape in messages ("shape"), a look
 at its value ("check") and, for a table of named things, at each name ("check_name") or at
-each (name, value) ("check_entry").
+each (name, value) ("check_entry").  A subsection that may be left out stands in comments in
+what `init` writes, unless "suggested" is true.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def keys_of(kind: type[Section]) -> list[Key]:
 
 
 def section_of(kind: Any) -> type[Section] | None:
-    """`kind` if it is a subsection's type."""
+    """X if `kind` is a subsection's type X, or `X | None`: a table that may be left out."""
+    kind = without_none(kind)
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 

@@ -55,10 +55,26 @@ def _section_lines(kind: type[Section], path: tuple[str, ...], values: Values) -
     for key in keys:
         section, named = section_of(key.type), named_sections_of(key.type)
         if section is not None:
-            yield from _section_lines(section, (*path, key.name), values)
+            inner = (*path, key.name)
+            lines = _section_lines(section, inner, values)
+            yield from lines if _is_used(key, dotted(inner), values) else _in_comments(lines)
         if named is not None:
             for name in _names(key, dotted((*path, key.name)), values):
                 yield from _section_lines(named, (*path, key.name, name), values)
+
+
+def _is_used(key: Key, full_name: str, values: Values) -> bool:
+    """Whether a subsection stands as settings: not if it may be left out, and is."""
+    if key.required or key.default is not None or (key.meta.extra or {}).get("suggested"):
+        return True
+    return any(each.startswith(f"{full_name}.") for each in values)
+
+
+def _in_comments(lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        if line.startswith("["):
+            yield "# All of this may be left out.  To use it, remove the # of the next line too."
+        yield line if not line or line.startswith("#") else f"#{line}"
 
 
 def _names(key: Key, prefix: str, values: Values) -> list[str]:
@@ -101,9 +117,12 @@ def render_markdown(kind: type[Section]) -> str:
     return "\n".join(_markdown_lines(kind, ())).strip() + "\n"
 
 
-def _markdown_lines(kind: type[Section], path: tuple[str, ...]) -> Iterator[str]:
+def _markdown_lines(
+    kind: type[Section], path: tuple[str, ...], *, optional: bool = False
+) -> Iterator[str]:
     keys = keys_of(kind)
-    yield from ("", f"### `[{dotted(path)}]`" if path else "### Top level", "", _doc(kind), "")
+    doc = _doc(kind) + (" May be left out." if optional else "")
+    yield from ("", f"### `[{dotted(path)}]`" if path else "### Top level", "", doc, "")
     yield from ("| key | value | default | meaning |", "|---|---|---|---|")
     for key in keys:
         if section_of(key.type) or named_sections_of(key.type):
@@ -114,7 +133,8 @@ def _markdown_lines(kind: type[Section], path: tuple[str, ...]) -> Iterator[str]
     for key in keys:
         section, named = section_of(key.type), named_sections_of(key.type)
         if section is not None:
-            yield from _markdown_lines(section, (*path, key.name))
+            optional = not key.required and key.default is None
+            yield from _markdown_lines(section, (*path, key.name), optional=optional)
         if named is not None:
             yield from _markdown_lines(named, (*path, key.name, "NAME"))
 

@@ -21,9 +21,10 @@ class IncarnationStatus(TypedDict):
 
 
 class LinkStatus(TypedDict):
-    """state: connected, lost (it was there before), never.  since: of that state."""
+    """state: connected, bucket (its bucket is read in its place), lost (it was there before),
+    never.  since: of that state."""
 
-    state: Literal["connected", "lost", "never"]
+    state: Literal["connected", "bucket", "lost", "never"]
     since: float | None
 
 
@@ -36,7 +37,8 @@ class ProtectionStatus(TypedDict):
 
 
 class PrimaryStatus(TypedDict):
-    """As last heard from the shipper, at `heard_at`."""
+    """As last heard from the shipper, at `heard_at`; through a bucket: when it was written there,
+    by the shipper's clock."""
 
     flush_lsn: str | None
     timeline: int | None
@@ -93,6 +95,14 @@ class GapStatus(TypedDict):
     what: str
 
 
+class BucketStatus(TypedDict):
+    """The instance's bucket.  state: idle (not needed, and not asked), reading, up-to-date (all
+    that is there was read), failed (`error`; it is tried again)."""
+
+    state: Literal["idle", "reading", "up-to-date", "failed"]
+    error: str | None
+
+
 class CompatFinding(TypedDict):
     rule: str
     verdict: Literal["pass", "warn", "block"]
@@ -126,6 +136,8 @@ class InstanceStatus(TypedDict):
     apply_gap: ApplyGap
     seed: SeedStatus | None
     gap: GapStatus | None
+    bucket: BucketStatus | None
+    """None: attached to none."""
     compat: CompatStatus | None
     promotion: dict[str, Any] | None
     """The record that a promotion leaves: when, where it opened, what was lost."""

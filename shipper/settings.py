@@ -11,6 +11,8 @@ from msgspec import Meta, field
 from logship.settings import LogSettings, check_name, load_settings
 from logship.settings_network import check_address, check_one_of_key_and_file, check_public_key
 from logship.settings_schema import Contradiction, Section
+from shipper.settings_archive import ArchiveSettings
+from shipper.settings_bucket import BucketSettings
 
 DEFAULT_SETTINGS_FILE: Final = Path("/etc/logship/shipper.toml")
 
@@ -66,6 +68,16 @@ class PrimarySettings(Section, frozen=True, kw_only=True):
             extra={"check": _check_conninfo},
         ),
     ]
+    source: Annotated[
+        Literal["stream", "archive"],
+        Meta(
+            description=(
+                '"stream": WAL comes over a replication connection, as it is flushed. "archive": '
+                "it comes segment by segment from an outbox that the primary's archiver fills, "
+                "see [archive]; the primary is asked what it is, and seeds come from it."
+            )
+        ),
+    ] = "stream"
     slot: Annotated[
         str,
         Meta(
@@ -95,7 +107,7 @@ class PrimarySettings(Section, frozen=True, kw_only=True):
 
 
 class LinkSettings(Section, frozen=True, kw_only=True):
-    """The way to the recovery server.  Encrypted and authenticated with CURVE keys, always."""
+    """The live way to the recovery server.  Encrypted and authenticated with CURVE keys, always."""
 
     address: Annotated[
         str,
@@ -129,6 +141,15 @@ class LinkSettings(Section, frozen=True, kw_only=True):
     compress: Annotated[
         bool, Meta(description="Compress WAL and seeds with zstd before they travel.")
     ] = True
+    required: Annotated[
+        bool,
+        Meta(
+            description=(
+                "The primary keeps its WAL until the recovery server has it. false: with a "
+                "required bucket, WAL that is in that may be gone from the primary."
+            )
+        ),
+    ] = True
 
     @property
     def applier_key(self) -> str | Path:
@@ -161,10 +182,22 @@ class SeedSettings(Section, frozen=True, kw_only=True):
             le=1023,
         ),
     ] = 0
+    every_hours: Annotated[
+        float,
+        Meta(
+            description=(
+                "A seed is put into the bucket so often: how far back a recovery has to replay. "
+                "0: only the first, and those that `shipper seed` asks for."
+            ),
+            ge=0,
+            le=8784,
+        ),
+    ] = 0.0
 
 
 class ShipperSettings(Section, frozen=True, kw_only=True):
-    """Settings of `shipper run`: one instance, its primary, and the link."""
+    """Settings of `shipper run`: one instance, its primary, and the roads: a link, a bucket, or
+    both."""
 
     instance: Annotated[
         str,
@@ -191,7 +224,9 @@ class ShipperSettings(Section, frozen=True, kw_only=True):
         ),
     ] = "async"
     primary: PrimarySettings
-    link: LinkSettings
+    link: Annotated[LinkSettings | None, Meta(extra={"suggested": True})] = None
+    bucket: BucketSettings | None = None
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     seed: SeedSettings = field(default_factory=SeedSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
@@ -210,6 +245,48 @@ class ShipperSettings(Section, frozen=True, kw_only=True):
     def instance_directory(self) -> Path:
         """Where this instance's state is kept."""
         return self.state_directory / self.instance
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        yield from self._archive_contradictions()
+        yield from self._road_contradictions()
+
+    def _road_contradictions(self) -> Iterator[Contradiction]:
+        link, bucket = self.link, self.bucket
+        if link is None and bucket is None:
+            yield Contradiction(
+                ("link",),
+                "neither [link] nor [bucket] is there: WAL has no way to the recovery server",
+                "give one of them, or both; `shipper init` writes both",
+            )
+        if link is None and bucket is not None and bucket.role != "required":
+            yield Contradiction(
+                ("bucket", "role"),
+                f'bucket.role is "{bucket.role}", and there is no [link]',
+                'the only road must be "required"',
+            )
+        if link is not None and not link.required and (bucket is None or bucket.role != "required"):
+            yield Contradiction(
+                ("link", "required"),
+                "link.required is false, and no bucket is required",
+                "one road must be required: the primary's slot follows it",
+            )
+
+    def _archive_contradictions(self) -> Iterator[Contradiction]:
+        if self.primary.source != "archive":
+            return
+        if self.archive.outbox is None:
+            yield Contradiction(
+                ("archive", "outbox"),
+                'archive.outbox is missing, and primary.source is "archive"',
+                "name the directory that the primary's archiver fills",
+            )
+        if self.protection == "sync":
+            yield Contradiction(
+                ("protection",),
+                'protection is "sync", and primary.source is "archive"',
+                "a segment is archived long after its commits: a commit can't wait for it. "
+                'Use protection = "async", or primary.source = "stream"',
+            )
 
 
 def load_shipper_settings(file: Path) -> ShipperSettings:

@@ -4,7 +4,7 @@
     GET  /v1/instances/NAME          status (`logship.status.InstanceStatus`)
     POST /v1/instances/NAME/promote  lines of JSON: {"step", "details"} …, then {"result"} or
                                      {"error", "status"}
-    POST /v1/instances/NAME/seed     {"why"} → what was asked for
+    POST /v1/instances/NAME/seed     {"why", "from"} → what was asked for
     POST /v1/instances/NAME/retention  {"dry_run"} → what went, and why all else stays
 
 Errors are {"error": {"code", "what", "hint", "retryable"}} with status 400 (usage), 404

@@ -36,6 +36,11 @@ class Operations(Protocol):
         """Remove what retention lets go (dry_run: nothing); returns what went and what stays."""
         ...
 
-    async def request_seed(self, name: str, why: str) -> dict[str, Any]:
-        """Have its shipper send a new seed; returns when that is asked for, not when done."""
+    async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
+        """Have a new seed come; returns when that is asked for, not when done.
+
+        source: "link" (its shipper sends one), "bucket" or the path of a directory (the newest
+        one there that can be recovered), or "": the link if its shipper is connected, else the
+        bucket.
+        """
         ...

@@ -75,11 +75,12 @@ class ApiServer:
         return web.json_response(self._operations.instance(request.match_info["name"]))
 
     async def _seed(self, request: web.Request) -> web.Response:
-        why = (await _json_body(request)).get("why", "an operator asked")
-        if not isinstance(why, str):
-            raise UsageError(Code.USAGE, "`why` must be text")
+        body = await _json_body(request)
+        why, source = body.get("why", "an operator asked"), body.get("from", "")
+        if not isinstance(why, str) or not isinstance(source, str):
+            raise UsageError(Code.USAGE, "`why` and `from` must be text")
         name = request.match_info["name"]
-        return web.json_response(await self._operations.request_seed(name, why))
+        return web.json_response(await self._operations.request_seed(name, why, source))
 
     async def _retention(self, request: web.Request) -> web.Response:
         dry_run = (await _json_body(request)).get("dry_run", True)

@@ -1,7 +1,7 @@
 """Find everything that would stop `applier run`, all of it at once, with remedies.
 
-Looks at the settings, the keys, directories and their free space, sockets, ports, the user
-who runs the standbys and the PostgreSQL installations.  Changes nothing.  Exits 3 if
+Looks at the settings, the keys, the bucket, directories and their free space, sockets, ports,
+the user who runs the standbys and the PostgreSQL installations.  Changes nothing.  Exits 3 if
 anything fails; warnings do not count.
 """
 
@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from applier.commands.check_bucket import check_bucket
 from applier.settings import DEFAULT_SETTINGS_FILE, ApplierSettings, load_applier_settings
 from applier.standby.layout import check_socket_path
 from logship.applier_client import ApplierClient
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     checks = [ok("settings", f"{args.config} protects {names}")]
     checks += check_places(settings)
     checks += check_keys(settings)
+    checks += check_bucket(settings)
     checks += check_postgres(settings)
     running = is_running(settings)
     if running:
@@ -121,7 +123,9 @@ def _socket_path(name: str, path: Path) -> Check:
 
 
 def check_keys(settings: ApplierSettings) -> Iterator[Check]:
-    """Our secret key, and a public key for each instance."""
+    """Our secret key, and a public key for each instance that has a link."""
+    if not settings.has_link:
+        return
     from logship.link.keys import load_pair, load_public
 
     ours = ""
@@ -133,6 +137,8 @@ def check_keys(settings: ApplierSettings) -> Iterator[Check]:
     owners: dict[str, str] = {}
     for name, instance in settings.instances.items():
         check_name = f"public-key:{name}"
+        if not instance.has_link:
+            continue
         try:
             key = load_public(instance.shipper_key)
         except LogshipError as error:
@@ -202,8 +208,9 @@ def _shuts(directory: Path, run_as: RunAs) -> bool:
 
 def check_ports(settings: ApplierSettings) -> Iterator[Check]:
     """Whether what must be listened on can be.  Only meaningful while no applier runs."""
-    endpoint = parse_tcp_endpoint(settings.link.listen)
-    yield _port("link-port", endpoint.host, endpoint.port, "link.listen")
+    if settings.has_link:
+        endpoint = parse_tcp_endpoint(settings.link.listen)
+        yield _port("link-port", endpoint.host, endpoint.port, "link.listen")
     for name, instance in settings.instances.items():
         if not instance.run_standby:
             continue

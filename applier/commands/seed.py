@@ -1,7 +1,8 @@
-"""Have an instance's shipper send a base backup, from which its standby starts anew.
+"""Have an instance seeded with a base backup, from which its standby starts anew.
 
-Asks the running applier, which asks the shipper; `status NAME` shows the progress.  The
-standby that there is goes on until the new seed has arrived and been verified.
+Asks the running applier, which asks the shipper for one, or takes the newest one of the bucket
+or of a directory that can be recovered; `status NAME` shows the progress.  The standby that
+there is goes on until the new seed has arrived and been verified.
 """
 
 from __future__ import annotations
@@ -19,14 +20,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--why", metavar="TEXT", default="an operator asked", help="reason, for the logs"
     )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="WHERE",
+        default="",
+        help="link, bucket, or a directory on the recovery server that holds what a bucket would "
+        "(default: the link if its shipper is connected, else the bucket)",
+    )
     add_json_argument(parser)
     add_applier_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    answer = ApplierClient(find_socket(args.applier)).request_seed(args.name, args.why)
+    answer = ApplierClient(find_socket(args.applier)).request_seed(args.name, args.why, args.source)
     if args.json:
         print_json(answer)
     else:
-        print(f"asked the shipper of {args.name} for a seed; `status {args.name}` shows it come")
+        source = answer.get("from", "link")
+        done = (
+            f"asked the shipper of {args.name} for a seed"
+            if source == "link"
+            else f"seeds {args.name} with {answer.get('seed_id', 'the newest seed')} from {source}"
+        )
+        print(f"{done}; `status {args.name}` shows it come")
     return ExitCode.DONE

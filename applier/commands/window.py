@@ -39,7 +39,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--from-bucket",
         metavar="URL",
         default="",
-        help="a bucket to take WAL and seeds from: s3://BUCKET/PREFIX or file:///DIRECTORY",
+        help="another bucket than the settings': s3://BUCKET/PREFIX or file:///DIRECTORY",
     )
     parser.add_argument(
         "--no-bucket", action="store_true", help="only what is on this machine's disks"
@@ -50,7 +50,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         default=[],
-        help="a file of age identities that open what is encrypted; may be given several times",
+        help="one more file of age identities; may be given several times",
     )
     parser.add_argument(
         "--seeds",
@@ -58,7 +58,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         default=[],
-        help="a directory of kept seeds; may be given several times",
+        help="one more directory of kept seeds; may be given several times",
     )
     parser.add_argument(
         "--timeline",

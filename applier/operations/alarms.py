@@ -24,6 +24,9 @@ class Alarms:
         if known is None or known.what != error.what:
             log.error("alarm", instance=self._instance, **error.as_dict())
 
+    def has(self, code: Code) -> bool:
+        return code in self._raised
+
     def clear(self, code: Code) -> None:
         if self._raised.pop(code, None) is not None:
             log.info("alarm is over", instance=self._instance, code=str(code))

@@ -35,11 +35,13 @@ class Arrival:
         self._instance = instance
         self.seeder: SeedReceiver | None = None
         self.kept = KeptSeeds(instance)
+        self.is_from_bucket = False
+        """Whether `seeder` is fed from a bucket: who comes by the link must not end it."""
         self._ending: asyncio.Task[None] | None = None
         self._waits_for_wal = False
         self._alarm: Code | None = None
 
-    async def begin(self, frame: SeedBegin) -> None:
+    async def begin(self, frame: SeedBegin, *, from_bucket: bool = False) -> None:
         """Make room for the seed and begin its chain of WAL.  Raises LogshipError: no seed."""
         await self.give_up("another seed began")
         instance = self._instance
@@ -65,7 +67,7 @@ class Arrival:
             # Without its chain the seed must not go on, not on the next connection either.
             await seeder.abort()
             raise
-        self.seeder = seeder
+        self.seeder, self.is_from_bucket = seeder, from_bucket
         await self.kept.begin(frame)
         instance.following.chain_began()
         self._clear_alarm()
@@ -97,7 +99,7 @@ class Arrival:
         """A sender came that holds the seed `seed_id` ("": none).  True: no other is wanted."""
         if self._ending is not None:
             return True  # all of it is here
-        if self.seeder is not None and self.seeder.seed_id == seed_id:
+        if self.seeder is not None and (self.is_from_bucket or self.seeder.seed_id == seed_id):
             return True
         await self.give_up("the shipper started over")
         return False

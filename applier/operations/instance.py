@@ -17,7 +17,9 @@ import structlog
 from applier.operations.admission import check_profile, check_same_segments, mismatch
 from applier.operations.alarms import Alarms
 from applier.operations.arrival import Arrival
+from applier.operations.bucket_road import BucketRoad
 from applier.operations.following import Following
+from applier.operations.gaps import Gaps
 from applier.operations.host import Host
 from applier.operations.record import (
     Fence,
@@ -43,7 +45,6 @@ from logship.frames import (
     ShipperHeartbeat,
 )
 from logship.identity import Profile
-from logship.lsn import Lsn
 from logship.wal import WalLine
 
 log = structlog.get_logger(__name__)
@@ -67,10 +68,11 @@ class Instance:
         self.record = InstanceRecord(name=name)
         self.store: Store | None = None
         self._indexing: CommitIndexing | None = None
-        self.gap: GapFound | None = None
+        self.gaps = Gaps(self)
         self.following = Following(self)
         self.arrival = Arrival(self)
         self.retention = Retention(self)
+        self.bucket = BucketRoad(self)
         self.failure: LogshipError | None = None
         """Why the instance could not be opened: nothing is received or promoted until it is."""
         self._listener: IntakeListener | None = None
@@ -170,6 +172,18 @@ class Instance:
     # --- Intake: who sends ----------------------------------------------------------------
 
     async def hello(self, hello: Hello, listener: IntakeListener) -> Resume:
+        resume = await self.admit(hello)
+        self._listener = listener
+        self.sender.connected(hello)
+        self.bucket.link_came()
+        return resume
+
+    async def admit(self, hello: Hello, *, believed: bool | None = None) -> Resume:
+        """Look whether the sender's cluster is ours, and where the sender goes on.
+
+        believed: whether its profile counts; None: as it is on a link.  Raises as `hello`, also
+        if a fence came meanwhile; who is not told of one from then on must not wait after this.
+        """
         if self.failure is not None:
             raise self.failure
         self._check_fence()
@@ -181,15 +195,12 @@ class Instance:
         # Of its own: cut off in the middle, an opened store would hold its lock for ever.
         await self.host.to_the_end(self._ensure_store(profile))
         await self._settle_store()
-        if self.sender.is_believed(hello):
+        if self.sender.is_believed(hello) if believed is None else believed:
             await self._remember_primary(hello)
             await self.following.primary_changed(profile)
         # Who has no primary has no seed to begin either, and gives up nobody else's.
         resuming = not hello.primary_reachable or await self.arrival.keep_or_give_up(hello.seed_id)
-        # Now, and with no wait after it: a fence that came meanwhile had nobody to tell.
         self._check_fence()
-        self._listener = listener
-        self.sender.connected(hello)
         placed = self.following.placed
         store = self.opened_store
         seeder = self.arrival.seeder
@@ -245,13 +256,19 @@ class Instance:
         if listener is not self._listener:
             return
         self._listener = None
-        self.link.changed("lost")
+        self.link.changed("bucket" if self.bucket.is_attached else "lost")
+        self.bucket.link_went()
         self.alarms.clear(Code.DISK_FULL)
         log.warning("the shipper is gone", instance=self.name, why=why)
 
     @property
+    def link_listener(self) -> IntakeListener | None:
+        """Who feeds the instance by the link."""
+        return self._listener
+
+    @property
     def is_connected(self) -> bool:
-        """Whether a sender is there."""
+        """Whether a sender is there, on the link."""
         return self._listener is not None
 
     @property
@@ -264,7 +281,7 @@ class Instance:
     def heard_from(self, timeline: int, flush_lsn: int) -> None:
         self.sender.heard_from(timeline, flush_lsn)
 
-    def heard_with_span(self, timeline: int, flush_lsn: int) -> None:
+    def heard_with_span(self, timeline: int, flush_lsn: int, at: float = 0.0) -> None:
         self.sender.heard_with_span(timeline, flush_lsn)
 
     def heartbeat(self, heartbeat: ShipperHeartbeat) -> None:
@@ -274,11 +291,22 @@ class Instance:
     async def profile(self, profile: Profile) -> None:
         self._check_fence()
         check_profile(profile)
+        self._check_same_cluster(profile)
+        if self.sender.is_news(profile):
+            await self.take_up(profile)
+
+    def _check_same_cluster(self, profile: Profile) -> None:
         if self.record.incarnation != profile.incarnation:
             assert self.record.incarnation is not None
             raise mismatch(self.record.incarnation, profile.incarnation)
         check_same_segments(self.record.profile, profile)
-        if self.sender.is_news(profile) and profile != self.record.profile:
+
+    async def take_up(self, profile: Profile) -> None:
+        """The primary is so from here on, for all WAL that comes next."""
+        self._check_fence()
+        check_profile(profile)
+        self._check_same_cluster(profile)
+        if profile != self.record.profile:
             await self.remember(profile=profile)
             await self.following.primary_changed(profile)
 
@@ -337,9 +365,7 @@ class Instance:
 
     def _wal_came(self) -> None:
         self.alarms.clear(Code.DISK_FULL)
-        if self.gap is not None:
-            self.gap = None
-            self.alarms.clear(Code.WAL_GAP)
+        self.gaps.wal_came()
 
     def _store_refused(self, store: Store, error: LogshipError) -> None:
         if error.code in (
@@ -360,6 +386,7 @@ class Instance:
             self.alarms.raise_error(error)
             if self._listener is not None:
                 self._listener.failed(error)
+            self.bucket.tell_failed(error)
             self.host.spawn(self._reopen_store(store))
             return
         if self._listener is not None:
@@ -402,16 +429,7 @@ class Instance:
             self._listener.applied_changed()
 
     def gap_found(self, gap: GapFound) -> None:
-        self.gap = gap
-        missing = f"{gap.timeline}:{Lsn(gap.from_lsn)}"
-        self.alarms.raise_error(
-            LogshipError(
-                Code.WAL_GAP,
-                f"the primary can't go on from {missing}, where the store is: {gap.what}",
-                f"the standby stays at what it has and can be promoted; to protect the "
-                f"instance again: applier seed {self.name}",
-            )
-        )
+        self.gaps.found_on_link(gap)
 
     # --- Intake: seeds --------------------------------------------------------------------
 
@@ -421,27 +439,31 @@ class Instance:
         A sender whose WAL does not fit is refused over and over, and connected for moments
         only; a seed is what it needs.  Raises RefusedError: one is arriving already.
         """
-        self._check_fence()
         # One that is complete but for WAL that will not come must not block the next for ever.
-        if not self.arrival.give_up_abandoned(connected=self.has_primary):
-            raise RefusedError(
-                Code.SEED_FAILED, f"a seed of {self.name} is already arriving", "wait for it"
-            )
+        self.check_seed_possible()
         self._seed_asked = True
         if self._listener is not None:
             self._listener.seed_requested(why)
 
-    async def seed_begin(self, frame: SeedBegin) -> None:
+    def check_seed_possible(self) -> None:
+        """Raises RefusedError: one is arriving already."""
+        self._check_fence()
+        from_bucket = self.arrival.is_from_bucket and self.bucket.is_attached
+        if not self.arrival.give_up_abandoned(connected=self.has_primary or from_bucket):
+            raise RefusedError(
+                Code.SEED_FAILED, f"a seed of {self.name} is already arriving", "wait for it"
+            )
+
+    async def seed_begin(self, frame: SeedBegin, *, from_bucket: bool = False) -> None:
         self._check_fence()
         store = self.opened_store
         try:
-            await self.arrival.begin(frame)
+            await self.arrival.begin(frame, from_bucket=from_bucket)
         except LogshipError as error:
             self._store_refused(store, error)
             raise
         self._seed_asked = False
-        self.gap = None
-        self.alarms.clear(Code.WAL_GAP)
+        self.gaps.over()
         await self._heed_set_aside(frame.timeline)
 
     async def seed_chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None:
@@ -466,12 +488,14 @@ class Instance:
     async def unfence(self) -> None:
         """Take the fence back: the promotion failed before anything was opened."""
         await self.remember(fence=None)
+        self.bucket.wake()
 
     def tell_fenced(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             self.link.changed("lost")
             listener.fenced(self._fenced_error())
+        self.bucket.tell_fenced(self._fenced_error())
 
     def _check_fence(self) -> None:
         if self.record.fence is not None:

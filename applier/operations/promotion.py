@@ -220,6 +220,7 @@ class _Job:
             port=instance.settings.port,
         )
         await instance.remember(promotion=promotion, heard=heard)
+        instance.bucket.wake()
         instance.following.withdraw()
         complaints = await instance.following.admit_clients()
         answer: dict[str, Any] = msgspec.to_builtins(promotion, enc_hook=plain_lsn)

@@ -112,13 +112,35 @@ class Sender:
         """See `applier.receivers.Intake`."""
         self.link.heard_at = time.monotonic()
         self._said_timeline = timeline
-        if flush_lsn and not self.is_left_behind(timeline):
+        if (
+            flush_lsn
+            and not self.is_left_behind(timeline)
+            and not self._is_old(timeline, flush_lsn)
+        ):
             self.heard = Heard(timeline=timeline, lsn=flush_lsn, at=time.time())
             self.note_exposure()
+
+    def _is_old(self, timeline: int, flush_lsn: int) -> bool:
+        """A sender whose primary is away says how far that has written at least, by what was
+        archived, or repeats itself: neither takes back what was heard, nor makes it new."""
+        if self.heard is None or self.link.primary_reachable is not False:
+            return False
+        return (timeline, flush_lsn) <= (self.heard.timeline, self.heard.lsn)
 
     def heard_with_span(self, timeline: int, flush_lsn: int) -> None:
         """See `applier.receivers.Intake`: the sender may still be catching up."""
         self.heard_from(max(timeline, self._said_timeline), flush_lsn)
+
+    def heard_then(self, timeline: int, flush_lsn: int, at: float) -> None:
+        """The flush position as it was at `at` by the sender's clock: old news, which counts only
+        if nothing newer was heard."""
+        if not flush_lsn or self.is_left_behind(timeline):
+            return
+        heard = Heard(timeline=timeline, lsn=flush_lsn, at=min(at or time.time(), time.time()))
+        known = self.heard
+        if known is None or (timeline, flush_lsn, heard.at) > (known.timeline, known.lsn, known.at):
+            self.heard = heard
+            self.note_exposure()
 
     def heartbeat(self, heartbeat: ShipperHeartbeat) -> None:
         self.link.primary_reachable = heartbeat.primary_reachable

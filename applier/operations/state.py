@@ -40,6 +40,7 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
         "apply_gap": _apply_gap(instance),
         "seed": _seed(instance),
         "gap": _gap(instance),
+        "bucket": instance.bucket.status(),
         "compat": _compat(instance),
         "promotion": _promotion(instance),
         "alarms": instance.alarms.as_list(),
@@ -59,7 +60,7 @@ def phase(instance: Instance) -> status.Phase:
         return "waiting"
     if following.verdict is None or following.verdict.blocked:
         return "blocked"
-    return "following" if instance.gap is None else "gap"
+    return "following" if instance.gaps.current is None else "gap"
 
 
 def _link_state(instance: Instance) -> Any:
@@ -163,7 +164,7 @@ def _seed(instance: Instance) -> status.SeedStatus | None:
 
 
 def _gap(instance: Instance) -> status.GapStatus | None:
-    gap = instance.gap
+    gap = instance.gaps.current
     if gap is None:
         return None
     return {

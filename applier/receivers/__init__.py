@@ -1,17 +1,18 @@
 """How WAL and seeds come in.
 
-A receiver speaks a road's protocol (now: the link) and hands what arrives to the instance's
-`Intake`, in order.  It acknowledges nothing that the intake has not called durable.
+A receiver speaks a road's protocol (the link's, a bucket's) and hands what arrives to the
+instance's `Intake`, in order.  It acknowledges nothing that the intake has not called durable.
 Every implementation passes `tests/integration/receiver_contract.py`.
 
-`link` is the ZeroMQ road; `seed` unpacks base backups for any road.
+`link` is the ZeroMQ road, `bucket` the one through an object store; `seed` unpacks base
+backups for any road.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from logship.errors import Code, RefusedError
+from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import (
     GapFound,
     Hello,
@@ -20,7 +21,7 @@ from logship.frames import (
     SeedEnd,
     ShipperHeartbeat,
 )
-from logship.identity import Profile
+from logship.identity import Incarnation, Profile
 from logship.lsn import Lsn, Position
 
 
@@ -71,6 +72,9 @@ class IntakeListener(Protocol):
     def seed_requested(self, why: str) -> None:
         """A seed is wanted now."""
 
+    def resume(self, position: Position, why: str) -> None:
+        """What the sender could not send came by another road: go on from `position`."""
+
     def fenced(self, error: FencedError) -> None:
         """Send nothing more."""
 
@@ -111,8 +115,11 @@ class Intake(Protocol):
     def heard_from(self, timeline: int, flush_lsn: int) -> None:
         """The primary's flush position, as the sender knows it."""
 
-    def heard_with_span(self, timeline: int, flush_lsn: int) -> None:
-        """The flush position that came with WAL of `timeline`, perhaps not the newest one."""
+    def heard_with_span(self, timeline: int, flush_lsn: int, at: float = 0.0) -> None:
+        """The flush position that came with WAL of `timeline`, perhaps not the newest one.
+
+        at: when it was so, in seconds since the epoch by the sender's clock; 0: just now.
+        """
 
     def heartbeat(self, heartbeat: ShipperHeartbeat) -> None: ...
 
@@ -137,3 +144,31 @@ class Intake(Protocol):
 
     def lost(self, listener: IntakeListener, why: str) -> None:
         """The connection ended; `listener` is told nothing more."""
+
+
+class BucketIntake(Intake, Protocol):
+    """One instance as the reader of its bucket sees it.  The link may feed the same instance:
+    the store takes WAL from both, compares where they overlap, and refuses gaps."""
+
+    @property
+    def incarnation(self) -> Incarnation | None:
+        """The cluster that the instance is; None: not known yet."""
+
+    def read_from(self) -> float | None:
+        """When the bucket is wanted (monotonic seconds; now, if that is past).  None: not
+        before the reader is woken, which is to be asked for nothing meanwhile."""
+
+    def promoted(self) -> FencedError | None:
+        """The instance was promoted for good: who still writes to the bucket is to be told."""
+
+    def holds(self, position: Position) -> bool:
+        """Whether the store has the WAL from `position` on, all of it up to where it is."""
+
+    def bucket_failed(self, error: LogshipError) -> None:
+        """The bucket, or an object in it, can't be used; it is tried again."""
+
+    def bucket_answers(self) -> None:
+        """What the reader asks for, it gets again."""
+
+    def bucket_dry(self) -> None:
+        """All that is in the bucket was handed on; nothing of it is missing."""

@@ -42,6 +42,7 @@ from logship.link.events import (
 from logship.link.instances import Instances, why_replaced
 from logship.link.keys import KeyPair
 from logship.link.transport import Peer, Router
+from logship.lsn import Position
 from logship.seal import INLINE_BYTES, unseal
 
 log = structlog.get_logger(__name__)
@@ -401,6 +402,10 @@ class Connection:
     def seed_requested(self, why: str) -> None:
         if not self._session.closed:
             self._take(self._session.seed_request(why, self._loop.time()))
+
+    def resume(self, position: Position, why: str) -> None:
+        if not self._session.closed:
+            self._take(self._session.resume_at(position, why, self._loop.time(), beyond=True))
 
     def fenced(self, error: FencedError) -> None:
         if not self._session.closed:

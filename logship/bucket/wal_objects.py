@@ -20,7 +20,7 @@ from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, plain_lsn
 from logship.seal import ZSTD_LEVEL, Sealed
-from logship.wal import segment_end
+from logship.wal import segment_end, segment_start
 
 METADATA_KEY: Final = "logship"
 FORMAT: Final = 1
@@ -37,9 +37,12 @@ _Count = Annotated[int, msgspec.Meta(ge=0)]
 class Marker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the WAL goes on where it does not simply go on.
 
-    kind "timeline": on `timeline` from the same LSN; its history is in the bucket.  "gap": what
-    comes next is missing (`code`, `what`); look for the next marker of this place.  "seed": at
-    the start of the segment that holds `lsn`, on `timeline`, where the seed `seed` starts.
+    kind "timeline": on `timeline`, from the start of the segment that holds `lsn` (0: this
+    place's): a new timeline's first segment begins as a copy of its parent's, as PostgreSQL
+    streams it; its history is in the bucket.  "gap": what comes next is missing (`code`, `what`)
+    and can be had again from `lsn` (0: not known); look for the next marker of this place.
+    "seed": on `timeline`, from the start of the segment that holds `lsn`, where the seed with
+    the id `seed` starts.
     """
 
     kind: str
@@ -80,11 +83,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         marker = self.marker
         if marker is None:
             return Place(self.timeline, self.end_lsn)
-        if marker.kind == "timeline":
-            return Place(marker.timeline, place.lsn)
-        if marker.kind == "seed":
-            start = marker.lsn - marker.lsn % segment_bytes
-            return Place(marker.timeline, Lsn(start))
+        if marker.kind in ("timeline", "seed"):
+            return Place(marker.timeline, segment_start(marker.lsn or place.lsn, segment_bytes))
         return place._replace(step=place.step + 1)
 
 

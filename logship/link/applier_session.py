@@ -292,12 +292,17 @@ class ApplierSession:
             return []  # void already: the stream was set back before it
         return self.resume_at(position, error.what, now)
 
-    def resume_at(self, position: Position, why: str, now: float) -> list[ApplierOutput]:
-        """Have the stream again from `position`.  Raises ValueError if that lies beyond
-        `expected`."""
+    def resume_at(
+        self, position: Position, why: str, now: float, *, beyond: bool = False
+    ) -> list[ApplierOutput]:
+        """Have the stream again from `position`.
+
+        beyond: what the peer reported to be missing came by another road, so it may go on behind
+        it.  Else raises ValueError if `position` lies beyond `expected`.
+        """
         if self.state is not ApplierState.OPEN:
             return []
-        if self._expected is None or position > self._expected:
+        if self._expected is None or (position > self._expected and not beyond):
             raise ValueError(f"{position} was never reached, {self._expected} is next")
         self.epoch += 1
         self._flight.cut(position)

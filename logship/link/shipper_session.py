@@ -101,6 +101,7 @@ class ShipperSession:
         self._seed_id = ""
         self._seed_sequence = 0
         self._seed_unanswered = ""  # the seed whose begin the applier has not answered
+        self._filled_from_bucket = False  # a gap was sent that the applier fills by itself
         self._heard_at = now
         self._heartbeat_at = now
 
@@ -245,6 +246,8 @@ class ShipperSession:
         return self._send(ProfileChanged(profile=profile), now)
 
     def gap(self, frame: GapFound, now: float) -> Send:
+        """WAL that can't be sent.  One in a bucket lets the applier go on beyond what was sent."""
+        self._filled_from_bucket = frame.code == Code.WAL_IN_BUCKET
         return self._send(frame, now)
 
     def seed(
@@ -412,6 +415,10 @@ class ShipperSession:
     def _on_resume(self, frame: ResumeAt) -> list[ShipperOutput]:
         if self._seed_unanswered:
             return []
+        if self._filled_from_bucket and frame.lsn:
+            self._highest_sent[frame.timeline] = max(
+                frame.lsn, self._highest_sent.get(frame.timeline, 0)
+            )
         if not 0 < frame.lsn <= self._highest_sent.get(frame.timeline, 0):
             raise _bad_frame(f"asked for {frame.timeline}:{Lsn(frame.lsn)}, which was not sent")
         resume = Position(frame.timeline, Lsn(frame.lsn))
@@ -419,6 +426,7 @@ class ShipperSession:
         self._sent = resume
         if self._received is not None:
             self._received = min(self._received, resume)
+        self._filled_from_bucket = False
         return [Rewind(resume.timeline, resume.lsn, frame.why)]
 
     def _on_seed_ack(self, ack: SeedAck) -> list[ShipperOutput]:
@@ -448,6 +456,7 @@ def _replace_heartbeat(
         sent_lsn=sent.lsn,
         seed_id=seed_id,
         seed_sequence=seed_sequence,
+        other_roads=frame.other_roads,
     )
 
 

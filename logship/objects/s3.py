@@ -8,7 +8,11 @@ comes back with the object.  What is fetched is compared with the CRC-32C, or wi
 that is an MD5.  botocore could compute neither without more packages or a slow loop.
 
 **Trying again.**  botocore tries each request `attempts` times, with growing pauses (its standard
-mode).  It does not see a body that breaks off, or arrives changed: those are tried once more here.
+mode), until too much of what it tried failed: then just once, until things go better.  It does
+not see a body that breaks off, or arrives changed: those are tried once more here.
+
+**Belief.**  An answer counts when it says what only S3 would say.  A proxy that answers everything
+with a friendly page has stored nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final, TypeVar
 
 import boto3
@@ -25,14 +29,16 @@ import crc32c
 from botocore import exceptions as boto
 from botocore.config import Config
 
-from logship.objects import Bytes, Described, Fetched, NotDeleted, ObjectInfo
+from logship.objects import Bytes, ConditionFailedError, Described, Fetched, NotDeleted, ObjectInfo
 from logship.objects.keys import check_key
 from logship.objects.s3_errors import (
     FAILURES,
+    WRITE,
     OnItsWayError,
     code_of,
     cut_on_its_way,
     damaged_on_its_way,
+    no_s3_server,
     status_of,
     translated,
 )
@@ -83,8 +89,8 @@ class S3Store:
                     if status_of(error) == 304 or _is_absent(error):
                         return None
                     raise
-            data = self._body_of(answer, key)
-            return Fetched(data, *_about(answer))
+            about = self._about(answer, "read", key)
+            return Fetched(self._body_of(answer, key), *about)
 
         return _twice(fetch)
 
@@ -96,7 +102,8 @@ class S3Store:
                 if _is_absent(error):
                     return None
                 raise
-        return Described(int(answer["ContentLength"]), *_about(answer))
+        about = self._about(answer, "look at", key)
+        return Described(int(answer["ContentLength"]), *about)
 
     def put(
         self,
@@ -122,14 +129,17 @@ class S3Store:
             asked["IfMatch"] = f'"{only_if_etag}"'
 
         def store() -> str:
-            with self._errors("write", key):
+            with self._errors(WRITE, key):
                 try:
                     answer = self._client.put_object(**asked)
                 except boto.ClientError as error:
                     if only_if_etag and code_of(error) == "NoSuchKey":
-                        error.response["Error"]["Code"] = "PreconditionFailed"
+                        raise ConditionFailedError(self._name, key) from None
                     raise
-                return _plain_etag(answer)
+            etag = _plain_etag(answer)
+            if not etag:
+                raise no_s3_server(self._where(WRITE, key))
+            return etag
 
         return _twice(store)
 
@@ -172,6 +182,18 @@ class S3Store:
             # Not chained: botocore's own text may say more than a log should hold.
             raise translated(error, self._name, asked, key) from None
 
+    def _where(self, asked: str, key: str) -> str:
+        return f"{self._name}: {asked} {key}".rstrip()
+
+    def _about(
+        self, answer: Mapping[str, Any], asked: str, key: str
+    ) -> tuple[Mapping[str, str], str, float]:
+        """(metadata, etag, modified_at) of an answer that describes an object."""
+        etag, modified = _plain_etag(answer), answer.get("LastModified")
+        if not etag or modified is None:
+            raise no_s3_server(self._where(asked, key))
+        return answer.get("Metadata", {}), etag, modified.timestamp()
+
     def _pages(self, prefix: str, **asked: str) -> Iterator[Mapping[str, Any]]:
         """Each page of a listing, asked for when it is wanted."""
         token: dict[str, str] = {}
@@ -180,8 +202,10 @@ class S3Store:
                 page = self._client.list_objects_v2(
                     Bucket=self._bucket, Prefix=self._prefix + prefix, **asked, **token
                 )
+            if "IsTruncated" not in page:
+                raise no_s3_server(self._where("list", prefix))
             yield page
-            if not page.get("IsTruncated"):
+            if not page["IsTruncated"]:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
@@ -190,26 +214,29 @@ class S3Store:
         with self._errors("delete"):
             try:
                 answer = self._client.delete_objects(
-                    Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}
+                    Bucket=self._bucket, Delete={"Objects": objects}
                 )
             except boto.ClientError as error:
                 if code_of(error) != "AccessDenied":
                     raise
                 # Some servers look at the permission once, others for each key.
                 return [NotDeleted(key, "Access Denied") for key in keys]
-        return [
-            NotDeleted(
-                each["Key"].removeprefix(self._prefix),
-                each.get("Message") or each.get("Code", "no reason given"),
-            )
-            for each in answer.get("Errors", ())
-            if each.get("Code") != "NoSuchKey"
-        ]
+        failures = {each["Key"]: each for each in answer.get("Errors", ())}
+        gone = {each["Key"] for each in answer.get("Deleted", ())}
+        kept = []
+        for key, each in zip(keys, objects, strict=True):
+            failure = failures.get(each["Key"])
+            if failure is None and each["Key"] not in gone:
+                raise no_s3_server(self._where("delete", key))
+            if failure is not None and failure.get("Code") != "NoSuchKey":
+                why = failure.get("Message") or failure.get("Code", "no reason given")
+                kept.append(NotDeleted(key, why))
+        return kept
 
     def _body_of(self, answer: Mapping[str, Any], key: str) -> bytes:
         """Raises OnItsWayError if it does not come whole, or as the server says that it is."""
         try:
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:
                 data: bytes = body.read()
         except FAILURES as error:
             raise cut_on_its_way(error, self._name, "read", key) from None
@@ -223,7 +250,7 @@ class S3Store:
             fine = True
         if not fine:
             raise damaged_on_its_way(
-                f"{self._name}: read {key}", "what came does not match the server's checksum"
+                self._where("read", key), "what came does not match the server's checksum"
             )
         return data
 
@@ -273,11 +300,6 @@ def _twice(call: Callable[[], _T]) -> _T:
 def _is_absent(error: boto.ClientError) -> bool:
     """Whether it says that the key is not there (and not: the bucket)."""
     return code_of(error) in ("NoSuchKey", "404")
-
-
-def _about(answer: Mapping[str, Any]) -> tuple[Mapping[str, str], str, float]:
-    """(metadata, etag, modified_at) of an answer that describes an object."""
-    return answer.get("Metadata", {}), _plain_etag(answer), answer["LastModified"].timestamp()
 
 
 def _plain_etag(answer: Mapping[str, Any]) -> str:

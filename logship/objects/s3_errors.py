@@ -8,17 +8,21 @@ from __future__ import annotations
 from typing import Any, Final
 
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from logship.errors import Code, LogshipError
 from logship.objects import ConditionFailedError
 from logship.redaction import redact
 
-FAILURES: Final = (boto.BotoCoreError, boto.ClientError, OSError)
+FAILURES: Final = (boto.BotoCoreError, boto.ClientError, ResponseParserError, OSError)
 """Everything a call of botocore is known to end with."""
+
+WRITE: Final = "write"
+"""What is asked of a bucket when a condition may fail."""
 
 _MOST_CHARACTERS: Final = 300
 
-CONDITION_FAILED: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
+_CONDITION_FAILED: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 
 _DAMAGED_ON_ITS_WAY: Final = frozenset(
     {"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
@@ -80,10 +84,12 @@ def status_of(error: boto.ClientError) -> int:
 
 
 def translated(error: Exception, store: str, asked: str, key: str = "") -> LogshipError:
-    """The LogshipError for what botocore raised when it was `asked` ("read", "write")."""
+    """The LogshipError for what botocore raised when it was `asked` (a verb)."""
     where = f"{store}: {asked} {key}".rstrip()
     if isinstance(error, boto.ClientError):
-        return _of_answer(error, store, where, key)
+        if asked == WRITE and (code_of(error) in _CONDITION_FAILED or status_of(error) == 412):
+            return ConditionFailedError(store, key)
+        return _of_answer(error, where)
     if isinstance(error, boto.FlexibleChecksumError):
         return damaged_on_its_way(where, "it does not match the server's checksum")
     if isinstance(error, _NO_CREDENTIALS):
@@ -98,14 +104,20 @@ def translated(error: Exception, store: str, asked: str, key: str = "") -> Logsh
     if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError):
         hint = "is the name right, can it be resolved, and does a firewall let it through?"
         return _unreachable(where, error, f"check bucket.endpoint_url: {hint}")
-    if isinstance(error, boto.ResponseParserError):
-        return _unreachable(
-            where, "what answered does not speak S3", "check bucket.endpoint_url and proxies"
-        )
-    if isinstance(error, boto.HTTPClientError | OSError):
-        return _unreachable(where, error, "look at the network, and at the server")
+    if isinstance(error, ResponseParserError):
+        return no_s3_server(where)
+    said = next((said for kind, said in _BROKEN if isinstance(error, kind)), "")
+    if said or isinstance(error, boto.HTTPClientError | OSError):
+        return _unreachable(where, said or error, "look at the network, and at the server")
     return LogshipError(
         Code.BUCKET_REFUSED, f"{where}: {_short(error)}", "check the settings of the bucket"
+    )
+
+
+def no_s3_server(where: str) -> LogshipError:
+    """For an answer that is not S3's: a web page, from a proxy or a wrong address."""
+    return _unreachable(
+        where, "what answered does not speak S3", "check bucket.endpoint_url and proxies"
     )
 
 
@@ -127,6 +139,14 @@ def cut_on_its_way(error: Exception, store: str, asked: str, key: str) -> OnItsW
     said = translated(error, store, asked, key)
     return OnItsWayError(said.code, said.what, said.hint, retryable=True)
 
+
+_BROKEN: Final = (
+    (boto.ReadTimeoutError, "the server fell silent"),
+    (boto.ConnectionClosedError, "the connection was closed before the answer came"),
+    (boto.ResponseStreamingError, "the answer broke off"),
+    (boto.IncompleteReadError, "the answer broke off"),
+)
+"""botocore's own words name the address twice, or None."""
 
 _NO_CREDENTIALS: Final = (
     boto.NoCredentialsError,
@@ -151,12 +171,10 @@ def _of_credentials(error: Exception, where: str) -> LogshipError:
     return LogshipError(Code.BUCKET_REFUSED, f"{where}: {_short(error)}", hint)
 
 
-def _of_answer(error: boto.ClientError, store: str, where: str, key: str) -> LogshipError:
+def _of_answer(error: boto.ClientError, where: str) -> LogshipError:
     code, status = code_of(error), status_of(error)
     message = str(error.response.get("Error", {}).get("Message", ""))
     said = f"{_short(message)} ({code})" if message else f"({code or status})"
-    if code in CONDITION_FAILED or status == 412:
-        return ConditionFailedError(store, key)
     if code in _DAMAGED_ON_ITS_WAY:
         what = "other bytes arrived than were sent, and the server refused them"
         return damaged_on_its_way(where, f"{what}: {said}")

@@ -20,9 +20,9 @@ from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import SeedAborted, SeedBegin, SeedChunk, SeedEnd
 from logship.identity import Incarnation
 from logship.lsn import Lsn
-from shipper.agent.backoff import Backoff, Reminder
 from shipper.agent.last_primary import LastPrimary
 from shipper.agent.shipping import REFUSED_RETRY_SECONDS, Shipping
+from shipper.backoff import Backoff, Reminder
 from shipper.destinations import Accepted, Destination, Facts, Lost, SeedFinished
 from shipper.sources import Source, SourceIdentity
 
@@ -124,6 +124,8 @@ class Agent:
         if ended.code == Code.LINK_LOST:
             if self._reminder.due(ended.what):
                 log.warning("lost the link", why=ended.what)
+        elif ended.code == Code.PRIMARY_NOT_READY and ended.retryable:
+            log.info("connecting anew", why=ended.what)
         else:
             await self._after_refusal(ended)
 
@@ -133,7 +135,10 @@ class Agent:
         backoff = Backoff()
         while True:
             identity = await self._open_source()
-            facts = Facts(identity.profile, identity.timeline, identity.flush_lsn, True, "", "")
+            reachable = self._source.reachable
+            facts = Facts(
+                identity.profile, identity.timeline, identity.flush_lsn, reachable, "", ""
+            )
             try:
                 accepted = await self._destination.connect(facts)
             except LogshipError as error:
@@ -144,7 +149,7 @@ class Agent:
                 else:
                     await self._after_refusal(error)
                 continue
-            resume = str(accepted.position) if accepted.position else "needs a seed"
+            resume = str(accepted.position) if accepted.position else "nowhere yet"
             log.info("the applier accepts", resume=resume)
             return identity, accepted
 
@@ -175,7 +180,8 @@ class Agent:
                 telling.cancel()
                 await asyncio.gather(telling, return_exceptions=True)
                 await self._destination.close("what it said of its primary is over")
-        await self._note_reached(identity)
+        if self._source.reachable:
+            await self._note_reached(identity)
         return identity
 
     async def _note_reached(self, identity: SourceIdentity) -> None:

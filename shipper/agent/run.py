@@ -13,24 +13,26 @@ import structlog
 
 from logship import __version__, durable
 from logship.errors import Code, LogshipError, RefusedError
-from logship.link.keys import load_pair, load_public
 from shipper.agent.agent import Agent, SendSeed
-from shipper.agent.last_primary import load_last_primary, save_last_primary
-from shipper.destinations.link import LinkDestination, ShipperIdentity
+from shipper.agent.last_primary import LastPrimary, load_last_primary, save_last_primary
+from shipper.agent.roads import make_destination
+from shipper.destinations.link import ShipperIdentity
 from shipper.seeding.sender import SeedSender
 from shipper.settings import ShipperSettings
+from shipper.sources import Source
+from shipper.sources.archive import ArchiveSource
 from shipper.sources.stream import StreamSource
 
 log = structlog.get_logger(__name__)
 
 
-def run(settings: ShipperSettings) -> None:
+def run(settings: ShipperSettings, *, take_over: bool = False) -> None:
     """The process: `ship` in an event loop of its own.  Raises as `ship`."""
-    asyncio.run(ship(settings))
+    asyncio.run(ship(settings, take_over=take_over))
 
 
-async def ship(settings: ShipperSettings) -> None:
-    """Ship until SIGTERM or SIGINT.
+async def ship(settings: ShipperSettings, *, take_over: bool = False) -> None:
+    """Ship until SIGTERM or SIGINT.  take_over: of the bucket, whoever writes it now.
 
     Raises LogshipError: what makes going on senseless (settings, keys, superseded, another
     process with the same state directory).
@@ -44,14 +46,28 @@ async def ship(settings: ShipperSettings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         log.info("shipper starts", instance=settings.instance, version=__version__)
-        await _agent(settings, _shipper_id(directory)).run(stop)
+        await _agent(settings, _shipper_id(directory), take_over=take_over).run(stop)
         log.info("shipper stops", instance=settings.instance)
     finally:
         os.close(lock)
 
 
-def _agent(settings: ShipperSettings, shipper_id: str) -> Agent:
-    source = StreamSource(
+def _source(settings: ShipperSettings, last_primary: LastPrimary | None) -> Source:
+    if settings.primary.source == "archive":
+        assert settings.archive.outbox is not None, "the settings were checked for it"
+        return ArchiveSource(
+            settings.primary.conninfo,
+            outbox=settings.archive.outbox,
+            memory_file=settings.instance_directory / "outbox.json",
+            application_name=settings.application_name,
+            keep=settings.archive.keep,
+            rescan_seconds=settings.archive.rescan_seconds,
+            gap_seconds=settings.archive.gap_seconds,
+            connect_timeout_seconds=settings.primary.connect_timeout_seconds,
+            last_profile=last_primary.profile if last_primary is not None else None,
+            last_timeline=last_primary.timeline if last_primary is not None else 0,
+        )
+    return StreamSource(
         settings.primary.conninfo,
         slot=settings.slot_name,
         application_name=settings.application_name,
@@ -59,38 +75,38 @@ def _agent(settings: ShipperSettings, shipper_id: str) -> Agent:
         connect_timeout_seconds=settings.primary.connect_timeout_seconds,
         status_interval_seconds=settings.primary.status_interval_seconds,
     )
-    public_key = settings.link.applier_public_key or settings.link.applier_public_key_file
-    assert public_key is not None, "the settings were checked for one of the two"
-    destination = LinkDestination(
-        settings.link.address,
-        server_public_key=load_public(public_key),
-        keys=load_pair(settings.link.secret_key_file),
-        identity=ShipperIdentity(
-            instance=settings.instance,
-            shipper_id=shipper_id,
-            boot_id=uuid.uuid4().hex,
-            protection=settings.protection,
-        ),
+
+
+def _agent(settings: ShipperSettings, shipper_id: str, *, take_over: bool) -> Agent:
+    directory = settings.instance_directory
+    last_primary = load_last_primary(directory)
+    source = _source(settings, last_primary)
+    identity = ShipperIdentity(
+        instance=settings.instance,
+        shipper_id=shipper_id,
+        boot_id=uuid.uuid4().hex,
+        protection=settings.protection,
     )
+    destination = make_destination(settings, identity, take_over=take_over)
+    compress = settings.link is None or settings.link.compress
 
     async def take_seed(send: SendSeed, system_identifier: int) -> None:
         sender = SeedSender(
             settings.primary.conninfo,
             fast_checkpoint=settings.seed.checkpoint == "fast",
             max_rate_kb_s=settings.seed.max_rate_mb_s * 1024 or None,
-            compress=settings.link.compress,
+            compress=compress,
             system_identifier=system_identifier,
             application_name=f"{settings.application_name}_seed",
         )
         await sender.run(send)
 
-    directory = settings.instance_directory
     return Agent(
         source,
         destination,
         take_seed,
-        compress=settings.link.compress,
-        last_primary=load_last_primary(directory),
+        compress=compress,
+        last_primary=last_primary,
         remember=partial(save_last_primary, directory),
     )
 

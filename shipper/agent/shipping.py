@@ -12,8 +12,8 @@ import structlog
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn, Position
-from shipper.agent.backoff import Backoff, Reminder
 from shipper.agent.pipeline import SealPipeline, split
+from shipper.backoff import Backoff, Reminder
 from shipper.destinations import (
     Accepted,
     Acked,
@@ -84,6 +84,8 @@ class Shipping:
         self._turn = asyncio.Event()
         """Set when `_position` was changed from outside: read from there instead."""
         self._facts = Facts(identity.profile, identity.timeline, identity.flush_lsn, True, "", "")
+        """`reachable`: whether the source gives WAL; what is told heeds `Source.reachable` too."""
+        self._greeted_away = not source.reachable
         self._reminder = Reminder()
         if accepted.seed_wanted:
             want_seed("the applier has no seed")
@@ -125,7 +127,7 @@ class Shipping:
                     self._acked = event
                     self._source.acknowledge(*event)
                 case Rewind(position, why):
-                    log.info("reading again from an earlier place", position=str(position), why=why)
+                    log.info("reading again from another place", position=str(position), why=why)
                     self._position = position
                     self._turn.set()
                 case SeedWanted(why):
@@ -145,13 +147,16 @@ class Shipping:
             except (LogshipError, TimeoutError) as error:
                 log.debug("the primary can't be asked", error=str(error) or "no answer")
                 # What was true once must not be told as if it were.
-                self._facts = self._facts._replace(sync_state="", slot_wal_status="")
+                self._facts = self._facts._replace(
+                    sync_state="", slot_wal_status="", slot_restart_lsn=None
+                )
             else:
                 self._facts = self._facts._replace(
                     profile=seen.profile,
                     # A stream that was lost may live on in the primary's view for a while.
                     sync_state=seen.sync_state if self._facts.reachable else "",
                     slot_wal_status=seen.slot_wal_status,
+                    slot_restart_lsn=seen.slot_restart_lsn or Lsn(0),
                 )
             self._tell()
             await asyncio.sleep(OBSERVE_SECONDS)
@@ -160,7 +165,8 @@ class Shipping:
         self._facts = self._facts._replace(
             timeline=self._identity.timeline, flush_lsn=self._source.flush_lsn
         )
-        self._destination.tell(self._facts)
+        reachable = self._facts.reachable and self._source.reachable
+        self._destination.tell(self._facts._replace(reachable=reachable))
 
     # --- WAL ------------------------------------------------------------------------------
 
@@ -178,8 +184,11 @@ class Shipping:
             except LogshipError as error:
                 if error.code == Code.LINK_LOST:
                     raise
-                if error.code in GAP_CODES:
+                if error.code in GAP_CODES or error.code == Code.WAL_CONFLICT:
+                    missing = self._position
                     await self._report_gap(error)
+                    if error.retryable:
+                        await self._look_again(missing)
                 elif error.code == Code.SLOT_MISSING and not error.retryable:
                     if self._reminder.due(error.what):
                         log.error("nothing can be shipped", **error.as_dict())
@@ -247,15 +256,17 @@ class Shipping:
         available = Lsn(0)
         with contextlib.suppress(LogshipError):
             available = (await self._source.observe()).slot_restart_lsn or Lsn(0)
-        log.error(
-            "the primary can't go on from where the store is; a new seed is needed",
-            code=str(error.code),
-            what=error.what,
-            missing_from=str(missing),
-            available_from=str(available),
-            hint=error.hint,
-            seed_with="on the recovery server: applier seed NAME",
-        )
+        if self._reminder.due(error.what):
+            log.error(
+                "the source can't go on from where the store is",
+                code=str(error.code),
+                what=error.what,
+                missing_from=str(missing),
+                available_from=str(available),
+                hint=error.hint
+                or "if it lies nowhere else either, a new seed goes on: "
+                "on the recovery server, applier seed NAME",
+            )
         self._destination.send_gap(
             GapFound(
                 timeline=missing.timeline,
@@ -266,9 +277,19 @@ class Shipping:
             )
         )
 
+    async def _look_again(self, missing: Position | None) -> None:
+        """After a gap that somebody may close by hand: try once more from there, later."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REFUSED_RETRY_SECONDS):
+                await self._turn.wait()
+        if not self._turn.is_set():
+            self._position = missing
+
     async def _reopen(self, error: LogshipError, backoff: Backoff) -> None:
         """The primary went away: say so, and come back to it when it is there again."""
-        self._facts = self._facts._replace(reachable=False, sync_state="", slot_wal_status="")
+        self._facts = self._facts._replace(
+            reachable=False, sync_state="", slot_wal_status="", slot_restart_lsn=None
+        )
         self._tell()
         if self._reminder.due(error.what):
             log.warning("lost the primary", code=str(error.code), what=error.what)
@@ -282,6 +303,12 @@ class Shipping:
                 self._tell()
                 continue
             break
+        if self._greeted_away and self._source.reachable:
+            raise LogshipError(
+                Code.PRIMARY_NOT_READY,
+                "the primary is back, and a new hello says what it is",
+                retryable=True,
+            )
         if identity.profile.incarnation != self._identity.profile.incarnation:
             raise LogshipError(
                 Code.SYSTEM_IDENTIFIER_MISMATCH,

@@ -14,7 +14,11 @@ PROGRAM: Final = Program(
         "keygen": Command("logship.keygen_command", "make a pair of keys for the link"),
         "init": Command("shipper.commands.init", "write a commented settings file"),
         "check": Command("shipper.commands.check", "find everything that would stop `run`"),
+        "outbox-command": Command(
+            "shipper.commands.outbox_command", "print the primary's settings that fill an outbox"
+        ),
         "run": Command("shipper.commands.run", "ship, until stopped"),
+        "seed": Command("shipper.commands.seed", "ask the running shipper for a seed"),
         "status": Command("logship.status_command", "show how the instances stand"),
         "promote": Command("shipper.commands.promote", "open an instance's standby for writing"),
         "demo": Command("shipper.commands.demo", "protect a cluster, lose it, promote, compare"),

@@ -1,8 +1,8 @@
 """Find everything that would stop `shipper run`, all of it at once, with remedies.
 
 Looks at the settings, the keys, the state directory, the primary (in an ordinary and in a
-replication connection) and the way to the applier.  Changes nothing.  Exits 3 if anything
-fails; warnings do not count.
+replication connection), the way to the applier and the bucket, where it writes an object and
+removes it.  Changes nothing else.  Exits 3 if anything fails; warnings do not count.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from logship.checks import (
 from logship.commandline import add_json_argument
 from logship.errors import LogshipError
 from logship.logs import set_up_logs
-from shipper.settings import DEFAULT_SETTINGS_FILE, ShipperSettings, load_shipper_settings
+from shipper.settings import (
+    DEFAULT_SETTINGS_FILE,
+    LinkSettings,
+    ShipperSettings,
+    load_shipper_settings,
+)
 
 if TYPE_CHECKING:
     from logship.link.keys import KeyPair
@@ -49,7 +54,12 @@ def run(args: argparse.Namespace) -> int:
     checks = [ok("settings", f"{args.config} says how to ship {settings.instance}")]
     checks.append(check_directory("state-directory", settings.instance_directory))
     checks += check_primary_server(settings)
-    checks += check_link_and_keys(settings)
+    if settings.link is not None:
+        checks += check_link_and_keys(settings.link)
+    if settings.bucket is not None:
+        from shipper.commands.bucket_checks import check_bucket
+
+        checks += check_bucket(settings, settings.bucket)
     return show(checks, as_json=args.json)
 
 
@@ -102,23 +112,23 @@ def _several_hosts(settings: ShipperSettings) -> Iterator[Check]:
         )
 
 
-def check_link_and_keys(settings: ShipperSettings) -> Iterator[Check]:
+def check_link_and_keys(link: LinkSettings) -> Iterator[Check]:
     """The keys, and whether the applier takes a connection with them."""
     from logship.link.keys import load_pair, load_public
 
     keys = applier_key = None
     try:
-        keys = load_pair(settings.link.secret_key_file)
-        yield ok("secret-key", f"{settings.link.secret_key_file}; its public key is {keys.public}")
+        keys = load_pair(link.secret_key_file)
+        yield ok("secret-key", f"{link.secret_key_file}; its public key is {keys.public}")
     except LogshipError as error:
         yield failed("secret-key", error)
     try:
-        applier_key = load_public(settings.link.applier_key)
+        applier_key = load_public(link.applier_key)
         yield ok("applier-public-key", applier_key)
     except LogshipError as error:
         yield failed("applier-public-key", error)
     if keys is not None and applier_key is not None:
-        yield asyncio.run(_check_link(settings.link.address, applier_key, keys))
+        yield asyncio.run(_check_link(link.address, applier_key, keys))
     else:
         yield warn("link", "not tried: it needs both keys", "mend the keys first")
 

@@ -17,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_SETTINGS_FILE,
         help="settings file (default: %(default)s)",
     )
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="write the bucket from now on, whoever wrote it before; that one stops",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     set_up_logs(settings.log)
     from shipper import agent
 
-    agent.run(settings)
+    agent.run(settings, take_over=args.take_over)
     return ExitCode.DONE

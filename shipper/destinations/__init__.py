@@ -4,7 +4,7 @@ A destination takes sealed spans, histories and seed chunks in order and says wh
 durable at its far end.  It never says so from memory or after a time-out.  Every
 implementation passes `tests/integration/destination_contract.py`.
 
-`link` is the ZeroMQ road to an applier.
+`link` is the ZeroMQ road to an applier.  `several` is several destinations as one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from logship.errors import LogshipError
-from logship.frames import GapFound, SeedAborted, SeedBegin, SeedChunk, SeedEnd
+from logship.frames import GapFound, OtherRoad, SeedAborted, SeedBegin, SeedChunk, SeedEnd
 from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from logship.seal import Sealed
@@ -80,6 +80,10 @@ class Facts(NamedTuple):
     reachable: bool
     sync_state: str
     slot_wal_status: str
+    slot_restart_lsn: Lsn | None = None
+    """The primary still has the WAL from here on; None: not known."""
+    other_roads: tuple[OtherRoad, ...] = ()
+    """What becomes of the same WAL elsewhere; filled in by `several`."""
 
 
 class Destination(Protocol):
@@ -88,8 +92,8 @@ class Destination(Protocol):
     async def connect(self, facts: Facts) -> Accepted:
         """Try once to reach the far end and be accepted.
 
-        `facts` with `reachable` False only say that the primary is away: ship nothing then,
-        and connect anew once it is back.
+        `facts` with `reachable` False say that the primary is away.  WAL that was archived
+        may be shipped all the same, a seed not; connect anew once it is back.
 
         Raises LogshipError; `retryable` tells whether to try again soon (unreachable) or
         rarely (refused: somebody must change something first).

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import structlog
 
 from logship import __version__
@@ -159,8 +160,8 @@ class LinkDestination:
         session = self._session
         if session is None or session.closed or session.welcome is None or before is None:
             return
-        # The flush position goes along with spans and regular heartbeats: it alone is no news.
-        if facts._replace(flush_lsn=before.flush_lsn, profile=before.profile) != before:
+        # Positions go along with spans and regular heartbeats: they alone are no news.
+        if _news(facts._replace(profile=before.profile)) != _news(before):
             self._heartbeat()
         # After its timeline: by that the far end knows whether it is the primary that counts.
         if facts.profile != before.profile and not session.closed:
@@ -369,6 +370,7 @@ class LinkDestination:
             primary_reachable=facts.reachable,
             sync_state=facts.sync_state,
             slot_wal_status=facts.slot_wal_status,
+            other_roads=list(facts.other_roads),
         )
         self._said = facts
         self._send(session.heartbeat(frame, self._loop.time()))
@@ -400,6 +402,11 @@ class LinkDestination:
         if dealer is not None:
             dealer.close()
         self._changed.set()
+
+
+def _news(facts: Facts) -> Facts:
+    roads = tuple(msgspec.structs.replace(road, durable_lsn=0) for road in facts.other_roads)
+    return facts._replace(flush_lsn=Lsn(0), slot_restart_lsn=None, other_roads=roads)
 
 
 def _fenced(instance: str, at: float, timeline: int, lsn: int) -> LogshipError:

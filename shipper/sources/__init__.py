@@ -5,8 +5,9 @@ position the store asked for.  It is told what became durable (`acknowledge`) an
 let the primary forget WAL above that.  Every implementation passes
 `tests/integration/source_contract.py`.
 
-`stream` is the replication protocol.  `plan` decides, with no I/O, which timeline to read
-and from where; `primary` asks the primary over SQL what it is and what it thinks of us.
+`stream` is the replication protocol, `archive` an outbox directory.  `plan` decides, with no
+I/O, which timeline to read and from where; `primary` asks the primary over SQL what it is and
+what it thinks of us.
 """
 
 from __future__ import annotations
@@ -97,6 +98,14 @@ class Source(Protocol):
     @property
     def flush_lsn(self) -> Lsn:
         """The server's flush position as last heard."""
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the server was there when it was last asked.
+
+        False only from a source that gives WAL all the same, of what was archived.  When the
+        server is back `read` raises a retryable error, and `open` tells what it is.
+        """
 
     def acknowledge(self, received: Position, durable: Position, applied: Lsn) -> None:
         """`durable` is on the applier's disk: the server may forget what is below.

@@ -49,7 +49,10 @@ select pg_catalog.pg_is_in_recovery(),
             else pg_catalog.pg_current_wal_flush_lsn() end::text,
        (select sync_state from pg_catalog.pg_stat_replication
          where application_name = %(application_name)s
-         order by state = 'streaming' desc limit 1)
+         order by state = 'streaming' desc limit 1),
+       case when pg_catalog.pg_is_in_recovery() then null
+            else pg_catalog.left(pg_catalog.pg_walfile_name(
+                pg_catalog.pg_current_wal_insert_lsn()), 8) end
 """
 
 _SLOT_SQL = """
@@ -76,12 +79,16 @@ class SlotState(NamedTuple):
 
 
 class PrimaryState(NamedTuple):
-    """One look at a primary.  sync_state "" when not connected or not permitted to see."""
+    """One look at a primary.  sync_state "" when not connected or not permitted to see.
+
+    timeline: 0 in recovery.
+    """
 
     in_recovery: bool
     flush_lsn: Lsn
     sync_state: str
     slot: SlotState | None
+    timeline: int
 
 
 class PrimaryQueries:
@@ -143,7 +150,7 @@ class PrimaryQueries:
 
     async def state(self) -> PrimaryState:
         """Look once.  Raises as `profile`."""
-        ((in_recovery, flush, sync_state),) = await self._query(
+        ((in_recovery, flush, sync_state, timeline),) = await self._query(
             _STATE_SQL, {"application_name": self._application_name}
         )
         slots = await self._query(_SLOT_SQL, {"slot": self._slot})
@@ -152,7 +159,11 @@ class PrimaryQueries:
             active, pid, wal_status, restart = slots[0]
             slot = SlotState(active, pid, wal_status or "", Lsn.parse(restart) if restart else None)
         return PrimaryState(
-            in_recovery, Lsn.parse(flush) if flush else Lsn(0), sync_state or "", slot
+            in_recovery,
+            Lsn.parse(flush) if flush else Lsn(0),
+            sync_state or "",
+            slot,
+            int(timeline, 16) if timeline else 0,
         )
 
     async def close(self) -> None:

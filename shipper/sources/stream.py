@@ -73,6 +73,10 @@ class StreamSource:
     def flush_lsn(self) -> Lsn:
         return self._flush_lsn
 
+    @property
+    def reachable(self) -> bool:
+        return True  # without the server it gives no WAL and raises
+
     async def open(self) -> SourceIdentity:
         # What was true of a primary that is gone must not pass for what comes next.
         self._identity = None

@@ -1,7 +1,13 @@
-"""What every receiver must do; a new one subclasses `ReceiverContract` and plugs in.
+"""What every receiver must do; a new one subclasses a contract and plugs in.
+
+`ReceiverContract` is for all.  `AnsweringReceiverContract` adds what the receiver of a road owes
+its senders on which it can answer them.
 
 The subclass gives a `rig` fixture: a receiver over instances in memory, and destinations that
 ship to it by the same road.  It is not collected by itself.
+
+Where the road can't answer, the rig's destinations say what can be seen at the receiver's end:
+`Acked` is what the intake holds, `Lost` that the receiver let go of it, and why.
 """
 
 from __future__ import annotations
@@ -43,8 +49,10 @@ class ReceiverRig(Protocol):
         """Stop the receiver."""
 
 
-CALLS = ["hello", "wal", "history", "profile", "seed_begin"]
+CALLS = ["hello", "wal", "profile"]
 """What an intake may refuse, with everything that was sent after it."""
+CALLS_OF_ONE_SENDER = ["history", "seed_begin"]
+"""As well, where the sender hears of it and may then go on with something else."""
 
 
 async def provoke(shipping: Shipping, call: str) -> None:
@@ -57,6 +65,7 @@ async def provoke(shipping: Shipping, call: str) -> None:
             destination.send_history(2, b"1\t0/200064\tno recovery target specified\n")
         case "profile":
             destination.tell(facts(profile=profile(max_connections=7)))
+            await shipping.send(100)
         case "seed_begin":
             await Seed().send(destination, last=0)
 
@@ -92,80 +101,11 @@ class ReceiverContract:
         assert (hello.instance, hello.flush_lsn, hello.profile) == ("orders", 5 * S, profile())
         await shipping.send(100)
         await until(lambda: (1, S + 100) in rig.intake.of_kind("heard"), "the flush position")
-        gap = GapFound(timeline=1, from_lsn=S, available_lsn=0, code="wal-removed", what="gone")
+        gap = GapFound(
+            timeline=1, from_lsn=S + 100, available_lsn=0, code="wal-removed", what="gone"
+        )
         shipping.destination.send_gap(gap)
         await until(lambda: rig.intake.of_kind("gap") == [gap], "the gap")
-
-    async def test_the_primary_is_heard_also_while_the_store_waits_for_room(
-        self, rig: ReceiverRig, shipping: Shipping
-    ) -> None:
-        rig.intake.taking.clear()
-        await shipping.connect()
-        await shipping.send(1000)
-        shipping.destination.tell(facts(sync_state="quorum", flush_lsn=Lsn(9 * S)))
-        await until(
-            lambda: any(beat.flush_lsn == 9 * S for beat in rig.intake.of_kind("heartbeat")),
-            "the exposure is known",
-        )
-        await asyncio.sleep(1.5 * rig.silence_seconds)
-        assert not shipping.heard(Lost), "waiting for room is no silence"
-        assert rig.intake.gone == []
-        rig.intake.taking.set()
-        await shipping.hear_durable(at(1, S + 1000))
-
-    # --- acknowledging ------------------------------------------------------------------
-
-    async def test_only_what_the_intake_calls_durable_is_acknowledged_as_that(
-        self, rig: ReceiverRig, shipping: Shipping
-    ) -> None:
-        rig.intake.auto_durable = False
-        await shipping.connect()
-        for place in (S + 1000, S + 1500, S + 3000):
-            await shipping.send(3000, span_bytes=500)
-            await until(lambda: len(rig.intake.wal_of(1)) == shipping.sent.lsn - S, "it is written")
-            rig.intake.harden(at(1, place))
-            await shipping.hear_durable(at(1, place))
-            assert max(ack.durable for ack in shipping.heard(Acked)) == at(1, place)
-
-    async def test_what_was_sent_and_not_taken_is_not_even_received(
-        self, rig: ReceiverRig, shipping: Shipping
-    ) -> None:
-        rig.intake.taking.clear()
-        await shipping.connect()
-        await shipping.send(5000)
-        assert rig.intake.listener is not None
-        rig.intake.listener.positions_changed()
-        await asyncio.sleep(0.1)
-        assert all(ack.received <= at(1, S) for ack in shipping.heard(Acked))
-
-    async def test_the_standbys_position_goes_along(
-        self, rig: ReceiverRig, shipping: Shipping
-    ) -> None:
-        await shipping.connect()
-        await shipping.send(1000)
-        await shipping.hear_durable(at(1, S + 1000))
-        rig.intake.applied_lsn = Lsn(S + 700)
-        assert rig.intake.listener is not None
-        rig.intake.listener.positions_changed()
-        await until(
-            lambda: any(ack.applied == S + 700 for ack in shipping.heard(Acked)), "it is told"
-        )
-
-    async def test_a_gap_at_the_intake_has_the_sender_go_back_to_what_it_has(
-        self, rig: ReceiverRig, shipping: Shipping
-    ) -> None:
-        rig.intake.auto_durable = False
-        await shipping.connect()
-        await shipping.send(4000, span_bytes=1000)
-        await until(lambda: len(rig.intake.wal_of(1)) == 4000, "it is written")
-        rig.intake.forget_from(at(1, S + 1500))
-        await shipping.send(1000)
-        (rewind,) = await shipping.hear(Rewind)
-        assert rewind.position == at(1, S + 1500)
-        shipping.go_on_at(rewind.position)
-        await shipping.send(6000)
-        await until(lambda: len(rig.intake.wal_of(1)) == 7500, "the rest is written")
-        assert rig.intake.wal_of(1) == wal_bytes(1, S, 7500)
 
     # --- errors -------------------------------------------------------------------------
 
@@ -173,6 +113,11 @@ class ReceiverContract:
     @pytest.mark.parametrize("call", CALLS)
     async def test_an_error_of_the_intake_is_told_in_its_words(
         self, rig: ReceiverRig, shipping: Shipping, call: str, retryable: bool
+    ) -> None:
+        await self.check_error(rig, shipping, call, retryable=retryable)
+
+    async def check_error(
+        self, rig: ReceiverRig, shipping: Shipping, call: str, *, retryable: bool
     ) -> None:
         error = LogshipError(Code.WAL_CONFLICT, "not the same", "look", retryable=retryable)
         if call == "hello":
@@ -236,6 +181,9 @@ class ReceiverContract:
     async def test_a_fence_is_told_whichever_call_meets_it(
         self, rig: ReceiverRig, shipping: Shipping, call: str
     ) -> None:
+        await self.check_fence(rig, shipping, call)
+
+    async def check_fence(self, rig: ReceiverRig, shipping: Shipping, call: str) -> None:
         fence = FencedError(1700000000.0, 2, 0x3000028)
         if call == "hello":
             rig.intake.fail["hello"].append(fence)
@@ -252,7 +200,143 @@ class ReceiverContract:
         assert "0/3000028" in told.what
         assert not told.retryable
 
-    # --- seeds --------------------------------------------------------------------------
+    # --- the end ------------------------------------------------------------------------
+
+    async def test_the_intake_is_told_of_a_lost_connection_exactly_once(
+        self, rig: ReceiverRig, shipping: Shipping
+    ) -> None:
+        await shipping.connect()
+        listener = rig.intake.listener
+        await shipping.send(100)
+        rig.cut()
+        await shipping.hear(Lost)
+        await until(lambda: rig.intake.gone, "the intake knows", PATIENCE_SECONDS)
+        await shipping.connect_patiently()
+        await asyncio.sleep(1.5 * rig.silence_seconds)
+        assert [who for who, _ in rig.intake.gone] == [listener]
+        assert rig.intake.listener is not None
+
+    @pytest.mark.parametrize("end", ["refused", "fenced", "failed", "stopped"])
+    async def test_the_intake_is_told_once_however_it_ends(
+        self, rig: ReceiverRig, shipping: Shipping, end: str
+    ) -> None:
+        await self.check_end(rig, shipping, end)
+
+    async def check_end(self, rig: ReceiverRig, shipping: Shipping, end: str) -> None:
+        await shipping.connect()
+        listener = rig.intake.listener
+        assert listener is not None
+        match end:
+            case "refused":
+                rig.intake.fail["wal"].append(LogshipError(Code.BAD_WAL_PAGE, "no"))
+                await shipping.send(100)
+            case "fenced":
+                listener.fenced(FencedError(0.0, 2, 1))
+            case "failed":
+                listener.failed(LogshipError(Code.STORE_FAILED, "no"))
+            case "goodbye":
+                await shipping.destination.close("done")
+            case "stopped":
+                await rig.stop()
+        await until(lambda: rig.intake.gone, "the intake knows", PATIENCE_SECONDS)
+        # What is told to a connection that has ended goes nowhere, and hurts nobody.
+        listener.positions_changed()
+        listener.seed_requested("too late")
+        listener.failed(LogshipError(Code.STORE_FAILED, "too late"))
+        listener.fenced(FencedError(0.0, 2, 1))
+        await asyncio.sleep(0.05)
+        assert [who for who, _ in rig.intake.gone] == [listener]
+
+
+class AnsweringReceiverContract(ReceiverContract):
+    """The receiver of a road on which senders are answered."""
+
+    @pytest.mark.parametrize("retryable", [True, False])
+    @pytest.mark.parametrize("call", CALLS_OF_ONE_SENDER)
+    async def test_an_error_that_meets_one_sender_is_told_it(
+        self, rig: ReceiverRig, shipping: Shipping, call: str, retryable: bool
+    ) -> None:
+        await self.check_error(rig, shipping, call, retryable=retryable)
+
+    @pytest.mark.parametrize("call", CALLS_OF_ONE_SENDER)
+    async def test_a_fence_that_meets_one_sender_is_told_it(
+        self, rig: ReceiverRig, shipping: Shipping, call: str
+    ) -> None:
+        await self.check_fence(rig, shipping, call)
+
+    async def test_the_intake_is_told_once_of_a_goodbye(
+        self, rig: ReceiverRig, shipping: Shipping
+    ) -> None:
+        await self.check_end(rig, shipping, "goodbye")
+
+    async def test_the_primary_is_heard_also_while_the_store_waits_for_room(
+        self, rig: ReceiverRig, shipping: Shipping
+    ) -> None:
+        rig.intake.taking.clear()
+        await shipping.connect()
+        await shipping.send(1000)
+        shipping.destination.tell(facts(sync_state="quorum", flush_lsn=Lsn(9 * S)))
+        await until(
+            lambda: any(beat.flush_lsn == 9 * S for beat in rig.intake.of_kind("heartbeat")),
+            "the exposure is known",
+        )
+        await asyncio.sleep(1.5 * rig.silence_seconds)
+        assert not shipping.heard(Lost), "waiting for room is no silence"
+        assert rig.intake.gone == []
+        rig.intake.taking.set()
+        await shipping.hear_durable(at(1, S + 1000))
+
+    async def test_only_what_the_intake_calls_durable_is_acknowledged_as_that(
+        self, rig: ReceiverRig, shipping: Shipping
+    ) -> None:
+        rig.intake.auto_durable = False
+        await shipping.connect()
+        for place in (S + 1000, S + 1500, S + 3000):
+            await shipping.send(3000, span_bytes=500)
+            await until(lambda: len(rig.intake.wal_of(1)) == shipping.sent.lsn - S, "it is written")
+            rig.intake.harden(at(1, place))
+            await shipping.hear_durable(at(1, place))
+            assert max(ack.durable for ack in shipping.heard(Acked)) == at(1, place)
+
+    async def test_what_was_sent_and_not_taken_is_not_even_received(
+        self, rig: ReceiverRig, shipping: Shipping
+    ) -> None:
+        rig.intake.taking.clear()
+        await shipping.connect()
+        await shipping.send(5000)
+        assert rig.intake.listener is not None
+        rig.intake.listener.positions_changed()
+        await asyncio.sleep(0.1)
+        assert all(ack.received <= at(1, S) for ack in shipping.heard(Acked))
+
+    async def test_the_standbys_position_goes_along(
+        self, rig: ReceiverRig, shipping: Shipping
+    ) -> None:
+        await shipping.connect()
+        await shipping.send(1000)
+        await shipping.hear_durable(at(1, S + 1000))
+        rig.intake.applied_lsn = Lsn(S + 700)
+        assert rig.intake.listener is not None
+        rig.intake.listener.positions_changed()
+        await until(
+            lambda: any(ack.applied == S + 700 for ack in shipping.heard(Acked)), "it is told"
+        )
+
+    async def test_a_gap_at_the_intake_has_the_sender_go_back_to_what_it_has(
+        self, rig: ReceiverRig, shipping: Shipping
+    ) -> None:
+        rig.intake.auto_durable = False
+        await shipping.connect()
+        await shipping.send(4000, span_bytes=1000)
+        await until(lambda: len(rig.intake.wal_of(1)) == 4000, "it is written")
+        rig.intake.forget_from(at(1, S + 1500))
+        await shipping.send(1000)
+        (rewind,) = await shipping.hear(Rewind)
+        assert rewind.position == at(1, S + 1500)
+        shipping.go_on_at(rewind.position)
+        await shipping.send(6000)
+        await until(lambda: len(rig.intake.wal_of(1)) == 7500, "the rest is written")
+        assert rig.intake.wal_of(1) == wal_bytes(1, S, 7500)
 
     async def test_a_seeds_parts_are_handed_up_once_each_and_in_order(
         self, rig: ReceiverRig, shipping: Shipping
@@ -291,50 +375,6 @@ class ReceiverContract:
         rig.intake.listener.seed_requested("an operator asked")
         (wanted,) = await shipping.hear(SeedWanted)
         assert wanted.why == "an operator asked"
-
-    # --- the end ------------------------------------------------------------------------
-
-    async def test_the_intake_is_told_of_a_lost_connection_exactly_once(
-        self, rig: ReceiverRig, shipping: Shipping
-    ) -> None:
-        await shipping.connect()
-        listener = rig.intake.listener
-        await shipping.send(100)
-        rig.cut()
-        await shipping.hear(Lost)
-        await until(lambda: rig.intake.gone, "the intake knows", PATIENCE_SECONDS)
-        await shipping.connect_patiently()
-        await asyncio.sleep(1.5 * rig.silence_seconds)
-        assert [who for who, _ in rig.intake.gone] == [listener]
-        assert rig.intake.listener is not None
-
-    @pytest.mark.parametrize("end", ["refused", "fenced", "failed", "goodbye", "stopped"])
-    async def test_the_intake_is_told_once_however_it_ends(
-        self, rig: ReceiverRig, shipping: Shipping, end: str
-    ) -> None:
-        await shipping.connect()
-        listener = rig.intake.listener
-        assert listener is not None
-        match end:
-            case "refused":
-                rig.intake.fail["wal"].append(LogshipError(Code.BAD_WAL_PAGE, "no"))
-                await shipping.send(100)
-            case "fenced":
-                listener.fenced(FencedError(0.0, 2, 1))
-            case "failed":
-                listener.failed(LogshipError(Code.STORE_FAILED, "no"))
-            case "goodbye":
-                await shipping.destination.close("done")
-            case "stopped":
-                await rig.stop()
-        await until(lambda: rig.intake.gone, "the intake knows", PATIENCE_SECONDS)
-        # What is told to a connection that has ended goes nowhere, and hurts nobody.
-        listener.positions_changed()
-        listener.seed_requested("too late")
-        listener.failed(LogshipError(Code.STORE_FAILED, "too late"))
-        listener.fenced(FencedError(0.0, 2, 1))
-        await asyncio.sleep(0.05)
-        assert [who for who, _ in rig.intake.gone] == [listener]
 
     async def test_a_connection_that_ends_while_it_is_accepted_leaves_nothing_behind(
         self, rig: ReceiverRig, shipping: Shipping

@@ -30,7 +30,7 @@ class Operations:
         self.go_on = asyncio.Event()
         self.failure: BaseException | None = None
         self.early_failure: BaseException | None = None
-        self.seeds: list[tuple[str, str]] = []
+        self.seeds: list[tuple[str, str, str]] = []
         self.promoted: list[str] = []
 
     def instances(self) -> list[InstanceStatus]:
@@ -53,8 +53,8 @@ class Operations:
         self.promoted.append(name)
         return {"timeline": 2}
 
-    async def request_seed(self, name: str, why: str) -> dict[str, Any]:
-        self.seeds.append((name, why))
+    async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
+        self.seeds.append((name, why, source))
         return {"requested": True}
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
@@ -248,7 +248,8 @@ async def test_a_seed_is_asked_for_with_its_reason(
 ) -> None:
     answer = await asyncio.to_thread(client.request_seed, "main", "disk was replaced")
     assert answer == {"requested": True}
-    assert operations.seeds == [("main", "disk was replaced")]
+    await asyncio.to_thread(client.request_seed, "main", "a test", "bucket")
+    assert operations.seeds == [("main", "disk was replaced", ""), ("main", "a test", "bucket")]
 
 
 async def test_retention_is_only_told_unless_it_is_wanted(
@@ -270,6 +271,7 @@ async def test_retention_is_only_told_unless_it_is_wanted(
         ("POST /v1/instances/main/seed", "[1]", 400),
         ("POST /v1/instances/main/seed", "{", 400),
         ("POST /v1/instances/main/seed", '{"why": 3}', 400),
+        ("POST /v1/instances/main/seed", '{"from": 3}', 400),
         ("POST /v1/instances/main/promote", "nonsense", 400),
         ("DELETE /v1/instances/main", "", 405),
         ("GET /v2/instances", "", 404),

@@ -11,6 +11,7 @@ from applier.commands import PROGRAM as APPLIER
 from applier.settings import load_applier_settings
 from logship.commandline import Program
 from logship.link.keys import load_pair, load_public
+from logship.objects.encryption import Identities, Recipients
 from shipper.commands import PROGRAM as SHIPPER
 from shipper.settings import load_shipper_settings
 from tests.integration.command_runner import run, start
@@ -59,6 +60,24 @@ async def test_keygen_makes_a_pair_that_can_be_loaded_and_keeps_an_old_one(tmp_p
     assert again.code == 3
     assert "exists already" in again.err
     assert load_pair(Path(document["secret_key_file"])) == pair
+
+
+async def test_keygen_makes_an_age_identity_and_keeps_an_old_one(tmp_path: Path) -> None:
+    made = await run("applier", "keygen", tmp_path / "keys", "--age", "--name", "vault", "--json")
+    assert made.code == 0, made
+    file = Path(made.document["identity_file"])
+    assert file == tmp_path / "keys" / "vault.identity"
+    sealed = Recipients([made.document["public_key"]]).seal(b"WAL")
+    assert Identities([file]).open(sealed, "here") == b"WAL"
+    kept = file.read_bytes()
+    again = await run("applier", "keygen", tmp_path / "keys", "--age", "--name", "vault")
+    assert again.code == 3
+    assert "exists already" in again.err
+    assert file.read_bytes() == kept
+    said = await run("applier", "keygen", tmp_path / "keys", "--age")
+    assert said.code == 0, said
+    assert "age1" in said.out
+    assert "AGE-SECRET-KEY" not in made.out + said.out
 
 
 @pytest.mark.parametrize("name", ["../up", "", ".hidden", "a/b"])

@@ -56,9 +56,9 @@ class Operations:
         report("replayed what is durable", {"lsn": "0/3000000"})
         return RECORD
 
-    async def request_seed(self, name: str, why: str) -> dict[str, Any]:
+    async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
         self.instance(name)
-        return {"requested": True, "why": why}
+        return {"requested": True, "why": why, "from": source or "link", "seed_id": "s7"}
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
         self.instance(name)
@@ -138,7 +138,10 @@ async def test_a_refused_promotion_exits_with_3(applier: str, operations: Operat
 async def test_a_seed_is_asked_for(applier: str) -> None:
     outcome = await run("applier", "seed", "main", "--why", "new disk", "--applier", applier)
     assert outcome.code == 0
+    assert "asked the shipper of main" in outcome.out
     assert "`status main` shows it come" in outcome.out
+    outcome = await run("applier", "seed", "main", "--from", "bucket", "--applier", applier)
+    assert "seeds main with s7 from bucket" in outcome.out
     as_json = await run("applier", "seed", "main", "--json", "--applier", applier)
     assert as_json.document["requested"] is True
 

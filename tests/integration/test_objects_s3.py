@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import boto3
@@ -254,6 +254,27 @@ def test_a_server_that_is_not_there_may_come_back(s3_bucket: S3Bucket, host: str
     assert error.retryable
     assert host in error.what
     assert "bucket.endpoint_url" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("addressing", "begins"),
+    [
+        ("path", "http://no-such-host.invalid:9/{bucket}/"),
+        ("auto", "http://no-such-host.invalid:9/{bucket}/"),
+        ("virtual", "http://{bucket}.no-such-host.invalid:9/{prefix}/"),
+    ],
+)
+def test_the_bucket_stands_in_the_path_or_in_the_hosts_name(
+    s3_bucket: S3Bucket, addressing: Literal["path", "auto", "virtual"], begins: str
+) -> None:
+    settings = BucketSettings(
+        url=s3_bucket.url,
+        endpoint_url="http://no-such-host.invalid:9",
+        addressing=addressing,
+        attempts=1,
+    )
+    error = refused(settings)
+    assert begins.format(bucket=BUCKET, prefix=s3_bucket.prefix) in error.what
 
 
 def test_opening_is_what_loads_boto3() -> None:

@@ -16,7 +16,7 @@ from logship.link.windows import SPAN_COST_BYTES
 from shipper.destinations import Lost
 from shipper.destinations.link import LinkDestination, ShipperIdentity
 from tests.integration.destination_contract import Shipping, facts
-from tests.integration.receiver_contract import ReceiverContract
+from tests.integration.receiver_contract import AnsweringReceiverContract
 from tests.support.fake_intake import FakeIntake, new_keys
 from tests.support.link_frames import SEGMENT_BYTES, at, sealed_wal, wal_bytes
 from tests.support.proxy import TcpProxy
@@ -81,7 +81,7 @@ async def rig() -> AsyncIterator[LinkRig]:
         await made.receiver.stop()
 
 
-class TestLinkReceiver(ReceiverContract):
+class TestLinkReceiver(AnsweringReceiverContract):
     pass
 
 

@@ -237,7 +237,7 @@ class SimPrimaryQueries:
             restart = server.slots[self._slot]
             status = "reserved" if restart is not None else "lost"
             slot = SlotState(False, None, status, None if restart is None else Lsn(restart))
-        return PrimaryState(False, server.flush_lsn, "async", slot)
+        return PrimaryState(False, server.flush_lsn, "async", slot, server.timeline)
 
     async def profile(self) -> Profile:
         await asyncio.sleep(0.001)

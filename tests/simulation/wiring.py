@@ -29,8 +29,8 @@ import applier.operations.version_check as version_check_module
 import applier.receivers.link as receiver_module
 import applier.store.store as store_module
 import logship.wal as wal_module
-import shipper.agent.backoff as backoff_module
 import shipper.agent.shipping as shipping_module
+import shipper.backoff as backoff_module
 import shipper.destinations.link as destination_module
 import shipper.sources.stream as stream_module
 from applier.operations.following import Following

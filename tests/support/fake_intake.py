@@ -13,7 +13,7 @@ from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.receiver import SeedOutOfOrderError
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, Hello, SeedBegin, SeedChunk, SeedEnd, ShipperHeartbeat
-from logship.identity import Profile
+from logship.identity import Incarnation, Profile
 from logship.link.keys import KeyPair
 from logship.lsn import Lsn, Position
 from logship.seal import unseal
@@ -168,7 +168,7 @@ class FakeIntake:
     def heard_from(self, timeline: int, flush_lsn: int) -> None:
         self.log.append(("heard", (timeline, flush_lsn)))
 
-    def heard_with_span(self, timeline: int, flush_lsn: int) -> None:
+    def heard_with_span(self, timeline: int, flush_lsn: int, at: float = 0.0) -> None:
         self.log.append(("heard", (timeline, flush_lsn)))
 
     def heartbeat(self, heartbeat: ShipperHeartbeat) -> None:
@@ -217,3 +217,39 @@ class FakeIntake:
         self.gone.append((listener, why))
         if listener is self.listener:
             self.listener = None
+
+
+class FakeBucketIntake(FakeIntake):
+    """See `applier.receivers.BucketIntake`.  `wanted` False: the bucket is not wanted."""
+
+    def __init__(self, start: Position | None, segment_bytes: int) -> None:
+        super().__init__(start, segment_bytes)
+        self.wanted = True
+        self.incarnation: Incarnation | None = None
+        self.promoted_at: FencedError | None = None
+        self.heard_at: list[tuple[int, int, float]] = []
+
+    def heard_with_span(self, timeline: int, flush_lsn: int, at: float = 0.0) -> None:
+        super().heard_with_span(timeline, flush_lsn)
+        self.heard_at.append((timeline, flush_lsn, at))
+
+    def read_from(self) -> float | None:
+        return 0.0 if self.wanted else None
+
+    def promoted(self) -> FencedError | None:
+        return self.promoted_at
+
+    def holds(self, position: Position) -> bool:
+        written = self.written
+        if written is None or position.timeline not in self._wal:
+            return False
+        return self._wal[position.timeline][0] <= position.lsn <= written.lsn
+
+    def bucket_failed(self, error: LogshipError) -> None:
+        self.log.append(("bucket_failed", error))
+
+    def bucket_answers(self) -> None:
+        pass
+
+    def bucket_dry(self) -> None:
+        self.log.append(("bucket_dry", self.written))

@@ -52,6 +52,8 @@ class FakeSource:
         self.fail_observe: list[Exception] = []
         self.is_down = False
         """`open` fails for as long."""
+        self.is_reachable = True
+        """False: it gives WAL although the primary is away."""
         self.opened = 0
         self.reserved = 0
         self.starts: list[tuple[Position, frozenset[int]]] = []
@@ -139,6 +141,10 @@ class FakeSource:
     @property
     def flush_lsn(self) -> Lsn:
         return self._flush
+
+    @property
+    def reachable(self) -> bool:
+        return self.is_reachable
 
     def acknowledge(self, received: Position, durable: Position, applied: Lsn) -> None:
         self.acknowledged.append((received, durable, applied))

@@ -199,6 +199,6 @@ def test_wrong_documentation_is_found() -> None:
     wrong = "```sh\nsudo -u logship /opt/logship/bin/shipper init --instnace main\n```\n"
     (call,) = command_lines(blocks_and_prose(wrong)[0])
     assert "--instnace" in complaint(call, whole=True)
-    assert "no command" in complaint(["shipper", "seed", "main"], whole=True)
+    assert "no command" in complaint(["shipper", "sow", "main"], whole=True)
     assert "--now" in complaint(["shipper", "promote", "--now"], whole=False)
     assert complaint(["shipper", "promote", "--offline"], whole=False) == ""

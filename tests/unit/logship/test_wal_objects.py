@@ -68,6 +68,7 @@ def test_more_than_a_segment_is_never_unpacked() -> None:
     ("marker", "following"),
     [
         (Marker(kind="timeline", timeline=2), Place(2, PLACE.lsn)),
+        (Marker(kind="timeline", timeline=2, lsn=SEGMENT_BYTES + 7), Place(2, Lsn(SEGMENT_BYTES))),
         (Marker(kind="gap", code="wal-removed", what="gone"), PLACE._replace(step=1)),
         (
             Marker(kind="seed", timeline=2, lsn=9 * SEGMENT_BYTES + 40, seed="s"),
@@ -80,6 +81,12 @@ def test_a_marker_says_where_to_look_next(marker: Marker, following: Place) -> N
     again = read_head(metadata_of(head), PLACE, "it")
     assert again == head
     assert again.following(PLACE, SEGMENT_BYTES) == following
+
+
+def test_a_new_timeline_goes_on_from_the_start_of_the_segment_of_its_switch_point() -> None:
+    place = Place(1, Lsn(PLACE.lsn + 300))
+    head = Head(timeline=1, start_lsn=place.lsn, marker=Marker(kind="timeline", timeline=2))
+    assert head.following(place, SEGMENT_BYTES) == Place(2, PLACE.lsn)
 
 
 @given(st.integers(1, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 9999))

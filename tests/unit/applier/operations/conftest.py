@@ -11,6 +11,7 @@ from applier.operations.instance import Instance
 from applier.receivers import FencedError
 from applier.service import Service
 from applier.settings import ApplierSettings, load_applier_settings
+from logship.lsn import Position
 from tests.support.fake_intake import new_keys
 from tests.support.waiting import free_port
 
@@ -40,6 +41,9 @@ class Listener:
 
     def seed_requested(self, why: str) -> None:
         self.told.append(("seed", why))
+
+    def resume(self, position: Position, why: str) -> None:
+        self.told.append(("resume", position))
 
     def fenced(self, error: FencedError) -> None:
         self.told.append(("fenced", error))

@@ -54,6 +54,7 @@ def test_of_an_instance_that_never_heard_anything_everything_is_unknown(
         "apply_gap": {"bytes": None},
         "seed": None,
         "gap": None,
+        "bucket": None,
         "compat": None,
         "promotion": None,
         "alarms": [],

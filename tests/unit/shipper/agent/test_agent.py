@@ -13,8 +13,8 @@ from logship.frames import SeedAborted, SeedBegin
 from logship.lsn import Lsn
 from shipper.agent import agent as agent_module
 from shipper.agent.agent import Agent, SendSeed
-from shipper.agent.backoff import Backoff, Reminder
 from shipper.agent.last_primary import LastPrimary
+from shipper.backoff import Backoff, Reminder
 from shipper.destinations import Accepted, Lost, SeedFinished, SeedWanted
 from tests.support.fakes import FakeDestination, FakeSource, link_lost, primary_lost
 from tests.support.link_frames import SEGMENT_BYTES, at, profile, wal_bytes

@@ -1,0 +1,129 @@
+"""The bucket as a process has it: opened, read for its instances, and seeds out of it on order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from applier.operations.instance import Instance
+from applier.receivers.bucket.reader import BucketReader, SeedOrder, no_seed
+from applier.receivers.bucket.receiver import BucketReceiver
+from applier.settings import ApplierSettings, BucketSettings
+from logship.bucket.seed_archive import SeedInfo
+from logship.errors import Code, LogshipError, RefusedError, UsageError
+from logship.objects import ObjectStore
+from logship.objects.directory import DirectoryStore
+from logship.objects.encryption import Identities
+from logship.objects.opening import open_store
+
+log = structlog.get_logger(__name__)
+
+LINK, BUCKET = "link", "bucket"
+
+
+class Buckets:
+    """Reads the settings' bucket, if they have one, for the instances that are attached to it.
+
+    `start` in the event loop, then `stop`.  Raises LogshipError for identities or an AWS profile
+    that can't be used; whether the bucket answers shows later.
+    """
+
+    def __init__(self, settings: ApplierSettings, instances: Mapping[str, Instance]) -> None:
+        self._instances = instances
+        self._attached = [name for name in instances if settings.is_attached(name)]
+        bucket = settings.bucket
+        reading = bucket if bucket is not None else BucketSettings(url="file:///nonexistent")
+        self._store: ObjectStore | None = open_store(bucket) if bucket is not None else None
+        self._receiver = BucketReceiver(
+            {name: instance.bucket for name, instance in instances.items()},
+            self._store,
+            poll_seconds=reading.poll_seconds,
+            prefetch_bytes=reading.prefetch_mb << 20,
+            identities=Identities(reading.identity_files),
+        )
+        self._orders: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        for name in self._attached:
+            road = self._instances[name].bucket
+            road.is_open = True
+            road.wake = lambda name=name: self._receiver.wake(name)  # type: ignore[misc]
+        self._receiver.start(self._attached)
+
+    async def stop(self) -> None:
+        for task in self._orders:
+            task.cancel()
+        await asyncio.gather(*self._orders, return_exceptions=True)
+        await self._receiver.stop()
+        if self._store is not None:
+            self._store.close()
+
+    async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
+        """source: "link", "bucket", the path of a directory, or "": the link if its shipper is
+        connected, else the bucket.
+
+        Raises LogshipError: RefusedError where there is no such road, or no seed that can be
+        recovered; what the bucket raises.
+        """
+        instance = self._instances[name]
+        if not source:
+            source = BUCKET if instance.bucket.is_open and not instance.is_connected else LINK
+        answer: dict[str, Any] = {"name": name, "requested": True, "from": source}
+        if source == LINK:
+            if not instance.settings.has_link:
+                raise RefusedError(
+                    Code.SEED_FAILED,
+                    f"{name} has no link: its settings have no public key of a shipper",
+                    f"applier seed {name} --from bucket takes the newest one of the bucket",
+                )
+            instance.request_seed(why)
+            return answer
+        order = SeedOrder(why)
+        if source == BUCKET:
+            reader = self._receiver.readers.get(name)
+            if reader is None:
+                raise RefusedError(
+                    Code.SEED_FAILED,
+                    f"{name} is attached to no bucket",
+                    "add the table [bucket] to the settings, or name a directory",
+                )
+            info = await self._usable(instance, reader, reader.store)
+            reader.order_seed(order)
+        else:
+            store = _directory(source)
+            reader = self._receiver.reader_of(name, store, order)
+            info = await self._usable(instance, reader, store)
+            task = asyncio.create_task(self._seed_from(name, reader))
+            self._orders.add(task)
+            task.add_done_callback(self._orders.discard)
+        return answer | {"seed_id": info.begin.seed_id}
+
+    async def _usable(
+        self, instance: Instance, reader: BucketReader, store: ObjectStore
+    ) -> SeedInfo:
+        info = await reader.usable_seed()
+        if info is None:
+            raise no_seed(store, instance.name)
+        instance.check_seed_possible()
+        return info
+
+    async def _seed_from(self, name: str, reader: BucketReader) -> None:
+        try:
+            await self._receiver.run_instead(name, reader)
+        except LogshipError as error:
+            log.error("no seed came of it", instance=name, **error.as_dict())
+
+
+def _directory(text: str) -> DirectoryStore:
+    path = Path(text)
+    if not path.is_absolute() or not path.is_dir():
+        raise UsageError(
+            Code.USAGE,
+            f"{text} is no directory on the recovery server",
+            'name one by its full path, or "link", or "bucket"',
+        )
+    return DirectoryStore(path)

@@ -1,0 +1,223 @@
+"""One instance's objects in a bucket: what is asked of the store, and what is believed of it.
+
+All of it blocks: call it in threads.  Errors name the object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from applier.receivers.bucket.cursor import Arrived, Get
+from applier.receivers.bucket.inventory import Item, items_of, locate
+from logship import __version__
+from logship.bucket.documents import decode_profile, unpack_document
+from logship.bucket.keys import Keys, Place
+from logship.bucket.seed_archive import Opens, list_seeds
+from logship.bucket.wal_objects import Head, damaged, read_head, unpack
+from logship.errors import Code, LogshipError
+from logship.frames import PROTOCOL_VERSION, Hello
+from logship.identity import Incarnation, Profile
+from logship.lsn import Lsn, Position
+from logship.objects import ObjectStore
+from logship.wal import segment_start
+
+SHIPPER_ID: Final = "bucket"
+"""What the hello of a reader says in the place of a shipper's id."""
+
+
+class Greeting(NamedTuple):
+    """What a bucket says of its instance's primary."""
+
+    hello: Hello
+    profile_digest: str
+    """Of the hello's profile, "" if not known."""
+    newest: Head | None
+    """Of the newest object of WAL."""
+
+
+def choose_incarnation(
+    store: ObjectStore, instance: str, known: Incarnation | None
+) -> Incarnation | None:
+    """The cluster to read: `known`, else the one that was shipped last.  None: not there."""
+    found = []
+    for name in store.folders(f"{instance}/"):
+        with contextlib.suppress(ValueError):
+            found.append(Incarnation.parse(name))
+    if known is not None:
+        return known if known in found else None
+    last: tuple[float, Incarnation] | None = None
+    for each in found:
+        for info in store.listing(Keys(instance, each).profile("")):
+            last = max(last or (0.0, each), (info.modified_at, each))
+    if last is not None:
+        return last[1]
+    return found[0] if len(found) == 1 else None
+
+
+class Contents:
+    """The objects of one incarnation."""
+
+    def __init__(self, store: ObjectStore, keys: Keys, identities: Opens) -> None:
+        self.store = store
+        self.keys = keys
+        self.identities = identities
+
+    def where(self, key: str) -> str:
+        """How to call an object in messages."""
+        return f"{self.store.name}: {key}"
+
+    def prove(self) -> None:
+        """Open the newest of what will be needed.  Raises LogshipError: IDENTITY_MISSING,
+        OBJECT_DAMAGED, and of the store."""
+        profile = self.newest_profile()
+        if profile is None:
+            return
+        items = self.all_items(profile.wal_segment_size)
+        newest = next((item for item in reversed(items) if item.size_bytes), None)
+        fetched = self.store.get(newest.key) if newest is not None else None
+        if newest is not None and fetched is not None:
+            self.identities.open(fetched.data, self.where(newest.key))
+
+    # --- documents --------------------------------------------------------------------------
+
+    def newest_profile(self) -> Profile | None:
+        """What the primary was when it was looked at last; None: nothing was ever shipped."""
+        prefix = self.keys.profile("")
+        infos = sorted(self.store.listing(prefix), key=lambda info: info.modified_at)
+        if infos:
+            return self.profile(infos[-1].key.removeprefix(prefix))
+        # Where seeds alone are kept, they say it themselves.
+        seeds = list_seeds(self.store, self.keys, self.identities)
+        return seeds[-1].profile if seeds else None
+
+    def profile(self, digest: str) -> Profile:
+        """Raises LogshipError: OBJECT_DAMAGED, also if it is of another cluster."""
+        key = self.keys.profile(digest)
+        profile = decode_profile(self._document(key), self.where(key))
+        if profile.incarnation != self.keys.incarnation:
+            raise damaged(self.where(key), f"it is of cluster {profile.incarnation}")
+        return profile
+
+    def history(self, timeline: int) -> bytes:
+        """The `.history` file, byte for byte."""
+        return self._document(self.keys.history(timeline))
+
+    def _document(self, key: str) -> bytes:
+        fetched = self.store.get(key)
+        if fetched is None:
+            raise damaged(self.where(key), "it is missing, and WAL that is there needs it")
+        where = self.where(key)
+        return unpack_document(self.identities.open(fetched.data, where), fetched.metadata, where)
+
+    # --- WAL --------------------------------------------------------------------------------
+
+    def look(self, position: Position, segment_bytes: int) -> list[Item]:
+        """What stands at `position`, in its segment, and behind it; where that is nothing, or
+        begins behind it, everything that stands in the bucket."""
+        start = segment_start(position.lsn, segment_bytes)
+        before = Place(position.timeline, Lsn(max(start - 1, 0)))
+        items = self._list(
+            self.keys.wal(before),
+            self.keys.segment(position.timeline, before.lsn, segment_bytes),
+            segment_bytes,
+        )
+        items = [item for item in items if item.place >= (position.timeline, start)]
+        if items and items[0].place <= Place(position.timeline, position.lsn):
+            return items
+        return self.all_items(segment_bytes)
+
+    def all_items(self, segment_bytes: int) -> list[Item]:
+        return self._list("", "", segment_bytes)
+
+    def _list(self, after_wal: str, after_segment: str, segment_bytes: int) -> list[Item]:
+        wal = self.store.listing(self.keys.all_wal, start_after=after_wal)
+        segments = self.store.listing(self.keys.all_segments, start_after=after_segment)
+        return items_of([*wal, *segments], self.keys, segment_bytes)
+
+    def head(self, item: Item) -> Head | None:
+        """What is said of an object; None if it is gone."""
+        described = self.store.describe(item.key)
+        if described is None:
+            return None
+        return read_head(described.metadata, item.place, self.where(item.key))
+
+    def newest_head(self, items: Iterable[Item]) -> Head | None:
+        """Of the last object that is still there, and whole."""
+        for item in reversed(list(items)):
+            try:
+                head = self.head(item)
+            except LogshipError as error:
+                if error.code is not Code.OBJECT_DAMAGED:
+                    raise
+                continue  # it is said when the reader comes to it
+            if head is not None:
+                return head
+        return None
+
+    def fetch(self, get: Get) -> Arrived | None:
+        """An object of WAL; None: there is none.  Its body is not looked at.
+
+        Raises LogshipError: OBJECT_DAMAGED if it is not what belongs under this name.
+        """
+        fetched = self.store.get(get.key)
+        if fetched is None:
+            return None
+        where = self.where(get.key)
+        head = read_head(fetched.metadata, get.place, where)
+        if (head.marker is None) != bool(fetched.data):
+            raise damaged(where, f"a body of {len(fetched.data)} bytes does not fit its head")
+        return Arrived(get, head, fetched.data)
+
+    def open(self, arrived: Arrived, segment_bytes: int) -> bytes:
+        """The raw WAL of what was fetched.  Raises OBJECT_DAMAGED, IDENTITY_MISSING."""
+        where = self.where(arrived.get.key)
+        body = self.identities.open(arrived.body, where)
+        return unpack(body, arrived.head, segment_bytes, where)
+
+
+def make_hello(contents: Contents, position: Position | None) -> Greeting:
+    """Introduce the primary to an instance that holds all WAL up to `position` (None: nothing).
+
+    Raises LogshipError: of the store; OBJECT_DAMAGED, retryable if nothing was shipped yet.
+    """
+    keys = contents.keys
+    profile = contents.newest_profile()
+    if profile is None:
+        error = damaged(contents.where(keys.root), "it holds no profile of a primary")
+        error.retryable = True
+        raise error
+    segment_bytes = profile.wal_segment_size
+    digest = ""
+    if position is None:
+        items = contents.all_items(segment_bytes)
+    else:
+        items = contents.look(position, segment_bytes)
+        # What wrote the WAL that is read first; a change comes with the object that has it.
+        first = _first(items, locate(items, position, segment_bytes))
+        head = contents.head(first) if first is not None else None
+        if head is not None and head.profile:
+            profile, digest = contents.profile(head.profile), head.profile
+    newest = contents.newest_head(items)
+    timeline = (newest.flush_timeline or newest.timeline) if newest is not None else 1
+    hello = Hello(
+        version_min=PROTOCOL_VERSION,
+        version_max=PROTOCOL_VERSION,
+        instance=keys.instance,
+        shipper_id=SHIPPER_ID,
+        boot_id=SHIPPER_ID,
+        software=__version__,
+        profile=profile,
+        timeline=timeline,
+        flush_lsn=newest.flush_lsn if newest is not None else 0,
+        protection=newest.protection if newest is not None else "async",
+    )
+    return Greeting(hello, digest, newest)
+
+
+def _first(items: Sequence[Item], place: Place | None) -> Item | None:
+    if place is None:
+        return None
+    before = [item for item in items if item.place <= place]
+    return before[-1] if before else None

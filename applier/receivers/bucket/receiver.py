@@ -1,0 +1,101 @@
+"""Receiver `bucket`: all instances that are attached to one bucket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from applier.receivers import BucketIntake
+from applier.receivers.bucket.attachment import Reading
+from applier.receivers.bucket.cursor import PARALLEL_GETS
+from applier.receivers.bucket.reader import BucketReader, SeedOrder
+from logship.bucket.seed_archive import PLAIN, Opens
+from logship.lsn import Position
+from logship.objects import ObjectStore
+
+_THREADS: Final = 2 * PARALLEL_GETS
+
+
+class BucketReceiver:
+    """Feeds the intakes from the objects under their names, each when it wants that.
+
+    `start` and `stop` in an event loop.  The store is the caller's to close, after `stop`.
+    """
+
+    def __init__(
+        self,
+        intakes: Mapping[str, BucketIntake],
+        store: ObjectStore | None,
+        *,
+        poll_seconds: float,
+        prefetch_bytes: int,
+        identities: Opens = PLAIN,
+    ) -> None:
+        """store: None if there is no bucket, and only `run_instead` is of use.  prefetch_bytes:
+        what may be fetched ahead, of all instances together."""
+        share = max(prefetch_bytes // max(len(intakes), 1), 1)
+        self.store = store
+        self._intakes = intakes
+        self._identities = identities
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="bucket")
+        self._reading = Reading(poll_seconds, share, self._threads)
+        self.readers: dict[str, BucketReader] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, names: Iterable[str]) -> None:
+        """Begin to read for the intakes of `names`."""
+        for name in names:
+            self._start(name)
+
+    async def stop(self) -> None:
+        """Stop reading; what was being handed on is handed on or is not there."""
+        for name in list(self._tasks):
+            await self._stop(name)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def wake(self, name: str) -> None:
+        """What the intake of `name` says of the bucket changed."""
+        reader = self.readers.get(name)
+        if reader is not None:
+            reader.wake()
+
+    def reader_of(self, name: str, store: ObjectStore, order: SeedOrder) -> BucketReader:
+        """For `run_instead`: seeds `name` from another store, hands on the WAL that is there,
+        and ends."""
+        main = self.readers.get(name)
+        intake = self._intakes[name]
+
+        def holds(position: Position) -> bool:
+            return intake.holds(position) or (main is not None and main.has_object_at(position))
+
+        return BucketReader(
+            name, intake, store, self._identities, self._reading, order=order, holds=holds
+        )
+
+    async def run_instead(self, name: str, reader: BucketReader) -> None:
+        """Run a reader of another store to its end; the bucket is not read meanwhile."""
+        was_read = name in self._tasks
+        await self._stop(name)
+        try:
+            await reader.run()
+        finally:
+            if was_read:
+                self._start(name)
+
+    def _start(self, name: str) -> None:
+        if self.store is None:
+            return
+        intake = self._intakes[name]
+        reader = BucketReader(name, intake, self.store, self._identities, self._reading)
+        self.readers[name] = reader
+        self._tasks[name] = asyncio.create_task(reader.run())
+
+    async def _stop(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

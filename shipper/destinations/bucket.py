@@ -1,0 +1,374 @@
+"""Destination `bucket`: WAL, histories and seeds as objects that an applier fetches.
+
+Rooms: `bucket_log` is the end of the log while one connection lasts; `bucket_batches` decides
+what becomes an object, `bucket_uploads` carries several at once and says in order what is
+stored, `bucket_objects` makes them; `bucket_chain` finds the end of the log at start-up,
+`bucket_seeds` writes seeds, `bucket_segments` joins finished segments.
+
+Durable is what is stored without a hole before it.  While the bucket is away for a short time
+uploads are tried again and nothing is read again; past that the connection is lost, and the
+next one starts where the bucket's log ends.  Nothing is asked of the bucket while nothing is
+shipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from logship.bucket.epoch import CONFIRM_SECONDS, Epoch, this_writer
+from logship.bucket.keys import Keys, Place
+from logship.errors import Code, LogshipError
+from logship.frames import (
+    MAX_SPAN_BYTES,
+    GapFound,
+    Payload,
+    SeedAborted,
+    SeedBegin,
+    SeedChunk,
+    SeedEnd,
+)
+from logship.identity import Profile
+from logship.lsn import Lsn, Position
+from logship.objects import ObjectStore
+from logship.seal import Sealed
+from shipper.destinations import (
+    Accepted,
+    Acked,
+    DestinationEvent,
+    Facts,
+    Lost,
+    Rewind,
+    SeedFinished,
+    SeedWanted,
+)
+from shipper.destinations.bucket_chain import Found, load_hint, look, save_hint
+from shipper.destinations.bucket_log import BucketLog, Limits
+from shipper.destinations.bucket_objects import BucketObjects, MetAnotherError, PackedWal, Seal
+from shipper.destinations.bucket_seeds import BucketSeeds, PatientStore, SeedTaker
+from shipper.destinations.bucket_segments import BucketSegments
+from shipper.destinations.bucket_wishes import LOOK_SECONDS, ORDER_NAME, SeedWishes
+
+HINT_SECONDS: Final = 10.0
+"""How old the remembered end of the log may be: so much a restart has to follow."""
+
+MakeSeedTaker = Callable[[ObjectStore, Keys, Profile], SeedTaker]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketOptions:
+    """Who writes a bucket, and how."""
+
+    instance: str
+    shipper_id: str
+    boot_id: str
+    protection: str
+    state_directory: Path
+    take_over: bool = False
+    max_delay_seconds: float = 1.0
+    max_object_bytes: int = 16 << 20
+    compact_grace_seconds: float = 600.0
+    sealed: bool = False
+    """What is written can't be read again here."""
+    uploads_at_once: int = 4
+    window_bytes: int = 64 << 20
+    """Raw WAL that may be on its way."""
+    seed_every_hours: float = 0.0
+    """0: none but those that are ordered."""
+    confirm_seconds: float = CONFIRM_SECONDS
+    patience_seconds: float = 30.0
+    """For so long an upload is tried again before the connection counts as lost."""
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            self.max_delay_seconds,
+            self.max_object_bytes,
+            self.uploads_at_once,
+            self.patience_seconds,
+        )
+
+
+class BucketDestination:
+    """See `shipper.destinations.Destination`."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        options: BucketOptions,
+        *,
+        seal: Seal,
+        make_seed_taker: MakeSeedTaker,
+    ) -> None:
+        self._store = store
+        self._options = options
+        self._seal = seal
+        self._make_seed_taker = make_seed_taker
+        self._loop = asyncio.get_running_loop()
+        writer = this_writer(options.shipper_id, options.boot_id)
+        self._epoch = Epoch(
+            store,
+            options.instance,
+            writer,
+            options.state_directory / "epoch.json",
+            confirm_seconds=options.confirm_seconds,
+        )
+        self._hint_file = options.state_directory / "bucket.json"
+        self._hint: Place | None = None
+        self._hint_saved_at = 0.0
+        self._threads = ThreadPoolExecutor(options.uploads_at_once + 2, thread_name_prefix="bucket")
+        self._busy: set[asyncio.Future[None]] = set()
+        self._seeds = BucketSeeds(self._in_thread, self._seed_ended)
+        self._segments = BucketSegments(
+            self._in_thread,
+            options.state_directory / "bucket-segments.json",
+            grace_seconds=options.compact_grace_seconds,
+            sealed=options.sealed,
+        )
+        self._wishes = SeedWishes(
+            options.state_directory / ORDER_NAME, options.seed_every_hours * 3600
+        )
+        self._wishes_timer: asyncio.TimerHandle | None = None
+        self._begun: SeedBegin | None = None
+        """The newest seed, until the log has passed its start."""
+        self._events: deque[DestinationEvent] = deque()
+        self._acked: Acked | None = None
+        self._changed = asyncio.Event()
+        self._keys: Keys | None = None
+        self._profile: Profile | None = None
+        self._log: BucketLog | None = None
+        self._stored: Place | None = None
+        """Up to here everything is stored; kept over connections."""
+        self._distrusted: Place | None = None
+
+    # --- connecting -----------------------------------------------------------------------
+
+    async def connect(self, facts: Facts) -> Accepted:
+        self._drop()
+        self._events.clear()
+        self._acked = None
+        if not facts.reachable:
+            # Nobody looks into a bucket for that.
+            return Accepted(None, frozenset(), False, MAX_SPAN_BYTES)
+        if self._busy:
+            # What an earlier connection still has on its way would be met as a stranger's.
+            await asyncio.wait(self._busy)
+        keys = Keys(self._options.instance, facts.profile.incarnation)
+        if self._keys != keys:
+            self._stored = self._distrusted = self._begun = None
+        segment_bytes = facts.profile.wal_segment_size
+        found = await self._look(keys, segment_bytes)
+        self._keys, self._profile = keys, facts.profile
+        objects = BucketObjects(
+            self._store,
+            keys,
+            self._epoch,
+            seal=self._seal,
+            segment_bytes=segment_bytes,
+            protection=self._options.protection,
+        )
+        self._segments.use(objects)
+        self._log = BucketLog(
+            objects,
+            found.chain,
+            facts,
+            self._options.limits,
+            self._run_blocking,
+            on_stored=self._on_stored,
+            on_failed=self._failed,
+        )
+        durable = self._log.position
+        if found.chain is not None:
+            self._stored = found.chain.place
+        self._wishes.found(found.seeded_at)
+        self._look_for_wishes()
+        if self._begun is not None and self._log.turn_to(self._begun, mend=False) is not None:
+            durable = None
+        return Accepted(
+            position=self._log.position,
+            known_timelines=found.timelines,
+            seed_wanted=found.seeded_at is None and not self._seeds.seed_id,
+            max_span_bytes=MAX_SPAN_BYTES,
+            durable=durable,
+        )
+
+    async def _look(self, keys: Keys, segment_bytes: int) -> Found:
+        def blocking() -> None:
+            self._epoch.take(take_over=self._options.take_over)
+            hint = self._stored or load_hint(self._hint_file, self._store.name, keys.incarnation)
+            found.append(
+                look(self._store, keys, segment_bytes, hint=hint, distrusted=self._distrusted)
+            )
+
+        found: list[Found] = []
+        await self._run_blocking(blocking)
+        return found[0]
+
+    async def close(self, reason: str) -> None:
+        self._drop()
+        if self._hint_due:
+            await self._run_blocking(self._save_hint)
+
+    # --- sending --------------------------------------------------------------------------
+
+    def tell(self, facts: Facts) -> None:
+        if self._log is not None:
+            self._log.facts, self._profile = facts, facts.profile
+
+    async def room(self, size_bytes: int) -> None:
+        while True:
+            in_flight_bytes = self._open_log().in_flight_bytes
+            if not in_flight_bytes or in_flight_bytes + size_bytes <= self._options.window_bytes:
+                return
+            await self._changed.wait()
+
+    def resume(self, position: Position) -> None:
+        if self._log is not None:
+            self._log.resume(position)
+
+    def skip_to(self, position: Position, why: str) -> Position:
+        """See `shipper.destinations.several.SpillDestination`."""
+        return self._open_log().skip_to(position, why)
+
+    def send_span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> None:
+        opened = self._open_log()
+        if not opened.span(timeline, start_lsn, sealed, flush_lsn):
+            assert opened.position is not None
+            why = f"{timeline}:{Lsn(start_lsn)} does not go on where the bucket's log ends"
+            self._tell_event(Rewind(opened.position, why))
+
+    def send_history(self, timeline: int, content: bytes) -> None:
+        self._open_log().history(timeline, content)
+
+    def send_gap(self, gap: GapFound) -> None:
+        opened = self._open_log()
+        opened.gap(gap)
+        if self._begun is not None:
+            self._rewind_to_seed(opened, self._begun, mend=False)
+
+    # --- seeds ----------------------------------------------------------------------------
+
+    async def send_seed(
+        self, frame: SeedBegin | SeedChunk | SeedEnd | SeedAborted, payload: Payload
+    ) -> None:
+        match frame:
+            case SeedBegin():
+                if self._keys is None or self._profile is None:
+                    raise LogshipError(
+                        Code.SEED_FAILED, "the bucket was never reached", retryable=True
+                    )
+                self._begin_seed(frame, self._keys, self._profile)
+            case SeedAborted():
+                self._seeds.abort(frame)
+            case SeedChunk() | SeedEnd():
+                await self._seeds.add(frame, payload)
+
+    def _begin_seed(self, frame: SeedBegin, keys: Keys, profile: Profile) -> None:
+        store = PatientStore(self._store, self._epoch)
+        self._seeds.begin(frame, self._make_seed_taker(store, keys, profile), store.stop)
+        self._begun = frame
+        self._in_thread(self._wishes.begun)
+        if self._log is not None:
+            self._rewind_to_seed(self._log, frame, mend=True)
+
+    def _rewind_to_seed(self, opened: BucketLog, begin: SeedBegin, *, mend: bool) -> None:
+        position = opened.turn_to(begin, mend=mend)
+        if position is not None:
+            self._tell_event(Rewind(position, "a seed begins here"))
+
+    def _look_for_wishes(self) -> None:
+        if self._log is not None:
+            if not self._seeds.seed_id and (why := self._wishes.due(time.time())):
+                self._tell_event(SeedWanted(why))
+            self._wishes_timer = self._loop.call_later(LOOK_SECONDS, self._look_for_wishes)
+
+    def _seed_ended(self, seed_id: str, error: str) -> None:
+        if not error:
+            self._wishes.finished(time.time())
+        self._tell_event(SeedFinished(seed_id, error))
+
+    # --- what becomes of it ---------------------------------------------------------------
+
+    async def next_event(self) -> DestinationEvent:
+        while True:
+            if self._acked is not None:
+                acked, self._acked = self._acked, None
+                return acked
+            if self._events:
+                return self._events.popleft()
+            await self._changed.wait()
+
+    def _tell_event(self, event: DestinationEvent) -> None:
+        self._events.append(event)
+        self._notify()
+
+    def _notify(self) -> None:
+        # Each of those who wait looks for itself.
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _on_stored(self, place: Place, wal: PackedWal | None) -> None:
+        self._stored = place
+        begun = self._begun
+        if begun is not None and place > Place(begun.timeline, Lsn(begun.start_lsn)):
+            self._begun = None
+        if self._distrusted is not None and place > self._distrusted:
+            self._distrusted = None
+        if wal is not None:
+            self._segments.stored(wal)
+            position = Position(place.timeline, place.lsn)
+            self._acked = Acked(position, position, Lsn(0))
+        self._notify()
+        if self._hint_due and self._loop.time() - self._hint_saved_at >= HINT_SECONDS:
+            self._hint_saved_at = self._loop.time()
+            self._in_thread(self._save_hint)
+
+    @property
+    def _hint_due(self) -> bool:
+        return self._stored is not None and self._stored != self._hint
+
+    def _save_hint(self) -> None:
+        place, keys = self._stored, self._keys
+        if place is not None and keys is not None:
+            save_hint(self._hint_file, self._store.name, keys.incarnation, place)
+            self._hint = place
+
+    def _failed(self, error: LogshipError) -> None:
+        if isinstance(error, MetAnotherError):
+            self._distrusted = error.place
+        self._drop()
+        self._tell_event(Lost(error))
+
+    def _open_log(self) -> BucketLog:
+        if self._log is None:
+            raise LogshipError(Code.LINK_LOST, "the bucket is away", retryable=True)
+        return self._log
+
+    def _drop(self) -> None:
+        if self._wishes_timer is not None:
+            self._wishes_timer.cancel()
+        opened, self._log = self._log, None
+        if opened is not None:
+            opened.stop()
+        self._notify()
+
+    # --- threads --------------------------------------------------------------------------
+
+    async def _run_blocking(self, action: Callable[[], None]) -> None:
+        # It goes on when nobody waits any more: a thread can't be stopped.
+        future = self._in_thread(action)
+        self._busy.add(future)
+        future.add_done_callback(self._busy.discard)
+        await asyncio.shield(future)
+
+    def _in_thread(self, action: Callable[[], None]) -> asyncio.Future[None]:
+        future = self._loop.run_in_executor(self._threads, action)
+        # One that nobody waits for any more must not be reported as a forgotten error.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return future

@@ -1,0 +1,479 @@
+"""Destination `several`: a link and a bucket, or more, used as one.
+
+The shell around `Flow`, which decides: one task for each member that connects, listens and
+connects again, and a clock.  `several_seeds` says who gets a seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import structlog
+
+from logship.errors import Code, LogshipError
+from logship.frames import GapFound, SeedAborted, SeedBegin, SeedChunk, SeedEnd
+from logship.lsn import Lsn, Position
+from logship.seal import Sealed, seal, unseal
+from shipper.backoff import Backoff, Reminder
+from shipper.destinations import (
+    Accepted,
+    Acked,
+    Destination,
+    DestinationEvent,
+    Facts,
+    Lost,
+    Rewind,
+    SeedFinished,
+    SeedWanted,
+)
+from shipper.destinations.several_flow import (
+    BUDGET_SECONDS,
+    Command,
+    Connect,
+    Flow,
+    GoOnAt,
+    Hole,
+    Part,
+    Say,
+    SendHistory,
+    SkipTo,
+    Up,
+)
+from shipper.destinations.several_members import Member, Role
+from shipper.destinations.several_seeds import SeveralSeeds
+from shipper.destinations.several_spill import SpillRule
+
+log = structlog.get_logger(__name__)
+
+STOP_CODES = frozenset({Code.FENCED, Code.SUPERSEDED})
+"""What one member says so, ends it for all."""
+GRACE_SECONDS = 1.0
+"""How long the first that is connected waits for the others."""
+TICK_SECONDS = 0.5
+REFUSED_RETRY_SECONDS = 15.0
+
+
+@runtime_checkable
+class SpillDestination(Destination, Protocol):
+    """One that may have holes: a bucket that takes what another destination can't."""
+
+    def skip_to(self, position: Position, why: str) -> Position:
+        """Spans go on at what is returned, `position` or less, though what lies before is not
+        there.  Instead of `resume`, once connected."""
+
+
+class SeveralMember(NamedTuple):
+    """name: for logs and status."""
+
+    name: str
+    role: Role
+    destination: Destination
+
+
+class SeveralDestinations:
+    """See `shipper.destinations.Destination`.
+
+    members: the one that speaks for the standby (the link) first; at least one is required.
+    spill: when the member of that role is used; it must be a `SpillDestination`.
+    budget_seconds: how long an optional member may keep the others waiting.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[SeveralMember],
+        *,
+        spill: SpillRule | None = None,
+        budget_seconds: float = BUDGET_SECONDS,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._destinations = {each.name: each.destination for each in members}
+        self._flow = Flow(
+            {each.name: each.role for each in members},
+            spill=spill,
+            budget_seconds=budget_seconds,
+            now=self._loop.time(),
+        )
+        self._seeds = SeveralSeeds()
+        self._seed_names = [each.name for each in members if each.role is not Role.SPILL]
+        self._facts: Facts | None = None
+        self._events: deque[DestinationEvent] = deque()
+        self._acked: Acked | None = None
+        self._changed = asyncio.Event()
+        """Set whenever `room` or `next_event` may have something new."""
+        self._ended: LogshipError | None = _closed()
+        self._bug: Exception | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._clock: asyncio.Task[None] | None = None
+        self._partings: dict[str, asyncio.Task[None]] = {}
+        self._asked: frozenset[str] = frozenset()
+        """Who has room for the next span."""
+        self._reminders = {name: Reminder() for name in self._destinations}
+
+    # --- connecting -----------------------------------------------------------------------
+
+    async def connect(self, facts: Facts) -> Accepted:
+        await self._stop()
+        self._events.clear()
+        self._acked = self._bug = self._ended = None
+        self._facts = facts
+        firsts = {name: self._start(name) for name in self._flow.begin(facts, self._loop.time())}
+        try:
+            await self._first_answers(set(firsts.values()))
+            outcomes = [each.result() for each in firsts.values() if each.done()]
+            for outcome in outcomes:
+                if isinstance(outcome, LogshipError) and outcome.code in STOP_CODES:
+                    raise outcome
+            accepted = self._flow.accepted()
+            if accepted is None:
+                raise self._flow.why_lost()
+        except BaseException as error:
+            await self._stop()
+            self._ended = _closed()
+            await self._close_all(str(error) or "given up")
+            raise
+        self._clock = asyncio.create_task(self._guarded(self._tick_for_ever))
+        return accepted._replace(seed_wanted=self._seeds.wanted and not self._seeds.targets)
+
+    async def _first_answers(self, pending: set[asyncio.Future[LogshipError | None]]) -> None:
+        """Until one is connected, and a moment longer, or all have failed."""
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if self._bug is not None:
+                raise self._bug
+            if any(each.result() is None for each in done):
+                break
+        if pending:
+            await asyncio.wait(pending, timeout=GRACE_SECONDS)
+        if self._bug is not None:
+            raise self._bug
+
+    def _start(self, name: str) -> asyncio.Future[LogshipError | None]:
+        """Have the member connected from now on; returns how the first try ends."""
+        first: asyncio.Future[LogshipError | None] = self._loop.create_future()
+        keep = partial(self._keep, name, first)
+        self._tasks[name] = asyncio.create_task(self._guarded(keep, first))
+        return first
+
+    async def _guarded(
+        self,
+        work: Callable[[], Awaitable[None]],
+        first: asyncio.Future[LogshipError | None] | None = None,
+    ) -> None:
+        """A bug in `work` is raised where somebody looks."""
+        try:
+            await work()
+        except Exception as error:
+            self._bug = error
+            self._changed.set()
+            if first is not None and not first.done():
+                first.set_result(None)
+
+    async def _keep(self, name: str, first: asyncio.Future[LogshipError | None]) -> None:
+        destination = self._destinations[name]
+        if (parting := self._partings.pop(name, None)) is not None:
+            await parting
+        backoff = Backoff()
+        while self._ended is None:
+            facts = self._facts
+            assert facts is not None
+            try:
+                accepted = await destination.connect(self._facts_for(name, facts))
+            except LogshipError as caught:
+                error = caught
+            else:
+                backoff = Backoff()
+                self._accepted(name, accepted, facts)
+                if not first.done():
+                    first.set_result(None)
+                error = await self._listen(name)
+                await destination.close(error.what)
+            self._lost(name, error)
+            if not first.done():
+                first.set_result(error)
+            await asyncio.sleep(
+                backoff.next_seconds() if error.retryable else REFUSED_RETRY_SECONDS
+            )
+
+    def _accepted(self, name: str, accepted: Accepted, facts: Facts) -> None:
+        resume = str(accepted.position) if accepted.position else "nowhere yet"
+        log.info("a destination accepts", destination=name, resume=resume)
+        wish = name in self._seed_names and self._seeds.accepted(name, wanted=accepted.seed_wanted)
+        if wish and not self._flow.greeting:
+            self._tell_up(SeedWanted(f"{name} has no seed"))
+        self._do(self._flow.connected(name, accepted, facts, self._loop.time()))
+
+    async def _listen(self, name: str) -> LogshipError:
+        """Until the connection is lost; returns why."""
+        destination = self._destinations[name]
+        while True:
+            event = await destination.next_event()
+            match event:
+                case Acked():
+                    self._do(self._flow.acked(name, event))
+                case Rewind(position, why):
+                    log.info("a destination goes on elsewhere", destination=name, why=why)
+                    self._do(self._flow.rewound(name, position))
+                case SeedWanted(why):
+                    if self._seeds.asked(name, why):
+                        self._tell_up(event)
+                case SeedFinished():
+                    if (last_word := self._seeds.finished(name, event)) is not None:
+                        self._tell_up(last_word)
+                case Lost(error):
+                    return error
+
+    def _lost(self, name: str, error: LogshipError) -> None:
+        # By its code if refused: the words may hold a number that is another one each time.
+        if self._reminders[name].due(error.what if error.retryable else error.code):
+            said = log.warning if error.retryable else log.error
+            said("a destination is not connected", destination=name, **error.as_dict())
+        self._do(self._flow.lost(name, error, self._loop.time()))
+        if self._flow.greeting or self._ended is not None:
+            return
+        if error.code in STOP_CODES:
+            self._end(error)
+        elif self._flow.is_alone:
+            self._end(self._flow.why_lost())
+
+    def _end(self, error: LogshipError) -> None:
+        """Who sends has to connect anew."""
+        if self._ended is not None:
+            return
+        self._ended = error
+        self._tell_up(Lost(error))
+        current = asyncio.current_task()
+        for task in (*self._tasks.values(), self._clock):
+            if task is not None and task is not current:
+                task.cancel()
+
+    async def close(self, reason: str) -> None:
+        await self._stop()
+        self._ended = _closed()
+        self._changed.set()
+        await self._close_all(reason)
+
+    async def _close_all(self, reason: str) -> None:
+        for destination in self._destinations.values():
+            await destination.close(reason)
+
+    async def _stop(self) -> None:
+        tasks = [*self._tasks.values(), *self._partings.values()]
+        tasks += [self._clock] if self._clock is not None else []
+        self._tasks.clear()
+        self._partings.clear()
+        self._clock = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- what is decided ------------------------------------------------------------------
+
+    def _do(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            match command:
+                case Up(Lost(error)):
+                    self._end(error)
+                case Up(event):
+                    self._tell_up(event)
+                case Say(level, event, fields):
+                    getattr(log, level)(event, **fields)
+                case Connect(name):
+                    if name not in self._tasks:
+                        self._start(name)
+                case Part(name, why):
+                    if (task := self._tasks.pop(name, None)) is not None:
+                        task.cancel()
+                        self._partings[name] = asyncio.create_task(self._part(name, task, why))
+                case _:
+                    self._do_to_member(command)
+        self._changed.set()
+
+    def _do_to_member(self, command: GoOnAt | SkipTo | Hole | SendHistory) -> None:
+        destination = self._destinations[command.name]
+        try:
+            match command:
+                case GoOnAt(_, position):
+                    destination.resume(position)
+                case Hole(_, gap):
+                    destination.send_gap(gap)
+                case SendHistory(_, timeline, content):
+                    destination.send_history(timeline, content)
+                case SkipTo(name, position, why):
+                    assert isinstance(destination, SpillDestination), "it has the role for it"
+                    start = destination.skip_to(position, why)
+                    self._do(self._flow.skipped(name, start))
+        except LogshipError as error:
+            # Its task hears of the same loss.
+            self._do(self._flow.lost(command.name, error, self._loop.time()))
+
+    async def _part(self, name: str, task: asyncio.Task[None], why: str) -> None:
+        await asyncio.gather(task, return_exceptions=True)
+        with contextlib.suppress(LogshipError):
+            await self._destinations[name].close(why)
+
+    def _tell_up(self, event: DestinationEvent) -> None:
+        if isinstance(event, Acked):
+            self._acked = event
+        else:
+            self._events.append(event)
+        self._changed.set()
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._do(self._flow.tick(self._loop.time()))
+            if wish := self._seeds.next_wish():
+                self._tell_up(SeedWanted(wish))
+            self._tell_members()
+
+    # --- what is told of the primary ------------------------------------------------------
+
+    def tell(self, facts: Facts) -> None:
+        if self._ended is not None:
+            return
+        self._facts = facts
+        self._do(self._flow.told(facts, self._loop.time()))
+        self._tell_members()
+
+    def _tell_members(self) -> None:
+        for name, member in self._flow.members.items():
+            if member.connected and self._facts is not None:
+                self._destinations[name].tell(self._facts_for(name, self._facts))
+
+    def _facts_for(self, name: str, facts: Facts) -> Facts:
+        return facts._replace(other_roads=self._flow.roads(name))
+
+    # --- sending --------------------------------------------------------------------------
+
+    async def room(self, size_bytes: int) -> None:
+        while True:
+            self._check_open()
+            members = self._flow.takers(size_bytes)
+            if self._flow.is_void:
+                return  # what comes is dropped
+            if not members:
+                # Nobody has a place for it just now: one is on its way, or a Rewind.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TICK_SECONDS):
+                        await self._wait()
+                continue
+            asked: set[str] = set()
+            for member in members:
+                if not await self._room_at(member, size_bytes):
+                    break
+                asked.add(member.name)
+            else:
+                # Others may have come while it waited.
+                if all(each.name in asked for each in self._flow.takers(size_bytes)):
+                    self._asked = frozenset(asked)
+                    return
+
+    async def _room_at(self, member: Member, size_bytes: int) -> bool:
+        """Whether it has room; False: look again at who has to be waited for."""
+        flow, began_at = self._flow, self._loop.time()
+        may_be_left = flow.may_be_left(member)
+        limit_seconds = TICK_SECONDS
+        if may_be_left:
+            limit_seconds = min(limit_seconds, member.patience_seconds(began_at))
+        has_room = True
+        try:
+            async with asyncio.timeout(limit_seconds):
+                await self._destinations[member.name].room(size_bytes)
+        except TimeoutError:
+            has_room = False
+        except LogshipError as error:
+            self._do(flow.lost(member.name, error, self._loop.time()))
+            return False
+        now = self._loop.time()
+        if may_be_left and now > began_at:
+            self._do(flow.waited(member.name, now - began_at, now))
+        return has_room and member.takes
+
+    def resume(self, position: Position) -> None:
+        self._do(self._flow.resumed(position))
+
+    def send_span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> None:
+        self._check_open()
+        pieces = self._flow.pieces(timeline, start_lsn, sealed.raw_bytes, flush_lsn, self._asked)
+        for name, skipped_bytes in pieces:
+            piece = _cut(sealed, skipped_bytes) if skipped_bytes else sealed
+            start = Lsn(start_lsn + skipped_bytes)
+            try:
+                self._destinations[name].send_span(timeline, start, piece, flush_lsn)
+            except LogshipError as error:
+                self._do(self._flow.lost(name, error, self._loop.time()))
+
+    def send_history(self, timeline: int, content: bytes) -> None:
+        self._check_open()
+        self._do(self._flow.history(timeline, content))
+
+    def send_gap(self, gap: GapFound) -> None:
+        self._check_open()
+        self._do(self._flow.gap(gap))
+
+    async def send_seed(
+        self, frame: SeedBegin | SeedChunk | SeedEnd | SeedAborted, payload: bytes | memoryview
+    ) -> None:
+        seeds = self._seeds
+        if isinstance(frame, SeedBegin):
+            self._flow.seed_began(seeds.begin(frame.seed_id, self._seed_names))
+        names = list(seeds.targets)
+        if isinstance(frame, SeedAborted):
+            seeds.abort()
+        elif not names:
+            why = seeds.failure or "the seed was given up"
+            raise LogshipError(Code.SEED_FAILED, why, retryable=True)
+        failures: list[LogshipError] = []
+        for name in names:
+            try:
+                await self._destinations[name].send_seed(frame, payload)
+            except LogshipError as error:
+                # The member says so too, with a SeedFinished.
+                failures.append(error)
+        if failures and len(failures) == len(names):
+            raise failures[0]
+
+    # --- receiving ------------------------------------------------------------------------
+
+    async def next_event(self) -> DestinationEvent:
+        while True:
+            if self._bug is not None:
+                raise self._bug
+            if self._acked is not None:
+                acked, self._acked = self._acked, None
+                return acked
+            if self._events:
+                return self._events.popleft()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        # Several may wait: each looks for itself when anything has changed.
+        changed = self._changed
+        await changed.wait()
+        if self._changed is changed:
+            self._changed = asyncio.Event()
+
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise LogshipError(Code.LINK_LOST, self._ended.what, retryable=True)
+
+
+def _closed() -> LogshipError:
+    return LogshipError(Code.LINK_LOST, "no destination is connected", retryable=True)
+
+
+def _cut(sealed: Sealed, skipped_bytes: int) -> Sealed:
+    """A span without its first bytes, for a member that has them: rare."""
+    raw = unseal(
+        sealed.codec,
+        sealed.crc32c,
+        sealed.raw_bytes,
+        sealed.payload,
+        max_raw_bytes=sealed.raw_bytes,
+    )
+    return seal(memoryview(raw)[skipped_bytes:], compress=sealed.codec != "none", quick=True)

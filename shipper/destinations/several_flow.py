@@ -1,0 +1,609 @@
+"""What several destinations are sent, from one stream of WAL.  No I/O: events in, commands out.
+
+The stream is read once, from the least position that a member still needs.  Each member has a
+place of its own where what it is sent goes on; what lies below is not sent to it.  A member that
+can't be served from where the stream is makes it start again there: a Rewind, upwards.
+
+Of two members that both need the stream, at places far apart, one starves while the other is
+served.  They take turns of `TURN_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from logship.errors import Code, LogshipError
+from logship.frames import GapFound, OtherRoad
+from logship.lsn import Lsn, Position
+from logship.wal import History, parse_history
+from shipper.destinations import Accepted, Acked, DestinationEvent, Facts, Lost, Rewind
+from shipper.destinations.several_members import Member, Role
+from shipper.destinations.several_spill import Spill, SpillRule
+
+FORWARD_BYTES = 16 << 20
+"""WAL that no member needs is skipped if there is so much of it."""
+NEAR_BYTES = 1 << 20
+"""So near to the primary's flush position counts as caught up."""
+TURN_SECONDS = 2.0
+BUDGET_SECONDS = 5.0
+
+
+class Up(NamedTuple):
+    """Tell who sends."""
+
+    event: DestinationEvent
+
+
+class Connect(NamedTuple):
+    """Reach this member, and keep trying."""
+
+    name: str
+
+
+class Part(NamedTuple):
+    """End its connection; it is not tried again until Connect."""
+
+    name: str
+    why: str
+
+
+class GoOnAt(NamedTuple):
+    """`resume` of this member."""
+
+    name: str
+    position: Position
+
+
+class SkipTo(NamedTuple):
+    """`skip_to` of this member; tell `skipped` where it goes on."""
+
+    name: str
+    position: Position
+    why: str
+
+
+class Hole(NamedTuple):
+    """`send_gap` of this member."""
+
+    name: str
+    gap: GapFound
+
+
+class SendHistory(NamedTuple):
+    name: str
+    timeline: int
+    content: bytes
+
+
+class Say(NamedTuple):
+    """A line for the log."""
+
+    level: str
+    event: str
+    fields: Mapping[str, str]
+
+
+Command = Up | Connect | Part | GoOnAt | SkipTo | Hole | SendHistory | Say
+
+
+class Flow:
+    """Members, where each is, and what the source may forget."""
+
+    def __init__(
+        self,
+        roles: Mapping[str, Role],
+        *,
+        spill: SpillRule | None = None,
+        budget_seconds: float = BUDGET_SECONDS,
+        now: float,
+    ) -> None:
+        """roles: by name, the link first.  A `spill` rule needs a member of that role."""
+        self.members = {
+            name: Member(name, role, budget_seconds=budget_seconds) for name, role in roles.items()
+        }
+        self.facts: Facts | None = None
+        self.flush_lsn = Lsn(0)
+        self.stream: Position | None = None
+        """Where the next span starts.  None: nobody needs any."""
+        self.greeting = True
+        """No connection was accepted upwards yet."""
+        self._void = True
+        """What is sent does not count before `resumed` says the place that was asked for."""
+        self._max_span_bytes = 0
+        self._histories: dict[int, bytes] = {}
+        self._told: Acked | None = None
+        self._turn_began: float | None = None
+        self._unserved: GapFound | None = None
+        """What the link misses and the primary has no more: the bucket is asked for it."""
+        first, *_ = self.members.values()
+        self._first = first
+        if Role.REQUIRED not in roles.values() or (spill and first.role is not Role.REQUIRED):
+            raise ValueError("the slot has nothing to follow")
+        self.spill: Spill | None = None
+        for member in self.members.values():
+            member.lost_at = now
+            if member.role is Role.SPILL and spill is not None:
+                self.spill = Spill(spill, first, member)
+
+    # --- connecting -----------------------------------------------------------------------
+
+    def begin(self, facts: Facts, now: float) -> list[str]:
+        """A new try to connect: all members anew.  Returns which to reach."""
+        self.greeting = self._void = True
+        self.stream = None
+        self._told = self._turn_began = self._unserved = None
+        for member in self.members.values():
+            member.parted(member.error, now)
+        self._learn(facts)
+        if self.spill is not None and (why := self.spill.due(now, self.flush_lsn)):
+            self.spill.begin(why)
+        # There is nothing to spill of a primary that is away.
+        return [
+            name
+            for name, member in self.members.items()
+            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL)
+        ]
+
+    def _is_used(self, member: Member) -> bool:
+        return member.role is not Role.SPILL or (self.spill is not None and self.spill.active)
+
+    def connected(self, name: str, accepted: Accepted, facts: Facts, now: float) -> list[Command]:
+        """The member accepts what was said with `facts`."""
+        member = self.members[name]
+        member.accepted(accepted, telling=not facts.reachable)
+        if not self.greeting and member.max_span_bytes < self._max_span_bytes:
+            what = f"{name} takes spans of {member.max_span_bytes} bytes at most"
+            return [Up(Lost(LogshipError(Code.LINK_LOST, what, retryable=True)))]
+        commands: list[Command] = []
+        if member.telling:
+            return commands
+        for timeline, content in self._histories.items():
+            commands += self._history_for(member, timeline, content)
+        if member.role is Role.SPILL:
+            commands += self._place_spill(member)
+        elif member.next is not None:
+            commands.append(GoOnAt(name, member.next))
+        return [*commands, *self._settle(), *self._check_ahead(), *self._acks()]
+
+    def accepted(self) -> Accepted | None:
+        """What is accepted upwards: as soon as any member is connected."""
+        connected = [each for each in self.members.values() if each.connected]
+        if not connected:
+            return None
+        self.greeting = False
+        takers = [each.next for each in connected if each.takes and each.next is not None]
+        self.stream = min(takers, default=None)
+        known = set.intersection(*(each.known_timelines for each in connected))
+        acked = self._acked()
+        self._max_span_bytes = min(each.max_span_bytes for each in connected)
+        return Accepted(
+            position=self.stream,
+            # One that comes later is given what the others had already.
+            known_timelines=frozenset(known & self._histories.keys()),
+            seed_wanted=False,
+            max_span_bytes=self._max_span_bytes,
+            durable=acked.durable if acked is not None else None,
+        )
+
+    def lost(self, name: str, error: LogshipError, now: float) -> list[Command]:
+        """The member's connection ended, or could not be made."""
+        member = self.members[name]
+        member.parted(error, now)
+        if member is self._first:
+            self._unserved = None
+        return self._settle()
+
+    @property
+    def is_alone(self) -> bool:
+        """Nobody is connected: who sends has to begin anew."""
+        return not any(each.connected for each in self.members.values())
+
+    def why_lost(self) -> LogshipError:
+        """Of those that are used the first one's error; one that trying again mends, if any."""
+        errors = [
+            each.error
+            for each in self.members.values()
+            if each.error is not None and self._is_used(each)
+        ]
+        for error in errors:
+            if error.retryable:
+                return error
+        return errors[0] if errors else _nobody()
+
+    def _check_ahead(self) -> list[Command]:
+        """Find members that have WAL which the primary never wrote.
+
+        The source sees that of the place where it starts; what it writes next must not be
+        joined to the others, though it will reach their places.
+        """
+        if self.stream is None or self.facts is None or not self.flush_lsn:
+            return []
+        newest = Position(self.facts.timeline, self.flush_lsn)
+        commands: list[Command] = []
+        for member in self.members.values():
+            if member.takes and member.next is not None and member.next > max(newest, self.stream):
+                member.gap = GapFound(
+                    timeline=member.next.timeline,
+                    from_lsn=member.next.lsn,
+                    available_lsn=0,
+                    code=str(Code.PRIMARY_BEHIND),
+                    what=f"it has WAL up to {member.next}, the primary is at {newest}",
+                )
+                commands += [_misses(member), Hole(member.name, member.gap)]
+        return commands
+
+    # --- what members say -----------------------------------------------------------------
+
+    def acked(self, name: str, acked: Acked) -> list[Command]:
+        member = self.members[name]
+        start = self.spill.start if self.spill is not None else None
+        if member.role is Role.SPILL and start is not None and acked.durable < start:
+            return []  # of what was spilled before
+        member.acked(acked)
+        return self._acks()
+
+    def rewound(self, name: str, position: Position) -> list[Command]:
+        """The member wants WAL from there, again or for the first time."""
+        member = self.members[name]
+        if member is self._first:
+            self._unserved = None
+        member.next = position
+        member.gap = member.aside_until = None
+        return [GoOnAt(name, position), *self._settle()]
+
+    def skipped(self, name: str, position: Position) -> list[Command]:
+        """What the member is sent goes on there, though it has not what lies before."""
+        assert self.spill is not None
+        member = self.members[name]
+        member.next = member.durable = member.received = position
+        self.spill.start = position
+        if self.spill.since is None:
+            self.spill.since = position
+        return self._settle()
+
+    def seed_began(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.members[name].seed_began()
+
+    # --- what who sends says --------------------------------------------------------------
+
+    def told(self, facts: Facts, now: float) -> list[Command]:
+        """The primary's state, as of now."""
+        self._learn(facts)
+        commands: list[Command] = []
+        if facts.reachable:
+            for member in self.members.values():
+                if member.telling:
+                    member.parted(None, now)
+                    commands += [Part(member.name, "the primary is back"), Connect(member.name)]
+        spill = self.spill
+        if spill is not None and spill.bucket.connected and spill.bucket.next is None:
+            commands += self._place_spill(spill.bucket)
+        return [*commands, *self._settle(), *self._acks()]
+
+    def _learn(self, facts: Facts) -> None:
+        self.facts = facts
+        self.flush_lsn = Lsn(max(self.flush_lsn, facts.flush_lsn))
+
+    def resumed(self, position: Position) -> list[Command]:
+        """Spans go on there.  With any other place than the one asked for they do not count."""
+        self._void = position != self.stream
+        return [] if self._void else self._check_ahead()
+
+    def takers(self, size_bytes: int) -> list[Member]:
+        """Who may be sent some of the next `size_bytes`; those that are waited for first."""
+        if self._void or self.stream is None:
+            return []
+        timeline, lsn = self.stream
+        wanted = [
+            member
+            for member in self.members.values()
+            if member.takes
+            and member.next is not None
+            and (member.next.timeline != timeline or member.next.lsn < lsn + size_bytes)
+        ]
+        return sorted(wanted, key=self.may_be_left)
+
+    @property
+    def is_void(self) -> bool:
+        return self._void
+
+    def may_be_left(self, member: Member) -> bool:
+        """Whether the others go on without it when it has no room for long."""
+        if member.role is Role.OPTIONAL:
+            return True
+        spill = self.spill
+        return spill is not None and member is spill.link and spill.bucket.takes
+
+    def pieces(
+        self, timeline: int, start_lsn: int, size_bytes: int, flush_lsn: int, asked: frozenset[str]
+    ) -> list[tuple[str, int]]:
+        """Who is sent what of a span: (name, bytes to leave out at its beginning).
+
+        asked: those that have room for it.
+        """
+        if self._void:
+            return []
+        end = Position(timeline, Lsn(start_lsn + size_bytes))
+        self.stream = end
+        self.flush_lsn = Lsn(max(self.flush_lsn, flush_lsn, end.lsn))
+        pieces: list[tuple[str, int]] = []
+        for member in self.members.values():
+            if not member.takes or member.next is None or member.next >= end:
+                continue
+            opens = timeline > member.next.timeline
+            if start_lsn > member.next.lsn or member.name not in asked:
+                continue  # `tick` has the stream start again for it
+            pieces.append((member.name, 0 if opens else member.next.lsn - start_lsn))
+            member.next = end
+        return pieces
+
+    def history(self, timeline: int, content: bytes) -> list[Command]:
+        self._histories[timeline] = content
+        commands: list[Command] = []
+        line: History | None = None
+        # What is wrong with one that can't be read, the far ends say.
+        with contextlib.suppress(LogshipError):
+            line = parse_history(timeline, content)
+        for member in self.members.values():
+            if member.connected and not member.telling:
+                commands += self._history_for(member, timeline, content)
+            if member.takes and line is not None:
+                commands += self._check_line(member, line)
+        return [*commands, *self._settle()]
+
+    def _history_for(self, member: Member, timeline: int, content: bytes) -> list[Command]:
+        if timeline in member.known_timelines:
+            return []
+        member.known_timelines.add(timeline)
+        return [SendHistory(member.name, timeline, content)]
+
+    def _check_line(self, member: Member, line: History) -> list[Command]:
+        """What `member` has must be of the line that the primary goes on with."""
+        assert member.next is not None
+        if member.next.timeline >= line.timeline or line.contains(member.next.timeline):
+            return []
+        member.gap = GapFound(
+            timeline=member.next.timeline,
+            from_lsn=member.next.lsn,
+            available_lsn=0,
+            code=str(Code.TIMELINE_DIVERGED),
+            what=f"it follows timeline {member.next.timeline}, of which the primary's timeline "
+            f"{line.timeline} does not descend",
+        )
+        return [_misses(member), Hole(member.name, member.gap)]
+
+    def gap(self, gap: GapFound) -> list[Command]:
+        """The source can't go on from where the stream is: those who need it have a hole."""
+        missing = Position(gap.timeline, Lsn(gap.from_lsn))
+        commands: list[Command] = []
+        for member in list(self.members.values()):
+            # Any other has been set back since: it is tried where it is now.
+            if member.takes and member.next == missing:
+                commands += self._gap_of(member, gap)
+        self.stream = None
+        self._void = True
+        return [*commands, *self._settle()]
+
+    def _gap_of(self, member: Member, gap: GapFound) -> list[Command]:
+        spill = self.spill
+        if spill is not None and member is spill.bucket:
+            available = Position(gap.timeline, Lsn(gap.available_lsn))
+            if member.next is not None and available > member.next:
+                said = _skips(member, available)
+                member.next = None
+                return [said, SkipTo(member.name, available, gap.what)]
+        member.gap = gap
+        if spill is None or member is not spill.link:
+            return [_misses(member), Hole(member.name, gap)]
+        self._unserved = gap
+        if spill.bucket.connected:
+            return self._resolve()
+        if spill.active:
+            return []  # it is being tried
+        spill.begin("the primary has no more what the link needs")
+        return [_spills(spill), Connect(spill.bucket.name)]
+
+    # --- spilling -------------------------------------------------------------------------
+
+    def _place_spill(self, bucket: Member) -> list[Command]:
+        """Where the spill goes on: at its own end if that joins, else with what the link has."""
+        assert self.spill is not None and self.facts is not None
+        where = self.spill.where(self.facts.timeline, self.facts.slot_restart_lsn)
+        its_end = bucket.durable
+        commands = self._resolve()
+        if where is None:
+            bucket.next = None
+        elif its_end is not None and its_end >= where:
+            bucket.next = its_end
+            commands.append(GoOnAt(bucket.name, its_end))
+        else:
+            bucket.next = None
+            why = f"the link has everything up to {where}"
+            commands.append(SkipTo(bucket.name, where, why))
+        return commands
+
+    def _resolve(self) -> list[Command]:
+        """Tell the link what it misses, and whether the bucket has it."""
+        gap, spill = self._unserved, self.spill
+        if gap is None or spill is None or not spill.link.connected:
+            return []
+        self._unserved = None
+        its_end = spill.bucket.durable
+        if its_end is not None and its_end > (gap.timeline, gap.from_lsn):
+            gap = msgspec.structs.replace(
+                gap,
+                code=str(Code.WAL_IN_BUCKET),
+                available_lsn=its_end.lsn,
+                what=f"it was spilled to the bucket, which has it up to {its_end}",
+            )
+        spill.link.gap = gap
+        return [_misses(spill.link), Hole(spill.link.name, gap)]
+
+    def _judge_spill(self, now: float) -> list[Command]:
+        spill = self.spill
+        if spill is None:
+            return []
+        if why := spill.due(now, self.flush_lsn):
+            spill.begin(why)
+            return [_spills(spill), Connect(spill.bucket.name)]
+        if spill.is_over(self.flush_lsn):
+            spill.end()
+            spill.bucket.parted(None, now)
+            fields = {"link_durable": str(spill.link.durable)}
+            return [
+                Say("info", "spilling is over: the link has everything", fields),
+                Part(spill.bucket.name, "the link keeps up again"),
+            ]
+        return []
+
+    # --- time -----------------------------------------------------------------------------
+
+    def waited(self, name: str, seconds: float, now: float) -> list[Command]:
+        """The others waited for room at a member that may be left."""
+        member = self.members[name]
+        if not member.takes or not member.kept_waiting(seconds, now):
+            return []
+        member.leave_behind(now)
+        fields = {"destination": name, "at": str(member.next), "times": str(member.times_behind)}
+        said = Say("warning", "a destination is left behind: it does not keep up", fields)
+        return [said, *self._settle()]
+
+    def tick(self, now: float) -> list[Command]:
+        """Time passed."""
+        commands = self._judge_spill(now)
+        for member in self.members.values():
+            if member.aside_until is not None and now >= member.aside_until and member.drained:
+                member.aside_until = None
+            if member.behind and member.takes and self._is_near(member):
+                member.caught_up()
+                fields = {"destination": member.name}
+                commands.append(Say("info", "a destination has caught up", fields))
+        self._take_turns(now)
+        return [*commands, *self._settle(), *self._acks()]
+
+    def _is_near(self, member: Member) -> bool:
+        return member.next is not None and member.next.lsn + NEAR_BYTES >= self.flush_lsn
+
+    def _take_turns(self, now: float) -> None:
+        """Set aside who is served, if others starved for long enough meanwhile."""
+        takers = [each for each in self.members.values() if each.takes]
+        starving = [each for each in takers if self._starves(each)]
+        served = [each for each in takers if each not in starving]
+        if all(each.role is Role.OPTIONAL for each in starving) and any(
+            each.role is not Role.OPTIONAL for each in served
+        ):
+            starving = []  # an optional one waits for those that are not
+        if not starving or len(starving) == len(takers):
+            self._turn_began = None
+        elif self._turn_began is None:
+            self._turn_began = now
+        elif now - self._turn_began > TURN_SECONDS:
+            self._turn_began = None
+            for member in served:
+                member.aside_until = now + TURN_SECONDS
+
+    def _starves(self, member: Member) -> bool:
+        """There is WAL for it, and the stream is busy further back."""
+        if self.stream is None or member.next is None or member.next.lsn >= self.flush_lsn:
+            return False
+        return member.next > self.stream
+
+    # --- what follows ---------------------------------------------------------------------
+
+    def _settle(self) -> list[Command]:
+        """Have the stream start again elsewhere, if somebody needs that."""
+        if self.greeting:
+            return []
+        places = [each.next for each in self.members.values() if each.takes and each.next]
+        if not places:
+            return []
+        least = min(places)
+        if self.stream is None:
+            why = "there is a place to go on from"
+        elif self.stream > least:
+            why = "one of the destinations is further behind"
+        elif least.timeline == self.stream.timeline and _far(self.stream, least):
+            why = "no destination needs what lies before"
+        else:
+            return []
+        self.stream = least
+        self._void = True
+        return [Up(Rewind(least, why))]
+
+    def _acked(self) -> Acked | None:
+        """What the source may be told.  None: not known yet of all that count."""
+        durables = [
+            member.durable
+            for member in self.members.values()
+            if member.role is Role.REQUIRED and (self.spill is None or member is not self._first)
+        ]
+        if self.spill is not None:
+            durables.append(self.spill.durable())
+        known = [each for each in durables if each is not None]
+        if not known or len(known) != len(durables):
+            return None
+        durable = min(known)
+        if self.spill is not None:
+            # The link alone may have less than the slot passed already.
+            floor = self.facts.slot_restart_lsn if self.facts is not None else None
+            if floor is None or durable.lsn < floor:
+                return None
+        first = self._first
+        if not first.connected or first.received is None:
+            return Acked(durable, durable, Lsn(0))
+        return Acked(max(first.received, durable), durable, Lsn(first.applied))
+
+    def _acks(self) -> list[Command]:
+        acked = self._acked()
+        if self.greeting or acked is None or acked == self._told:
+            return []
+        self._told = acked
+        return [Up(acked)]
+
+    def roads(self, name: str) -> tuple[OtherRoad, ...]:
+        """What a member's far end is told of the others."""
+        spill = self.spill
+        since = spill.since or spill.start if spill is not None and spill.active else None
+        if spill is not None and spill.active and since is None:
+            since = Position(0, Lsn(0))
+        return tuple(
+            member.road(spilling_since=since)
+            for member in self.members.values()
+            if member.name != name
+        )
+
+
+def _far(stream: Position, least: Position) -> bool:
+    return least.lsn - stream.lsn > FORWARD_BYTES
+
+
+def _nobody() -> LogshipError:
+    return LogshipError(Code.LINK_LOST, "no destination is connected", retryable=True)
+
+
+def _misses(member: Member) -> Say:
+    gap = member.gap
+    assert gap is not None
+    fields = {
+        "destination": member.name,
+        "code": gap.code,
+        "missing_from": f"{gap.timeline}:{Lsn(gap.from_lsn)}",
+        "available_from": str(Lsn(gap.available_lsn)),
+        "what": gap.what,
+    }
+    return Say("error", "a destination misses WAL that the primary can't give it", fields)
+
+
+def _skips(member: Member, position: Position) -> Say:
+    fields = {"destination": member.name, "from": str(member.next), "to": str(position)}
+    return Say("warning", "the spill goes on after a hole", fields)
+
+
+def _spills(spill: Spill) -> Say:
+    fields = {"why": spill.why, "from": str(spill.since)}
+    return Say("warning", "spilling to the bucket", fields)

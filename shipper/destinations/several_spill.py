@@ -1,0 +1,86 @@
+"""When the bucket stands in for the link, and when it need not any more.  No I/O."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from logship.lsn import Lsn, Position
+from shipper.destinations.several_members import Member
+
+
+class SpillRule(NamedTuple):
+    """Spill once the link owes more than `after_bytes`, or is down for `after_seconds`."""
+
+    after_bytes: int
+    after_seconds: float
+
+
+class Spill:
+    """Whether WAL goes to the spill member now.
+
+    What was spilled needs no record: the bucket's own end and the link's welcome tell it.
+    """
+
+    def __init__(self, rule: SpillRule, link: Member, bucket: Member) -> None:
+        self.rule = rule
+        self.link = link
+        self.bucket = bucket
+        self.active = False
+        self.since: Position | None = None
+        """Where it began, if that is known: what the link had then."""
+        self.start: Position | None = None
+        """Where the bucket's own chain begins.  None: it was begun by an earlier process, with
+        what the link had then."""
+        self.why = ""
+
+    def due(self, now: float, flush_lsn: Lsn) -> str:
+        """Why to begin, or ""."""
+        if self.active:
+            return ""
+        link = self.link
+        backlog_bytes = flush_lsn - link.durable.lsn if link.durable is not None else None
+        if backlog_bytes is not None and backlog_bytes > self.rule.after_bytes:
+            return f"the link has not acknowledged {backlog_bytes} bytes"
+        if link.lost_at is None or backlog_bytes == 0:
+            return ""  # nothing is written while there is nothing to write
+        down_seconds = now - link.lost_at
+        return f"the link is down for {down_seconds:.0f} s" if self._is_long(down_seconds) else ""
+
+    def _is_long(self, down_seconds: float) -> bool:
+        return down_seconds >= self.rule.after_seconds
+
+    def begin(self, why: str) -> None:
+        self.active = True
+        self.why = why
+        self.since = self.link.durable
+
+    def is_over(self, flush_lsn: Lsn) -> bool:
+        """The link has all that was spilled, and keeps up."""
+        link, bucket = self.link, self.bucket
+        if not self.active or not link.takes or link.durable is None:
+            return False
+        if bucket.durable is not None and link.durable < bucket.durable:
+            return False
+        return flush_lsn - link.durable.lsn <= self.rule.after_bytes // 2
+
+    def end(self) -> None:
+        self.active = False
+        self.since = None
+        self.why = ""
+
+    def where(self, timeline: int, slot_restart_lsn: Lsn | None) -> Position | None:
+        """Up to where the link, or what was spilled before, has everything.  None: not known
+        yet."""
+        if self.link.durable is not None:
+            return self.link.durable
+        # The slot never passed what was durable on either of the two.
+        return Position(timeline, slot_restart_lsn) if slot_restart_lsn else None
+
+    def durable(self) -> Position | None:
+        """Up to where link and bucket together have everything, without a hole."""
+        link, bucket = self.link.durable, self.bucket.durable
+        if link is None or bucket is None:
+            return link or bucket
+        if self.start is not None and self.start > link:
+            return link
+        return max(link, bucket)

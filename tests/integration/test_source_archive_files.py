@@ -1,0 +1,569 @@
+"""Source `archive` over real directories, with WAL as servers write it, and no server.
+
+The primary is away in all of these: what is in the outbox is shipped by what was last known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from logship.errors import Code, LogshipError
+from logship.lsn import Lsn, Position
+from logship.wal import History, HistoryEntry, WalLine, history_name, segment_name
+from shipper.sources import HistoryFile, WalBytes
+from shipper.sources.archive import ArchiveSource, notices, settling
+from shipper.sources.archive.names import partial_name
+from tests.integration.source_contract import Collected, read_until
+from tests.support.link_frames import at, profile
+from tests.support.waiting import free_port, until
+from tests.support.wal_factory import MEGABYTE, SYSTEM_IDENTIFIER, WalFactory, wal_line
+
+pytestmark = pytest.mark.integration
+
+S = MEGABYTE
+FORK = 3 * S + 5000
+PROFILE = profile(system_identifier=SYSTEM_IDENTIFIER, wal_segment_size=S)
+TWO = History(2, (HistoryEntry(1, Lsn(FORK)),))
+TWO_TEXT = f"1\t{Lsn(FORK)}\tno recovery target specified\n".encode()
+
+
+class Box:
+    """An outbox, its archiver, and sources over it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.outbox = directory / "outbox"
+        self.outbox.mkdir()
+        self.factory = WalFactory(wal_line(), {2: TWO})
+        self.sources: list[ArchiveSource] = []
+
+    def source(
+        self, *, keep: bool = False, rescan_seconds: float = 0.1, gap_seconds: float = 60.0
+    ) -> ArchiveSource:
+        made = ArchiveSource(
+            f"host=127.0.0.1 port={free_port()} user=x",
+            outbox=self.outbox,
+            memory_file=self.directory / "outbox.json",
+            application_name="logship_test",
+            keep=keep,
+            rescan_seconds=rescan_seconds,
+            gap_seconds=gap_seconds,
+            connect_timeout_seconds=2,
+            last_profile=PROFILE,
+            last_timeline=1,
+        )
+        self.sources.append(made)
+        return made
+
+    async def started(self, position: Position | None = None, **options: Any) -> ArchiveSource:
+        made = self.source(**options)
+        await made.open()
+        await made.start(position or at(1, S), frozenset())
+        return made
+
+    def segment(self, timeline: int, number: int) -> bytes:
+        return self.factory.wal(timeline, number * S, (number + 1) * S)
+
+    def put(self, name: str, content: bytes) -> Path:
+        """As basic_archive does: whole when it gets its name."""
+        temporary = self.outbox / f"archtemp.{name}"
+        temporary.write_bytes(content)
+        path = self.outbox / name
+        temporary.rename(path)
+        return path
+
+    def archive(self, timeline: int, *numbers: int) -> None:
+        for number in numbers:
+            self.put(segment_name(timeline, number * S, S), self.segment(timeline, number))
+
+    def names(self) -> set[str]:
+        return set(os.listdir(self.outbox))
+
+
+@pytest.fixture
+async def box(tmp_path: Path) -> AsyncIterator[Box]:
+    made = Box(tmp_path)
+    yield made
+    for source in made.sources:
+        await source.close()
+
+
+def named(timeline: int, number: int) -> str:
+    return segment_name(timeline, number * S, S)
+
+
+async def collect(source: ArchiveSource, timeline: int, lsn: int) -> Collected:
+    collected = Collected(S)
+    await read_until(source, collected, timeline, lsn)
+    return collected
+
+
+def check(box: Box, collected: Collected) -> None:
+    for span in collected.spans:
+        wanted = box.factory.wal(span.timeline, span.start_lsn, span.end_lsn)
+        assert b"".join(span.chunks) == wanted, str(span.start_lsn)
+
+
+@contextlib.asynccontextmanager
+async def reading(source: ArchiveSource) -> AsyncIterator[list[WalBytes | HistoryFile]]:
+    """Read in the background, for as long as nothing comes."""
+    came: list[WalBytes | HistoryFile] = []
+
+    async def read() -> None:
+        while True:
+            came.extend(await source.read(S))
+
+    task = asyncio.create_task(read())
+    try:
+        yield came
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+# --- order ------------------------------------------------------------------------------------
+
+
+async def test_says_that_the_primary_is_away_and_ships_all_the_same(box: Box) -> None:
+    box.archive(1, 1, 2)
+    source = box.source()
+    identity = await source.open()
+    assert not source.reachable
+    assert identity.profile == PROFILE
+    assert identity.flush_lsn == 3 * S
+    await source.start(at(1, S), frozenset())
+    check(box, await collect(source, 1, 3 * S))
+    with pytest.raises(LogshipError) as caught:
+        await source.reserve()
+    assert caught.value.code is Code.PRIMARY_UNREACHABLE
+
+
+@pytest.mark.parametrize("last", ["partial", "whole", "neither"])
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_switch_in_any_order_of_arrival(box: Box, last: str, seed: int) -> None:
+    files = {named(1, number): box.segment(1, number) for number in (1, 2)}
+    files |= {named(2, number): box.segment(2, number) for number in (3, 4, 5)}
+    files[history_name(2)] = TWO_TEXT
+    old = box.segment(1, 3)
+    if last == "partial":  # past the switch point is what the file was recycled from
+        cut = FORK - 3 * S
+        files[partial_name(1, 3 * S, S)] = old[:cut] + box.segment(1, 0)[cut:]
+    elif last == "whole":
+        files[named(1, 3)] = old
+    source = await box.started()
+    order = sorted(files)
+    random.Random(seed).shuffle(order)
+    if last == "whole":  # else its bytes past the fork are shipped before the fork is known
+        order.sort(key=lambda name: not name.endswith(".history"))
+    collected = Collected(S)
+    async with reading(source) as came:
+        for name in order:
+            box.put(name, files[name])
+            await asyncio.sleep(0.01 * (seed % 2))
+        await until(
+            lambda: came and isinstance(came[-1], WalBytes) and came[-1].end_lsn == 6 * S, "all"
+        )
+    for event in came:
+        collected.add(event)
+    assert collected.histories == {2: TWO_TEXT}
+    ends = {span.timeline: span.end_lsn for span in collected.spans}
+    assert ends == {1: FORK, 2: 6 * S}
+    assert collected.spans[0].start_lsn == S
+    check(box, collected)
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    left = {named(1, 3), history_name(2)} if last == "whole" else set()
+    await until(lambda: box.names() == left, "what is durable goes")
+
+
+async def test_a_missing_segment_is_waited_for_then_named_and_taken_when_it_comes(
+    box: Box,
+) -> None:
+    box.archive(1, 1, 3)
+    source = await box.started(gap_seconds=0.3)
+    await collect(source, 1, 2 * S)
+    with pytest.raises(LogshipError) as caught:
+        await asyncio.wait_for(source.read(S), 20)
+    assert caught.value.code is Code.WAL_REMOVED
+    assert caught.value.retryable
+    assert named(1, 2) in caught.value.what
+    box.archive(1, 2)
+    await source.start(at(1, 2 * S), frozenset())
+    check(box, await collect(source, 1, 4 * S))
+
+
+async def test_nothing_missing_is_no_gap(box: Box) -> None:
+    box.archive(1, 1)
+    source = await box.started(gap_seconds=0.2)
+    await collect(source, 1, 2 * S)
+    async with reading(source) as came:
+        for _ in range(10):
+            await asyncio.sleep(0.05)
+            assert came == []
+
+
+# --- files that are not what they seem --------------------------------------------------------
+
+
+async def test_a_file_that_is_written_under_its_own_name_is_taken_when_it_is_whole(
+    box: Box,
+) -> None:
+    source = await box.started()
+    content = box.segment(1, 1)
+    async with reading(source) as came:
+        with (box.outbox / named(1, 1)).open("wb", buffering=0) as file:
+            for start in range(0, S, S // 8):
+                file.write(content[start : start + S // 8])
+                await asyncio.sleep(0.03)
+                assert came == []
+        await until(lambda: bool(came), "it is closed")
+        assert isinstance(came[0], WalBytes)
+        assert b"".join(came[0].chunks) == content
+
+
+async def test_a_file_that_had_its_size_before_its_contents_waits(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "PADDED_SETTLE_SECONDS", 3.0)
+    content = box.segment(1, 1)
+    path = box.outbox / named(1, 1)
+    with path.open("wb", buffering=0) as file:
+        file.truncate(S)
+        file.write(content[: S // 2])
+        source = await box.started()
+        async with reading(source) as came:
+            for _ in range(20):  # longer than SETTLE_SECONDS
+                await asyncio.sleep(0.1)
+            assert came == []
+            file.write(content[S // 2 :])
+            file.close()
+            await until(lambda: bool(came), "it is closed")
+    assert isinstance(came[0], WalBytes)
+    assert b"".join(came[0].chunks) == content
+
+
+@pytest.mark.parametrize("kind", ["foreign cluster", "other major", "noise", "directory", "link"])
+async def test_what_is_not_wal_of_this_cluster_is_left_alone_and_said(box: Box, kind: str) -> None:
+    name = named(1, 1)
+    line = wal_line()
+    wrong = {
+        "foreign cluster": WalFactory(WalLine(line.system_identifier + 1, 17, S)).wal(1, S, 2 * S),
+        "other major": WalFactory(wal_line(16)).wal(1, S, 2 * S),
+        "noise": random.Random(1).randbytes(S),
+    }
+    if kind == "directory":
+        (box.outbox / name).mkdir()
+    elif kind == "link":
+        (box.directory / "elsewhere").write_bytes(box.segment(1, 1))
+        (box.outbox / name).symlink_to(box.directory / "elsewhere")
+    else:
+        box.put(name, wrong[kind])
+    source = await box.started()
+    with capture_logs() as logs:
+        async with reading(source) as came:
+            if kind in wrong or kind == "link":
+                await until(lambda: any(e.get("name") == name for e in logs), "it is said")
+            for _ in range(10):
+                await asyncio.sleep(0.02)
+            assert came == []
+            if kind == "directory":
+                (box.outbox / name).rmdir()
+            box.archive(1, 1)
+            await until(lambda: bool(came), "the right one comes")
+    if kind == "foreign cluster":
+        assert any(e.get("code") == str(Code.SYSTEM_IDENTIFIER_MISMATCH) for e in logs)
+
+
+async def test_other_names_are_counted_said_once_and_stay(box: Box) -> None:
+    strangers = {"README", "000000010000000000000001.gz", "00000001000000000000000Z", "lost+found"}
+    for name in strangers:
+        (box.outbox / name).write_bytes(b"x")
+    (box.outbox / "archtemp.000000010000000000000007.99.1").write_bytes(b"x")
+    box.archive(1, 1)
+    with capture_logs() as logs:
+        source = await box.started()
+        collected = await collect(source, 1, 2 * S)
+        source.acknowledge(collected.end, collected.end, Lsn(0))
+        await until(lambda: named(1, 1) not in box.names(), "the segment goes")
+    assert strangers < box.names()
+    (said,) = [e for e in logs if "not WAL" in e["event"]]
+    assert said["count"] == 4
+
+
+async def test_a_history_cut_short_is_not_read(box: Box) -> None:
+    box.archive(1, 1, 2)
+    box.archive(2, 3)
+    (box.outbox / history_name(2)).write_bytes(TWO_TEXT[:8])  # a switch point, and not the one
+    source = await box.started()
+    await collect(source, 1, 3 * S)
+    async with reading(source) as came:
+        for _ in range(10):
+            await asyncio.sleep(0.02)
+        assert came == []
+        (box.outbox / history_name(2)).write_bytes(TWO_TEXT)
+        await until(lambda: len(came) >= 3, "the whole one")
+    assert came[0] == HistoryFile(2, TWO_TEXT)
+
+
+async def test_files_that_vanish_are_waited_for(box: Box) -> None:
+    box.archive(1, 1, 2)
+    source = box.source()
+    await source.open()
+    (box.outbox / named(1, 1)).unlink()
+    await source.start(at(1, S), frozenset())
+    async with reading(source) as came:
+        for _ in range(5):
+            await asyncio.sleep(0.02)
+        assert came == []
+        box.archive(1, 1)
+        await until(lambda: len(came) == 2, "it came back")
+
+
+# --- other bytes under a name that was shipped ------------------------------------------------
+
+
+def other_bytes(box: Box, number: int) -> bytes:
+    content = bytearray(box.segment(1, number))
+    content[-100] ^= 0xFF
+    return bytes(content)
+
+
+async def test_other_bytes_under_a_shipped_name_are_refused_and_kept(box: Box) -> None:
+    box.archive(1, 1, 2)
+    source = await box.started()
+    collected = await collect(source, 1, 3 * S)
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    await until(lambda: not box.names(), "both go")
+    box.put(named(1, 1), other_bytes(box, 1))
+    box.archive(1, 3)
+    with pytest.raises(LogshipError) as caught:
+        for _ in range(3):
+            await asyncio.wait_for(source.read(S), 20)
+    assert caught.value.code is Code.WAL_CONFLICT
+    assert named(1, 1) in caught.value.what
+    await source.start(at(1, 3 * S), frozenset())
+    with pytest.raises(LogshipError, match="other bytes"):
+        await source.read(S)
+    source.acknowledge(at(1, 4 * S), at(1, 4 * S), Lsn(0))
+    await until(lambda: named(1, 3) not in box.names(), "what is durable goes")
+    assert (box.outbox / named(1, 1)).read_bytes() == other_bytes(box, 1)
+    (box.outbox / named(1, 1)).unlink()
+    box.archive(1, 3)
+    await source.start(at(1, 3 * S), frozenset())
+    check(box, await collect(source, 1, 4 * S))
+
+
+async def test_a_restart_remembers_what_was_shipped(box: Box) -> None:
+    box.archive(1, 1, 2)
+    source = await box.started()
+    collected = await collect(source, 1, 3 * S)
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    await until(lambda: not box.names(), "both go")
+    await source.close()
+    box.put(named(1, 1), box.segment(1, 1))  # archived again after a crash of the server
+    box.put(named(1, 2), other_bytes(box, 2))
+    again = await box.started(at(1, 3 * S))
+    with pytest.raises(LogshipError) as caught:
+        await asyncio.wait_for(again.read(S), 20)
+    assert caught.value.code is Code.WAL_CONFLICT
+    again.acknowledge(at(1, 3 * S), at(1, 3 * S), Lsn(0))
+    await until(lambda: box.names() == {named(1, 2)}, "the same bytes go, the others stay")
+
+
+async def test_a_segment_that_changes_while_it_is_shipped_is_not_mixed(box: Box) -> None:
+    box.archive(1, 1)
+    source = await box.started()
+    half = await source.read(S // 2)
+    assert isinstance(half[0], WalBytes)
+    content = other_bytes(box, 1)
+    with (box.outbox / named(1, 1)).open("r+b") as file:
+        file.write(content)
+    with pytest.raises(LogshipError) as caught:
+        for _ in range(20):
+            await asyncio.wait_for(source.read(S // 2), 20)
+    assert caught.value.code is Code.WAL_CONFLICT
+
+
+# --- removing and keeping ---------------------------------------------------------------------
+
+
+async def test_nothing_goes_before_it_is_durable(box: Box) -> None:
+    box.archive(1, 1, 2, 3)
+    source = await box.started()
+    collected = await collect(source, 1, 4 * S)
+    source.acknowledge(collected.end, at(1, 3 * S - 1), Lsn(0))
+    await until(lambda: named(1, 1) not in box.names(), "the first goes")
+    for _ in range(10):
+        await asyncio.sleep(0.02)
+    assert box.names() == {named(1, 2), named(1, 3)}
+    await source.close()
+    again = await box.started(at(1, 3 * S - 1))
+    for _ in range(10):
+        await asyncio.sleep(0.02)
+    assert box.names() == {named(1, 2), named(1, 3)}, "a restart knows of no ack"
+    again.acknowledge(at(1, 3 * S), at(1, 3 * S), Lsn(0))
+    await until(lambda: box.names() == {named(1, 3)}, "the second goes")
+
+
+async def test_what_is_kept_is_not_read_again(box: Box) -> None:
+    numbers = range(1, 4)
+    box.archive(1, *numbers)
+    paths = [box.outbox / named(1, number) for number in numbers]
+    for path in paths:  # each reading shows: a time of access before that of change is renewed
+        os.utime(path, (time.time() - 60, time.time() + 3600))
+    unread = [path.stat().st_atime_ns for path in paths]
+    source = await box.started(keep=True)
+    collected = await collect(source, 1, 4 * S)
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    await until(lambda: (box.directory / "outbox.json").exists(), "it is remembered")
+    await source.close()
+    read = [path.stat().st_atime_ns for path in paths]
+    if read == unread:
+        pytest.skip("this file system keeps no times of access")
+    box.archive(1, 4)
+    again = await box.started(at(1, 4 * S), keep=True)
+    collected = await collect(again, 1, 5 * S)
+    again.acknowledge(collected.end, collected.end, Lsn(0))
+    assert [span.start_lsn for span in collected.spans] == [4 * S]
+    assert box.names() == {named(1, number) for number in (1, 2, 3, 4)}
+    assert [path.stat().st_atime_ns for path in paths] == read
+
+
+async def test_a_backup_marker_goes_when_its_backup_is_durable(box: Box) -> None:
+    marker = f"{named(1, 1)}.00000028.backup"
+    box.put(marker, f"STOP WAL LOCATION: {Lsn(3 * S)} (file {named(1, 2)})\n".encode())
+    box.archive(1, 1, 2, 3)
+    source = await box.started()
+    collected = await collect(source, 1, 4 * S)
+    source.acknowledge(collected.end, at(1, 2 * S), Lsn(0))
+    await until(lambda: named(1, 1) not in box.names(), "the first segment goes")
+    assert marker in box.names()
+    source.acknowledge(collected.end, at(1, 3 * S), Lsn(0))
+    await until(lambda: box.names() == {named(1, 3)}, "the marker goes")
+
+
+# --- notices ----------------------------------------------------------------------------------
+
+
+class NoInotify:
+    def __init__(self) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+async def test_without_notices_what_comes_next_is_found_by_looking(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "InotifyFD", NoInotify)
+    source = await box.started()
+    async with reading(source) as came:
+        box.archive(1, 1, 2)
+        await until(lambda: len(came) == 2, "both are found")
+        box.put(history_name(2), TWO_TEXT)
+        box.put(partial_name(1, 3 * S, S), box.segment(1, 3))
+        box.archive(2, 3)
+        await until(
+            lambda: isinstance(came[-1], WalBytes) and came[-1].end_lsn == 4 * S, "the switch too"
+        )
+    assert source._outbox is not None
+    assert source._outbox.full_scans == 1
+
+
+async def test_lost_notices_lead_to_a_listing(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = await box.started(rescan_seconds=3600)
+    async with reading(source) as came:
+        await until(lambda: source._outbox is not None, "it reads")
+        outbox = source._outbox
+        assert outbox is not None
+        monkeypatch.setattr(outbox._notices, "_noticed", lambda name, state: None)
+        box.archive(1, 1)
+        for _ in range(5):
+            await asyncio.sleep(0.02)
+        assert came == []
+        monkeypatch.undo()
+        outbox._notices.on_queue_overflow()  # as watchdog says it
+        await until(lambda: len(came) == 1, "it is listed")
+        assert outbox.full_scans == 2
+        box.archive(1, 2)
+        await until(lambda: len(came) == 2, "and watched again")
+
+
+async def test_many_files_are_listed_once(box: Box) -> None:
+    for number in range(5000):
+        (box.outbox / named(9, number)).touch()
+    source = await box.started(rescan_seconds=0.02)
+    async with reading(source) as came:
+        for number in range(1, 8):
+            box.archive(1, number)
+            await until(lambda n=number: len(came) == n, "it comes")  # type: ignore[misc]
+    assert source._outbox is not None
+    assert source._outbox.full_scans == 1
+
+
+# --- the directory ----------------------------------------------------------------------------
+
+
+async def test_an_outbox_that_is_not_there_yet_is_waited_for(box: Box) -> None:
+    box.outbox.rmdir()
+    with capture_logs() as logs:
+        source = await box.started()
+        async with reading(source) as came:
+            await until(lambda: any("can't be used" in e["event"] for e in logs), "it is said")
+            box.outbox.mkdir()
+            box.archive(1, 1)
+            await until(lambda: len(came) == 1, "it is there")
+
+
+async def test_an_outbox_that_goes_away_and_comes_back(box: Box) -> None:
+    box.archive(1, 1)
+    source = await box.started()
+    async with reading(source) as came:
+        await until(lambda: len(came) == 1, "it reads")
+        away = box.directory / "away"
+        box.outbox.rename(away)
+        (away / named(1, 2)).write_bytes(box.segment(1, 2))
+        for _ in range(5):
+            await asyncio.sleep(0.05)
+        assert len(came) == 1
+        away.rename(box.outbox)
+        await until(lambda: len(came) == 2, "it is back")
+        box.archive(1, 3)
+        await until(lambda: len(came) == 3, "it is watched again")
+    assert source._outbox is not None
+    listed = source._outbox.full_scans
+    async with reading(source):
+        for _ in range(10):
+            await asyncio.sleep(0.05)
+    assert source._outbox.full_scans == listed, "and left in peace"
+
+
+async def test_another_directory_in_its_place_is_noticed(box: Box) -> None:
+    """As when a file system is mounted over it."""
+    source = await box.started()
+    async with reading(source) as came:
+        other = box.directory / "other"
+        other.mkdir()
+        (other / named(1, 1)).write_bytes(box.segment(1, 1))
+        box.outbox.rename(box.directory / "covered")
+        other.rename(box.outbox)
+        await until(lambda: len(came) == 1, "the new one is read")
+
+
+async def test_the_newest_position_is_what_was_archived_at_least(box: Box) -> None:
+    box.archive(1, 1, 2)
+    source = await box.started()
+    assert source.flush_lsn == 3 * S
+    box.put(history_name(2), TWO_TEXT)
+    box.archive(2, 3)
+    await collect(source, 2, 4 * S)
+    assert source.flush_lsn == 4 * S
