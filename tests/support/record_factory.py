@@ -56,6 +56,21 @@ class RecordFactory:
         """A record of a resource manager that tells nothing, with so many bytes of main data."""
         return self.record(RM_HEAP, 0, data_header(size_bytes) + bytes(size_bytes))
 
+    def fill_to(self, position: int) -> None:
+        """Have the next record begin at `position`, a multiple of 8 outside of page headers, at
+        least 100 bytes ahead."""
+        while position - self.end > 4 * WAL_PAGE_BYTES:
+            self.filler(2 * WAL_PAGE_BYTES)
+        first = -(-self.end // WAL_PAGE_BYTES) * WAL_PAGE_BYTES
+        headers_bytes = sum(
+            _SHORT.size if page % self.line.segment_bytes else _LONG.size
+            for page in range(first, position, WAL_PAGE_BYTES)
+        )
+        size_bytes = position - self.end - headers_bytes
+        more = size_bytes - _RECORD.size
+        self.filler(more - 2 if more - 2 < 256 else more - 5)
+        assert self.end == position
+
     def commit(self, time: int, *, before: bytes = b"", more_bytes: int = 0) -> Mark:
         """time: Unix microseconds.  before: headers in front of the main data's."""
         main = struct.pack("<q", time - POSTGRES_EPOCH_MICROSECONDS) + bytes(more_bytes)
