@@ -33,6 +33,7 @@ from applier.operations.sender import LinkState, Sender
 from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
 from applier.store import Store
+from applier.store.commit_indexing import CommitIndexing
 from logship import durable
 from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import (
@@ -66,6 +67,7 @@ class Instance:
         self.sender = Sender(self)
         self.record = InstanceRecord(name=name)
         self.store: Store | None = None
+        self._indexing: CommitIndexing | None = None
         self.gaps = Gaps(self)
         self.following = Following(self)
         self.arrival = Arrival(self)
@@ -129,9 +131,14 @@ class Instance:
         # First, so that the standby's WAL is on its way before a sync is begun.
         self.following.serve(self.store)
         self.store.keep_flushing(partial(self._flushed, self.store))
+        self._indexing = CommitIndexing(self.store)
+        self._indexing.start()
 
     async def _close_store(self) -> None:
         self.following.withdraw()
+        if self._indexing is not None:
+            indexing, self._indexing = self._indexing, None
+            await indexing.stop()
         if self.store is not None:
             store, self.store = self.store, None
             await asyncio.to_thread(store.close)

@@ -11,6 +11,9 @@ Imports run downwards:
     runs        what is held in one piece over all chains: pure rules
     positions   where WAL fits: pure rules       pages   page checks over any cut: pure
 
+Beside them `commit_times`, the (LSN, time) index of finished segments, and `commit_indexing`,
+which keeps it in the background.
+
 Everything below `store` does its I/O through `logship.durable.Disk` and runs as it is over a
 simulated one.  docs/store-format.md describes the files.
 """

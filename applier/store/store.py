@@ -31,8 +31,8 @@ way to a thread and back 60 µs and more."""
 
 
 class Store:
-    """The durable WAL of one incarnation.  Made by `open`; all methods but `open` and `close`
-    belong to one event loop.
+    """The durable WAL of one incarnation.  Made by `open`; all methods but `open`, `close` and
+    `read` belong to one event loop.
 
     The order of its positions: start ≤ durable ≤ written.  Standbys may be shown `written`;
     only `durable` may be acknowledged.

@@ -1,0 +1,165 @@
+"""Restore an instance to a moment, into a new directory, as a server of its own.
+
+Say one of --to-time, --to-lsn, --to-name, --latest.  It starts from the newest kept seed that is
+consistent by then, replays WAL from the store and the bucket, stops, and opens.  A moment that
+can't be reached is refused before anything is written, with the nearest that can; `applier
+window NAME` shows them all.
+
+A time without a zone is UTC.  Everything that was committed up to T is in it, and the first
+transaction after T is not, nor what follows it in the WAL: as PostgreSQL's
+recovery_target_time has it.  --to-lsn L: every record that begins before L.
+
+The instance's own standby, store and slot are not touched, nor does the restored server connect
+to anything.  It is yours when this ends: it runs on, and the last lines say how to stop it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from applier.commands.window import add_source_arguments, places_of
+from applier.settings import ApplierSettings, load_applier_settings
+from logship.commandline import add_json_argument, print_json
+from logship.errors import ExitCode
+
+_DEFAULT_PORT = 5432
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the instance")
+    parser.add_argument("--to-time", metavar="T", help="2026-03-01T12:00:00+01:00; no zone: UTC")
+    parser.add_argument("--to-lsn", metavar="L", help="a WAL position, 16/B374D848")
+    parser.add_argument("--to-name", metavar="N", help="of pg_create_restore_point")
+    parser.add_argument("--latest", action="store_true", help="the end of what is kept")
+    parser.add_argument(
+        "--into", metavar="DIR", type=Path, required=True, help="an empty or new directory"
+    )
+    parser.add_argument(
+        "--port",
+        metavar="P",
+        type=int,
+        default=_DEFAULT_PORT,
+        help="port of the restored server (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--open",
+        choices=("promote", "read-only"),
+        default="promote",
+        help="promote: for writing, on a new timeline; read-only: a standby that stays there",
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="A",
+        default="localhost",
+        help="its listen_addresses (default: %(default)s); empty: its unix socket only",
+    )
+    add_source_arguments(parser)
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from applier.restore.targets import make_target
+
+    target = make_target(
+        to_time=args.to_time, to_lsn=args.to_lsn, to_name=args.to_name, latest=args.latest
+    )
+    settings = load_applier_settings(args.config)
+    from logship.logs import set_up_logs
+    from logship.settings import LogSettings
+
+    # The steps are told here; of the log only what a person must see.
+    set_up_logs(LogSettings(level="error", format=settings.log.format))
+    result = _restore(args, settings, target)
+    if args.json:
+        print_json(result)
+    else:
+        print()
+        for name, value in _readable(result):
+            print(f"  {name:<12}  {value}")
+    return ExitCode.DONE
+
+
+def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -> dict[str, Any]:
+    from applier.restore.opening import open_from_settings
+    from applier.restore.restoring import Machine, Place, check_place, restore
+    from applier.restore.window import window_lines
+    from logship.postgres.installations import discover
+    from logship.postgres.run_as import RunAs
+
+    progress = _Progress(as_json=args.json)
+    own = settings.instances.get(args.name)
+    place = Place(
+        into=args.into.absolute(),
+        port=args.port,
+        open_mode=args.open,
+        listen_addresses=args.listen,
+        shared_buffers_mb=(
+            settings.standby.shared_buffers_mb
+            if own is None
+            else settings.shared_buffers_mb_of(args.name)
+        ),
+        settings=settings.standby.settings if own is None else settings.parameters_of(args.name),
+        keep_free_bytes=settings.store.keep_free_mb << 20,
+    )
+    check_place(place)
+    run_as = RunAs.of(settings.postgres.run_as or None)
+    machine = Machine(
+        discover(settings.postgres.installations, run_as=run_as),
+        run_as,
+        settings.directory / "installations",
+        frozenset(() if own is None else own.overrides),
+    )
+    spool = place.into.with_name(f".{place.into.name}.wal")
+    sources = open_from_settings(settings, args.name, places_of(args), spool)
+    try:
+        window = sources.window()
+        progress.step("window", {})
+        for line in window_lines(window):
+            progress.line(line)
+        return asyncio.run(restore(sources, window, target, place, machine, progress.step))
+    finally:
+        sources.close()
+
+
+def _readable(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "restored", f"{result['name']} to {result['target']}: {result['stopped_at']}"
+    yield "position", f"timeline {result['timeline']}, LSN {result['lsn']}"
+    yield "last commit", result["last_commit"] or "none in the WAL that is kept"
+    if result["opened_timeline"] is None:
+        yield "open", "read-only, replay stands still"
+    else:
+        yield "open", f"for writing, on timeline {result['opened_timeline']}"
+    yield "data", result["data_directory"]
+    where = shlex.quote(result["socket_directory"])
+    yield "connect", f"psql -h {where} -p {result['port']} -U {result['superuser']}"
+    yield "running", f"PostgreSQL {result['version']} as {result['run_as']}, until you stop it:"
+    yield "stop", result["stop_command"]
+    yield "start", result["start_command"]
+    for complaint in result["complaints"]:
+        yield "look at", complaint
+
+
+class _Progress:
+    """Shows each step as it is made; with --json on standard error, for the result is alone."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._out = sys.stderr if as_json else sys.stdout
+        self._started = time.monotonic()
+
+    def step(self, step: str, details: dict[str, Any]) -> None:
+        shown = ", ".join(f"{key} {value}" for key, value in details.items())
+        seconds = time.monotonic() - self._started
+        self._print(f"{seconds:7.1f} s  {step}" + (f" ({shown})" if shown else ""))
+
+    def line(self, line: str) -> None:
+        self._print(f"           {line}")
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._out, flush=True)

@@ -1,0 +1,250 @@
+"""The WAL in a bucket: what a listing says is there, and fetching it.
+
+Built from keys and sizes alone, as far as they tell: an object goes to where the next begins if
+that is in the same segment or at its end, and a marker has no bytes.  Of the others the head is
+asked for.  What an object really holds is checked when it is fetched.  All of it blocks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
+
+import msgspec
+import structlog
+import zstandard
+
+from applier.restore.intervals import Interval, union
+from logship.bucket.keys import Keys, Place
+from logship.bucket.seed_archive import Opens
+from logship.bucket.wal_objects import Head, damaged, read_head, unpack
+from logship.documents import UNREADABLE
+from logship.identity import Profile
+from logship.lsn import Lsn
+from logship.objects import ObjectStore
+from logship.wal import (
+    MAX_HISTORY_BYTES,
+    History,
+    WalLine,
+    parse_history,
+    parse_segment_name,
+    segment_end,
+    segment_start,
+)
+
+_HEADS_AT_A_TIME: Final = 8
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_log = structlog.get_logger(__name__)
+
+
+class WalObject(NamedTuple):
+    """A span of WAL that the bucket holds, in one segment."""
+
+    timeline: int
+    start: int
+    end: int
+    key: str
+    modified_at: float
+    """By the bucket's clock: all that is in it was written before, give or take the clocks."""
+
+
+class _Listed(NamedTuple):
+    place: Place
+    key: str
+    is_marker: bool
+    modified_at: float
+
+
+class Bucket(NamedTuple):
+    """Where an instance's objects are, and what opens them."""
+
+    store: ObjectStore
+    keys: Keys
+    identities: Opens
+
+    def where(self, key: str) -> str:
+        """How to call an object in messages."""
+        return f"{self.store.name} {key}"
+
+    def document(self, key: str) -> bytes:
+        """A history or a profile, compressed or not.  Raises LogshipError: of the store,
+        IDENTITY_MISSING, OBJECT_DAMAGED (not there, or not to be read)."""
+        fetched = self.store.get(key)
+        if fetched is None:
+            raise damaged(self.where(key), "it is missing, and WAL that is there needs it")
+        body = self.identities.open(fetched.data, self.where(key))
+        if not body.startswith(_ZSTD_MAGIC):
+            return body
+        reader = zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True)
+        try:
+            plain: bytes = reader.read(MAX_HISTORY_BYTES + 1)
+        except zstandard.ZstdError as error:
+            raise damaged(self.where(key), f"it can't be decompressed: {error}") from error
+        if len(plain) > MAX_HISTORY_BYTES:
+            raise damaged(self.where(key), "it is far too large")
+        return plain
+
+    def newest_profile(self) -> Profile | None:
+        """What the primary was when it was looked at last; None: nothing was ever shipped.
+
+        Raises LogshipError as `document`.
+        """
+        infos = list(self.store.listing(self.keys.profile("")))
+        if not infos:
+            return None
+        key = max(infos, key=lambda info: info.modified_at).key
+        try:
+            return msgspec.json.decode(self.document(key), type=Profile)
+        except UNREADABLE as error:
+            raise damaged(self.where(key), f"it is no profile: {error}") from error
+
+
+class BucketWal:
+    """What one listing of one incarnation found.  Made by `look`."""
+
+    def __init__(self, bucket: Bucket, line: WalLine) -> None:
+        self.bucket = bucket
+        self.line = line
+        self.objects: dict[int, list[WalObject]] = {}
+        """By timeline, by where they begin; finished segments in one object come first."""
+        self.histories: dict[int, History] = {}
+        self.history_contents: dict[int, bytes] = {}
+        self.complete_until: float | None = None
+        """The shipper's clock when it made the newest object of which it said that it held all
+        that the primary had flushed; None: none said so."""
+        self.complete_to = (0, 0)
+        """(timeline, LSN): the end of that object."""
+
+    @classmethod
+    def look(cls, bucket: Bucket, line: WalLine) -> BucketWal:
+        """List what is there.  Raises LogshipError: of the store, OBJECT_DAMAGED."""
+        found = cls(bucket, line)
+        found._take_histories()
+        spans = found._list_spans()
+        whole = found._list_segments()
+        for timeline in sorted(spans.keys() | whole.keys()):
+            of_spans = list(found._spans(spans.get(timeline, [])))
+            found.objects[timeline] = sorted(
+                [*whole.get(timeline, []), *of_spans], key=lambda one: (one.start, -one.end)
+            )
+        return found
+
+    def intervals(self, timeline: int) -> list[Interval]:
+        return union(Interval(one.start, one.end) for one in self.objects.get(timeline, []))
+
+    def covering(self, timeline: int, lsn: int) -> WalObject | None:
+        """The object to read `lsn` from: the one that goes furthest."""
+        objects = self.objects.get(timeline, [])
+        segment: int = segment_start(lsn, self.line.segment_bytes)
+        first = bisect_left(objects, int(segment), key=lambda one: one.start)
+        past = bisect_right(objects, lsn, key=lambda one: one.start)
+        fitting = (one for one in objects[first:past] if lsn < one.end)
+        return max(fitting, key=lambda one: one.end, default=None)
+
+    def fetch(self, one: WalObject) -> bytes:
+        """Its bytes.  Raises LogshipError: of the store, IDENTITY_MISSING, OBJECT_DAMAGED."""
+        where = self.bucket.where(one.key)
+        fetched = self.bucket.store.get(one.key)
+        if fetched is None:
+            raise damaged(where, "it was there when a restore began, and is not any more")
+        head = read_head(fetched.metadata, Place(one.timeline, Lsn(one.start)), where)
+        body = self.bucket.identities.open(fetched.data, where)
+        raw = unpack(body, head, self.line.segment_bytes, where)
+        if len(raw) < one.end - one.start:
+            missing = Lsn(one.start + len(raw))
+            raise damaged(where, f"it ends at {missing}; WAL is missing up to {Lsn(one.end)}")
+        return raw
+
+    # --- looking --------------------------------------------------------------------------
+
+    def _take_histories(self) -> None:
+        store, keys = self.bucket.store, self.bucket.keys
+        for info in store.listing(keys.all_histories):
+            try:
+                timeline = int(info.key.removeprefix(keys.all_histories), 16)
+            except ValueError:
+                continue
+            content = self.bucket.document(info.key)
+            self.histories[timeline] = parse_history(timeline, content)
+            self.history_contents[timeline] = content
+
+    def _list_spans(self) -> dict[int, list[_Listed]]:
+        spans: dict[int, list[_Listed]] = defaultdict(list)
+        prefix = self.bucket.keys.all_wal
+        for info in self.bucket.store.listing(prefix):
+            try:
+                place = Place.parse(info.key.removeprefix(prefix))
+            except ValueError:
+                _log.warning("not a place in a bucket", key=info.key)
+                continue
+            is_marker = info.size_bytes == 0
+            spans[place.timeline].append(_Listed(place, info.key, is_marker, info.modified_at))
+        return spans
+
+    def _list_segments(self) -> dict[int, list[WalObject]]:
+        whole: dict[int, list[WalObject]] = defaultdict(list)
+        segment_bytes = self.line.segment_bytes
+        prefix = self.bucket.keys.all_segments
+        for info in self.bucket.store.listing(prefix):
+            try:
+                name = info.key.removeprefix(prefix).rpartition("/")[2]
+                timeline, start = parse_segment_name(name, segment_bytes)
+            except ValueError:
+                _log.warning("not a segment's name", key=info.key)
+                continue
+            end = segment_end(start, segment_bytes)
+            whole[timeline].append(WalObject(timeline, start, end, info.key, info.modified_at))
+        return whole
+
+    def _spans(self, listed: list[_Listed]) -> Iterator[WalObject]:
+        """Objects of one timeline, with their ends."""
+        listed.sort(key=lambda one: one.place)
+        unknown = [
+            one
+            for number, one in enumerate(listed)
+            if not one.is_marker and self._end_by_next(listed, number) is None
+        ]
+        heads = self._heads(unknown)
+        for number, one in enumerate(listed):
+            if one.is_marker:
+                continue
+            end = self._end_by_next(listed, number)
+            if end is None:
+                head = heads.get(one.key)
+                if head is None:
+                    continue  # removed since the listing
+                end = head.end_lsn
+                self._note_completeness(head)
+            yield WalObject(one.place.timeline, one.place.lsn, end, one.key, one.modified_at)
+
+    def _end_by_next(self, listed: list[_Listed], number: int) -> int | None:
+        """Where an object ends, by what stands behind it; None where that does not tell."""
+        if number + 1 == len(listed):
+            return None
+        start, following = listed[number].place.lsn, listed[number + 1].place.lsn
+        return (
+            following if start < following <= segment_end(start, self.line.segment_bytes) else None
+        )
+
+    def _heads(self, wanted: list[_Listed]) -> dict[str, Head]:
+        if not wanted:
+            return {}
+        with ThreadPoolExecutor(_HEADS_AT_A_TIME, thread_name_prefix="heads") as pool:
+            heads = pool.map(self._head, wanted)
+            return {one.key: head for one, head in zip(wanted, heads, strict=True) if head}
+
+    def _head(self, one: _Listed) -> Head | None:
+        described = self.bucket.store.describe(one.key)
+        if described is None:
+            return None
+        where = self.bucket.where(one.key)
+        return read_head(described.metadata, one.place, where)
+
+    def _note_completeness(self, head: Head) -> None:
+        end = (head.timeline, int(head.end_lsn))
+        said = head.sent_at and (head.flush_timeline, head.flush_lsn) <= end
+        if said and end > self.complete_to:
+            self.complete_until, self.complete_to = head.sent_at, end

@@ -1,0 +1,92 @@
+"""From the applier's settings, and what a command says besides, to the sources of a restore."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from applier.restore.sources import Archive, Sources, open_sources
+from applier.restore.window import Heard
+from applier.settings import ApplierSettings, BucketSettings
+from logship.applier_client import ApplierClient
+from logship.errors import Code, LogshipError, UsageError
+from logship.identity import check_instance_name
+from logship.lsn import Lsn
+from logship.objects.directory import DirectoryStore
+from logship.objects.encryption import Identities
+from logship.objects.opening import open_store
+from logship.settings_bucket import parse_bucket_url
+
+_MICROSECONDS: Final = 1_000_000
+
+
+class Places(NamedTuple):
+    """What a command's options say of where things are kept."""
+
+    bucket_url: str = ""
+    """"": the settings' own."""
+    use_bucket: bool = True
+    identity_files: Sequence[Path] = ()
+    seed_directories: Sequence[Path] = ()
+    timeline: int | None = None
+
+
+def open_from_settings(
+    settings: ApplierSettings, name: str, places: Places, spool_directory: Path
+) -> Sources:
+    """As `open_sources`.  Raises LogshipError as it does, and UsageError for a bucket's URL
+    that is none.  Blocks."""
+    check_instance_name(name)
+    for directory in places.seed_directories:
+        if not directory.is_dir():
+            raise UsageError(
+                Code.USAGE, f"there is no directory {directory}", "name one that holds seeds"
+            )
+    own_seeds = [settings.seeds_directory] if settings.seeds_directory.is_dir() else []
+    bucket = _bucket_settings(settings, name, places)
+    files = [*places.identity_files, *(bucket.identity_files if bucket is not None else [])]
+    identities = Identities(files)
+    return open_sources(
+        name,
+        settings.directory / "instances" / name,
+        spool_directory,
+        bucket=Archive(open_store(bucket), identities) if bucket is not None else None,
+        seed_places=[
+            Archive(DirectoryStore(directory), identities)
+            for directory in [*places.seed_directories, *own_seeds]
+        ],
+        timeline=places.timeline,
+        heard=_heard_by_applier(settings, name),
+    )
+
+
+def _bucket_settings(settings: ApplierSettings, name: str, places: Places) -> BucketSettings | None:
+    """Of the bucket to read: the one named, else the settings' own, if the instance is in it."""
+    if not places.use_bucket:
+        return None
+    url = places.bucket_url
+    if not url:
+        known = name in settings.instances
+        return settings.bucket if not known or settings.is_attached(name) else None
+    try:
+        parse_bucket_url(url)
+    except ValueError as error:
+        raise UsageError(
+            Code.USAGE, f"{url!r} is no bucket: {error}", "s3://BUCKET/PREFIX or file:///DIRECTORY"
+        ) from error
+    if settings.bucket is not None and url == settings.bucket.url:
+        return settings.bucket
+    return BucketSettings(url=url)
+
+
+def _heard_by_applier(settings: ApplierSettings, name: str) -> Heard | None:
+    """What a running applier heard of the primary last; it writes that down only now and then."""
+    try:
+        primary = ApplierClient(settings.api.socket).instance(name)["primary"]
+    except LogshipError:
+        return None
+    timeline, lsn, at = primary["timeline"], primary["flush_lsn"], primary["heard_at"]
+    if timeline is None or lsn is None or at is None:
+        return None
+    return Heard(timeline, Lsn.parse(lsn), int(at * _MICROSECONDS))

@@ -1,0 +1,179 @@
+"""Everything of one instance that a restore may draw on, opened to be read and nothing else.
+
+A running applier, its standby and its store are left alone: the store is opened read-only
+beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from applier.operations.record import InstanceRecord, load_record
+from applier.restore.bucket_wal import Bucket, BucketWal
+from applier.restore.kept import Kept
+from applier.restore.records import Records
+from applier.restore.seeds import SeedChoice, find_seeds
+from applier.restore.spool import Spool
+from applier.restore.window import Heard, Window, make_window, nothing_kept
+from applier.store import Store
+from applier.store.commit_times import FILE_NAME, CommitTimes, Times
+from logship.bucket.keys import Keys
+from logship.bucket.seed_archive import Opens
+from logship.errors import Code, UsageError
+from logship.identity import Incarnation, Profile
+from logship.objects import ObjectStore
+from logship.wal import History, WalLine
+
+_SPOOL_BYTES: Final = 512 * 1024 * 1024
+_SPOOL_SEGMENTS: Final = 8
+_MICROSECONDS: Final = 1_000_000
+
+log = structlog.get_logger(__name__)
+
+
+class Archive:
+    """One more place than the local store: a bucket, or a directory of kept seeds."""
+
+    def __init__(self, store: ObjectStore, identities: Opens) -> None:
+        self.store = store
+        self.identities = identities
+
+    def of(self, name: str, incarnation: Incarnation) -> Bucket:
+        return Bucket(self.store, Keys(name, incarnation), self.identities)
+
+
+class Sources:
+    """What `open_sources` found.  `close` in the end.  All of it blocks."""
+
+    def __init__(
+        self,
+        name: str,
+        profile: Profile,
+        kept: Kept,
+        history: History,
+        seeds: Sequence[SeedChoice],
+        heard: Heard | None,
+        spool: Spool | None,
+    ) -> None:
+        self.name = name
+        self.profile = profile
+        self.kept = kept
+        self.history = history
+        """The line of descent that restores follow."""
+        self.seeds = seeds
+        self.spool = spool
+        self._heard = heard
+
+    @property
+    def records(self) -> Records:
+        return Records(self.kept, self.history)
+
+    def window(self) -> Window:
+        """What can be restored to.  Raises LogshipError(TARGET_UNREACHABLE): nothing can."""
+        window = make_window(self.kept, self.history, self.seeds, self._heard)
+        if not window.stretches:
+            raise nothing_kept(self.name, self.kept, self.seeds)
+        return window
+
+    def close(self) -> None:
+        if self.kept.store is not None:
+            self.kept.store.close()
+        if self.spool is not None:
+            self.spool.close()
+
+
+def open_sources(
+    name: str,
+    instance_directory: Path,
+    spool_directory: Path,
+    *,
+    bucket: Archive | None,
+    seed_places: Sequence[Archive],
+    timeline: int | None = None,
+    heard: Heard | None = None,
+) -> Sources:
+    """Look at what there is.
+
+    instance_directory: the applier's; it need not exist.  spool_directory: made when it is
+    needed, and removed by `close`.  seed_places: where seeds are besides the bucket.  timeline:
+    whose line of descent to follow; None: the newest's.  heard: news of the primary, besides
+    what the applier wrote down.
+
+    Raises LogshipError: UNKNOWN_INSTANCE (nothing is kept of it anywhere), STORE_DAMAGED,
+    STORE_FAILED, HISTORY_MISSING, and what the bucket raises.
+    """
+    record = load_record(instance_directory, name)
+    incarnation = record.incarnation or _newest_incarnation(name, bucket)
+    places = [each.of(name, incarnation) for each in seed_places] if incarnation else []
+    in_bucket = bucket.of(name, incarnation) if bucket is not None and incarnation else None
+    profile = record.profile or (in_bucket.newest_profile() if in_bucket is not None else None)
+    if incarnation is None or profile is None:
+        raise UsageError(
+            Code.UNKNOWN_INSTANCE,
+            f"nothing is kept of an instance {name!r}",
+            "check its name, the settings file and the bucket",
+        )
+    line = WalLine(profile.system_identifier, profile.major, profile.wal_segment_size)
+    store, times = _open_store(instance_directory / str(incarnation), line)
+    try:
+        wal = BucketWal.look(in_bucket, line) if in_bucket is not None else None
+        spool = None
+        if wal is not None:
+            limit_bytes = max(_SPOOL_BYTES, _SPOOL_SEGMENTS * line.segment_bytes)
+            spool = Spool(wal, spool_directory, limit_bytes)
+        kept = Kept(line, store, wal, spool, times)
+        newest = timeline or kept.newest_timeline
+        history = kept.history_of(newest) if newest is not None else History(1, ())
+        # The local ones first: they are the quickest to read.
+        seeds = find_seeds([*places, *([in_bucket] if in_bucket is not None else [])])
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise
+    known = [each for each in (heard, _heard_before(record), _heard_by(wal)) if each is not None]
+    latest = max(known, key=lambda each: each.time, default=None)
+    return Sources(name, profile, kept, history, seeds, latest, spool)
+
+
+def _open_store(incarnation_directory: Path, line: WalLine) -> tuple[Store | None, Times]:
+    directory = incarnation_directory / "wal"
+    if not directory.is_dir():
+        return None, {}
+    store = Store.open(directory, line, keep_free_bytes=0, read_only=True)
+    index = CommitTimes(incarnation_directory / FILE_NAME, line)
+    index.load()
+    return store, index.times
+
+
+def _newest_incarnation(name: str, bucket: Archive | None) -> Incarnation | None:
+    """The cluster that was shipped to the bucket last."""
+    if bucket is None:
+        return None
+    found: list[tuple[float, Incarnation]] = []
+    for folder in bucket.store.folders(f"{name}/"):
+        with contextlib.suppress(ValueError):
+            incarnation = Incarnation.parse(folder)
+            prefix = Keys(name, incarnation).profile("")
+            times = [info.modified_at for info in bucket.store.listing(prefix)]
+            found.append((max(times, default=0.0), incarnation))
+    return max(found, default=(0.0, None))[1]
+
+
+def _heard_before(record: InstanceRecord) -> Heard | None:
+    """What the applier wrote down, now and then."""
+    heard = record.heard
+    if heard is None:
+        return None
+    return Heard(heard.timeline, heard.lsn, int(heard.at * _MICROSECONDS))
+
+
+def _heard_by(wal: BucketWal | None) -> Heard | None:
+    if wal is None or wal.complete_until is None:
+        return None
+    timeline, lsn = wal.complete_to
+    return Heard(timeline, lsn, int(wal.complete_until * _MICROSECONDS))

@@ -1,0 +1,95 @@
+"""Keeps the (LSN, time) index of an open store: a task that sleeps until a segment is finished."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+import structlog
+
+from applier.store import commit_times
+from applier.store.commit_times import CommitTimes, Segment
+from applier.store.store import Store
+from logship.errors import LogshipError
+from logship.wal import segment_start
+
+_log = structlog.get_logger(__name__)
+
+
+class CommitIndexing:
+    """Indexes the finished segments of `store`, those of before its start included.
+
+    It takes at most half of one core's time, in a thread, and writes without sync.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.index = CommitTimes(store.directory.parent / commit_times.FILE_NAME, store.line)
+        self._store = store
+        self._wake = asyncio.Event()
+        self._looked_at: Segment | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def start(self) -> None:
+        self._unsubscribe = self._store.subscribe(self._changed)
+        self._wake.set()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Returns when nothing of it runs any more: the store may be closed then."""
+        self._unsubscribe()
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    def _changed(self) -> None:
+        if self._segment() != self._looked_at:
+            self._wake.set()
+
+    def _segment(self) -> Segment | None:
+        """The segment that is being written."""
+        written = self._store.written
+        if written is None:
+            return None
+        return written.timeline, segment_start(written.lsn, self._store.line.segment_bytes)
+
+    async def _run(self) -> None:
+        await asyncio.to_thread(self.index.load)
+        while not self._stopping:
+            await self._wake.wait()
+            self._wake.clear()
+            self._looked_at = self._segment()
+            wanted = [
+                segment
+                for run in self._store.runs()
+                for segment in commit_times.finished_segments(
+                    run.extents, self._store.line.segment_bytes
+                )
+            ]
+            try:
+                await asyncio.to_thread(self._index, wanted)
+            except Exception as error:
+                _log.error("a bug while indexing", exc_info=error)
+
+    def _index(self, wanted: list[Segment]) -> None:
+        """Newest first: that is what is asked for most.  In a thread."""
+        for timeline, start in sorted(wanted, reverse=True):
+            if self._stopping:
+                return
+            if (timeline, start) in self.index.times:
+                continue
+            began = time.monotonic()
+            # One that is gone, or can't be read, is the reader's trouble, who says so.
+            with contextlib.suppress(LogshipError):
+                found = commit_times.last_commit(
+                    self._store.read, self._store.line, timeline, start
+                )
+                self.index.add((timeline, start), found)
+            # Python code of two threads takes turns: leave the event loop most of them.
+            time.sleep(time.monotonic() - began)
+        self.index.keep_only(wanted)
