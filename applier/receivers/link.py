@@ -331,7 +331,8 @@ class Connection:
     def _span_failed(self, intake: Intake, received: SpanReceived, error: Exception) -> None:
         now = self._loop.time()
         code = error.code if isinstance(error, LogshipError) else None
-        if code is Code.WAL_GAP:
+        # A seed that began meanwhile has voided it: the stream is not to be set back to it.
+        if code is Code.WAL_GAP and received.epoch == self._session.epoch:
             positions = intake.positions()
             if positions is not None and not self._session.closed:
                 assert isinstance(error, LogshipError)
@@ -339,7 +340,7 @@ class Connection:
                 return
         if isinstance(error, LogshipError) and code in (Code.CHECKSUM_MISMATCH, Code.WAL_GAP):
             log.warning("a span can't be used", **error.as_dict())
-            self._take(self._session.span_failed(received.span, error, now))
+            self._take(self._session.span_failed(received, error, now))
             return
         self._failed(received, error)
 
@@ -358,7 +359,7 @@ class Connection:
             raise
         except LogshipError as error:
             if error.code == Code.CHECKSUM_MISMATCH or isinstance(error, SeedOutOfOrderError):
-                self._take(self._session.chunk_failed(chunk, error, now))
+                self._take(self._session.chunk_failed(received, error, now))
             else:
                 self._take(self._session.seed_abort(chunk.seed_id, error, now))
                 await intake.seed_stopped(chunk.seed_id, str(error.code), error.what)

@@ -275,22 +275,23 @@ class ApplierSession:
         elif isinstance(output, _COUNTED):
             self._frames -= 1
 
-    def span_failed(self, span: Span, error: LogshipError, now: float) -> list[ApplierOutput]:
+    def span_failed(
+        self, received: SpanReceived, error: LogshipError, now: float
+    ) -> list[ApplierOutput]:
         """A span that was handed up can't be used.
 
-        A retryable error (a checksum) asks for the stream again from the span's start; `epoch`
-        rises, drop what was handed up after it.  Any other refuses the peer.  For a full disk
-        keep the span, try the store again and ack nothing meanwhile: the window then holds
-        the shipper back.
+        `epoch` rises, also once closed: drop what was handed up after it.  A retryable error
+        (a checksum) asks for the stream again from the span's start; any other refuses the
+        peer.  Does nothing if the span was void already.  For a full disk keep the span, try
+        the store again and ack nothing meanwhile: the window then holds the shipper back.
         """
-        if self.state is not ApplierState.OPEN:
+        if received.epoch != self.epoch:
             return []
-        if not error.retryable:
-            return self._throw_out(error)
-        position = Position(span.timeline, Lsn(span.start_lsn))
-        if self._expected is None or position > self._expected:
-            return []  # void already: the stream was set back before it
-        return self.resume_at(position, error.what, now)
+        if self.state is ApplierState.OPEN and error.retryable:
+            span = received.span
+            return self.resume_at(Position(span.timeline, Lsn(span.start_lsn)), error.what, now)
+        self.epoch += 1
+        return self._throw_out(error) if self.state is ApplierState.OPEN else []
 
     def resume_at(self, position: Position, why: str, now: float) -> list[ApplierOutput]:
         """Have the stream again from `position`.  Raises ValueError if that lies beyond
@@ -329,18 +330,20 @@ class ApplierSession:
         return [self._send(SeedAck(seed_id=seed_id, next_sequence=next_sequence), now)]
 
     def chunk_failed(
-        self, chunk: SeedChunk, error: LogshipError, now: float
+        self, received: SeedChunkReceived, error: LogshipError, now: float
     ) -> list[ApplierOutput]:
-        """A chunk that was handed up can't be used: asked for again if `error.retryable`
-        (drop the chunks after it), else the peer is refused."""
-        if self.state is not ApplierState.OPEN or chunk.seed_id != self._seed.seed_id:
+        """A chunk that was handed up can't be used: asked for again if `error.retryable`, else
+        the peer is refused.  `seed_epoch` rises, also once closed: drop the chunks after it.
+        Does nothing if the chunk was void already."""
+        if received.epoch != self._seed.epoch:
             return []
-        if not error.retryable:
-            return self._throw_out(error)
-        if not self._seed.set_back(chunk.sequence):
-            return []  # void already: an earlier chunk failed
-        self._seed_resend_sent_at = None
-        return self._ask_for_chunk(now)
+        if self.state is ApplierState.OPEN and error.retryable:
+            if not self._seed.set_back(received.chunk.sequence):
+                return []  # done with already
+            self._seed_resend_sent_at = None
+            return self._ask_for_chunk(now)
+        self._seed.epoch += 1
+        return self._throw_out(error) if self.state is ApplierState.OPEN else []
 
     def seed_done(self, seed_id: str, now: float) -> list[ApplierOutput]:
         """Verified and in place; also said again after a welcome whose hello still held it."""
@@ -574,7 +577,9 @@ class ApplierSession:
     def _on_seed_begin(self, begin: SeedBegin) -> list[ApplierOutput]:
         if begin.timeline < 1:
             raise _bad_frame(f"a seed on timeline {begin.timeline}")
-        if begin.seed_id == self._seed.seed_id:
+        if not begin.seed_id:
+            raise _bad_frame("a seed without a name")
+        if begin.seed_id in (self._seed.seed_id, self._seed.forgotten_id):
             return []  # repeated; its chain must not begin twice
         start = segment_start(begin.start_lsn, self._segment_bytes)
         self.epoch += 1
@@ -590,8 +595,8 @@ class ApplierSession:
     def _on_seed_item(
         self, item: SeedChunk | SeedEnd, payload: Payload, now: float
     ) -> list[ApplierOutput]:
-        if item.seed_id != self._seed.seed_id:
-            if item.seed_id == self._seed.forgotten_id:
+        if not item.seed_id or item.seed_id != self._seed.seed_id:
+            if item.seed_id and item.seed_id == self._seed.forgotten_id:
                 return []  # sent before the shipper heard that the seed was given up
             raise LogshipError(
                 Code.BAD_FRAME,

@@ -286,6 +286,11 @@ class ShipperSession:
             self._heartbeat_at = now + self.welcome.heartbeat_seconds
         return Send(frame, payload)
 
+    def _seed_answered(self, seed_id: str) -> None:
+        """The applier spoke of the seed: acks that come after it are of the seed's chain."""
+        if seed_id == self._seed_unanswered:
+            self._seed_unanswered = ""
+
     def _end_seed(self, seed_id: str) -> None:
         if seed_id == self._seed_id:
             self._seed_id, self._seed_sequence = "", 0
@@ -357,9 +362,11 @@ class ShipperSession:
             case SeedAck():
                 return self._on_seed_ack(frame)
             case SeedDone():
+                self._seed_answered(frame.seed_id)
                 self._end_seed(frame.seed_id)
                 return [SeedFinished(frame.seed_id)]
             case SeedAborted():
+                self._seed_answered(frame.seed_id)
                 self._end_seed(frame.seed_id)
                 return [SeedStopped(frame.seed_id, frame.code, frame.what)]
 
@@ -422,8 +429,7 @@ class ShipperSession:
         return [Rewind(resume.timeline, resume.lsn, frame.why)]
 
     def _on_seed_ack(self, ack: SeedAck) -> list[ShipperOutput]:
-        if ack.seed_id == self._seed_unanswered:
-            self._seed_unanswered = ""
+        self._seed_answered(ack.seed_id)
         if ack.seed_id != self._seed_id:
             return []  # of a seed that was aborted here meanwhile
         if ack.next_sequence > self._seed_sequence:

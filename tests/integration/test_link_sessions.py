@@ -150,7 +150,7 @@ class MemoryApplier:
                 span.codec, span.crc32c, span.raw_bytes, event.payload, max_raw_bytes=1 << 20
             )
         except LogshipError as error:
-            self._carry_out(peer, session.span_failed(span, error, now))
+            self._carry_out(peer, session.span_failed(event, error, now))
             return
         offset = span.start_lsn - S
         assert offset <= len(self.wal)

@@ -13,9 +13,9 @@ from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedChunk
 from logship.link.keys import KeyPair
 from logship.link.windows import SPAN_COST_BYTES
-from shipper.destinations import Lost
+from shipper.destinations import Lost, Rewind
 from shipper.destinations.link import LinkDestination, ShipperIdentity
-from tests.integration.destination_contract import Shipping, facts
+from tests.integration.destination_contract import Seed, Shipping, facts
 from tests.integration.receiver_contract import ReceiverContract
 from tests.support.fake_intake import FakeIntake, new_keys
 from tests.support.link_frames import SEGMENT_BYTES, at, sealed_wal, wal_bytes
@@ -226,6 +226,25 @@ async def test_a_seed_waits_for_a_connection_that_has_a_primary(rig: LinkRig) ->
     await destination.connect(facts())
     await until(lambda: rig.intake.of_kind("seed_chunk"), "the seed goes on")
     await destination.close("done")
+
+
+async def test_a_gap_of_the_chain_before_does_not_set_a_seeds_back(rig: LinkRig) -> None:
+    """The store finds it while the seed's begin and WAL of its chain wait behind."""
+    shipping = Shipping(rig)  # type: ignore[arg-type]
+    await shipping.connect()
+    rig.intake.taking.clear()
+    rig.intake.fail["wal"].append(LogshipError(Code.WAL_GAP, "not here any more"))
+    await shipping.send(1000)
+    await shipping.destination.send_seed(Seed(start_lsn=9 * S + 40).begin, b"")
+    shipping.go_on_at(at(1, 9 * S))
+    await shipping.send(1000)
+    shipping.destination.tell(facts(slot_wal_status="extended"))
+    await until(lambda: rig.intake.of_kind("heartbeat"), "all that was sent before has come")
+    rig.intake.taking.set()
+    await shipping.hear_durable(at(1, 9 * S + 1000))
+    assert rig.intake.wal_of(1) == wal_bytes(1, 9 * S, 1000)
+    assert [rewind.position for rewind in shipping.heard(Rewind)] == [at(1, 9 * S)]
+    await shipping.close()
 
 
 async def test_instances_do_not_wait_for_each_other(rig: LinkRig) -> None:

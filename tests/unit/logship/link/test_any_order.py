@@ -201,14 +201,14 @@ class ApplierMachine(RuleBasedStateMachine):
                 if works:
                     self.take(session.ack(end, None, 0, self.now))
                 else:
-                    self.take(session.span_failed(span, error, self.now))
+                    self.take(session.span_failed(output, error, self.now))
             case SeedBegun(begin):
                 self.take(session.seed_ack(begin.seed_id, 0, self.now))
             case SeedChunkReceived(chunk, _, epoch) if epoch == session.seed_epoch:
                 if works and chunk.sequence + 1 >= session._seed.acked:
                     self.take(session.seed_ack(chunk.seed_id, chunk.sequence + 1, self.now))
                 elif not works:
-                    self.take(session.chunk_failed(chunk, error, self.now))
+                    self.take(session.chunk_failed(output, error, self.now))
             case SeedEnded(end, epoch) if epoch == session.seed_epoch:
                 if session.state is ApplierState.OPEN:
                     self.take(session.seed_done(end.seed_id, self.now))

@@ -346,21 +346,42 @@ def test_a_damaged_span_is_asked_for_again_and_what_followed_is_void() -> None:
     session = opened()
     first = handed_up(hear_wal(session, S, 100))
     second = handed_up(hear_wal(session, S + 100, 100))
-    (send,) = session.span_failed(first.span, DAMAGED, NOW)
+    (send,) = session.span_failed(first, DAMAGED, NOW)
     assert isinstance(send, Send)
     assert send.frame == ResumeAt(timeline=1, lsn=S, why="damaged")
     assert second.epoch != session.epoch
     assert session.in_flight_bytes == 0
-    assert session.span_failed(second.span, DAMAGED, NOW) == []
+    assert session.span_failed(second, DAMAGED, NOW) == []
     assert hear_wal(session, S + 200, 100) == []
     assert handed_up(hear_wal(session, S, 100)).epoch == session.epoch
 
 
 def test_a_span_that_can_never_be_right_refuses_the_peer() -> None:
     session = opened()
-    span = handed_up(hear_wal(session, S, 100)).span
+    span = handed_up(hear_wal(session, S, 100))
+    after = handed_up(hear_wal(session, S + 100, 100))
     assert refused_code(session.span_failed(span, WRONG, NOW)) is Code.WAL_CONFLICT
+    assert after.epoch != session.epoch
     assert session.span_failed(span, WRONG, NOW) == []
+
+
+def test_what_followed_a_damaged_span_is_void_though_the_peer_is_gone() -> None:
+    session = opened()
+    first = handed_up(hear_wal(session, S, 100))
+    second = handed_up(hear_wal(session, S + 100, 100))
+    session.lost(LogshipError(Code.LINK_LOST, "gone"))
+    assert first.epoch == session.epoch
+    assert session.span_failed(first, DAMAGED, NOW) == []
+    assert second.epoch != session.epoch
+
+
+def test_a_damaged_span_of_the_chain_before_does_not_set_a_seeds_back() -> None:
+    session = opened()
+    before = handed_up(hear_wal(session, S, 100))
+    hear(session, BEGIN)
+    assert session.span_failed(before, DAMAGED, NOW) == []
+    assert session.expected == at(1, 3 * S)
+    handed_up(hear_wal(session, 3 * S, 100))
 
 
 def test_setting_the_stream_ahead_is_the_callers_bug() -> None:
@@ -517,6 +538,12 @@ def chunk(sequence: int) -> SeedChunk:
     return SeedChunk(seed_id="s1", sequence=sequence, kind="data", raw_bytes=3)
 
 
+def hear_chunk(session: ApplierSession, sequence: int) -> SeedChunkReceived:
+    (output,) = hear(session, chunk(sequence), b"abc")
+    assert isinstance(output, SeedChunkReceived)
+    return output
+
+
 def seeding() -> ApplierSession:
     session = opened()
     assert hear(session, BEGIN) == [SeedBegun(BEGIN)]
@@ -554,22 +581,48 @@ def test_chunks_come_up_in_order_once() -> None:
 def test_a_damaged_chunk_is_asked_for_again_and_what_followed_is_void() -> None:
     session = seeding()
     before = session.seed_epoch
-    for sequence in range(3):
-        hear(session, chunk(sequence), b"abc")
-    assert session.chunk_failed(chunk(1), DAMAGED, NOW) == [
+    _, second, third = (hear_chunk(session, sequence) for sequence in range(3))
+    assert session.chunk_failed(second, DAMAGED, NOW) == [
         Send(SeedAck(seed_id="s1", next_sequence=1, resend=True))
     ]
     assert session.seed_epoch == before + 1
-    assert session.chunk_failed(chunk(2), DAMAGED, NOW) == []
+    assert session.chunk_failed(third, DAMAGED, NOW) == []
     (again,) = hear(session, chunk(1), b"abc")
     assert again == SeedChunkReceived(chunk(1), b"abc", before + 1)
 
 
 def test_a_chunk_that_can_never_be_right_refuses_the_peer() -> None:
     session = seeding()
-    hear(session, chunk(0), b"abc")
+    first, second = hear_chunk(session, 0), hear_chunk(session, 1)
     error = LogshipError(Code.BAD_TAR, "x")
-    assert refused_code(session.chunk_failed(chunk(0), error, NOW)) is Code.BAD_TAR
+    assert refused_code(session.chunk_failed(first, error, NOW)) is Code.BAD_TAR
+    assert second.epoch != session.seed_epoch
+
+
+def test_what_followed_a_damaged_chunk_is_void_though_the_peer_is_gone() -> None:
+    session = seeding()
+    first, second = hear_chunk(session, 0), hear_chunk(session, 1)
+    session.lost(LogshipError(Code.LINK_LOST, "gone"))
+    assert first.epoch == session.seed_epoch
+    assert session.chunk_failed(first, DAMAGED, NOW) == []
+    assert second.epoch != session.seed_epoch
+
+
+def test_a_seed_that_comes_twice_begins_once() -> None:
+    session = seeding()
+    assert hear(session, BEGIN) == []
+    session.seed_ack("s1", 0, NOW)
+    handed_up(hear_wal(session, 3 * S, 100))
+    session.seed_done("s1", NOW)
+    assert hear(session, BEGIN) == []
+    assert session.expected == at(1, 3 * S + 100)
+
+
+def test_a_seed_has_a_name() -> None:
+    begin = SeedBegin(seed_id="", timeline=1, start_lsn=3 * S, estimated_bytes=0)
+    assert refused_code(hear(opened(), begin)) is Code.BAD_FRAME
+    nameless = SeedChunk(seed_id="", sequence=0, kind="data", raw_bytes=3)
+    assert refused_code(hear(opened(), nameless, b"abc")) is Code.BAD_FRAME
 
 
 def test_acking_chunks_that_never_came_is_the_callers_bug() -> None:

@@ -167,7 +167,7 @@ class World:
                 span.codec, span.crc32c, span.raw_bytes, event.payload, max_raw_bytes=SPAN_BYTES
             )
         except LogshipError as error:
-            self.carry_out_applier(self.applier.span_failed(span, error, self.now))
+            self.carry_out_applier(self.applier.span_failed(event, error, self.now))
             return
         assert span.start_lsn <= self.written, "a gap was offered to the store"
         assert bytes(raw) == WAL[span.start_lsn - START :][: len(raw)]
@@ -183,7 +183,7 @@ class World:
                 chunk.codec, chunk.crc32c, chunk.raw_bytes, event.payload, max_raw_bytes=1000
             )
         except LogshipError as error:
-            self.carry_out_applier(self.applier.chunk_failed(chunk, error, self.now))
+            self.carry_out_applier(self.applier.chunk_failed(event, error, self.now))
             return
         assert chunk.sequence == self.seed_next
         assert bytes(raw) == b"chunk %d" % chunk.sequence
@@ -363,3 +363,19 @@ def test_nothing_is_believed_falsely_and_everything_arrives(
     if seeding:
         assert world.seed_ended
         assert world.seed_next == CHUNKS + 1
+
+
+def test_a_refused_peers_work_has_no_gap_either() -> None:
+    """A span on the way is damaged, a seed's begin is lost; its first chunk ends the session
+    while the spans still wait to be stored."""
+    world = World(seeding=True)
+    world.send(300)
+    world.damage(0)
+    world.begin_seed(0)
+    world.to_applier.pop()
+    world.send_chunk(0)
+    world.deliver_to_applier(3)
+    assert world.applier.closed
+    assert len(world.work) == 2
+    world.do_work(2)
+    assert world.written == START

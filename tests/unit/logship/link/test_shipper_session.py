@@ -273,6 +273,18 @@ def test_a_seed_goes_out_and_its_answers_come_up() -> None:
     assert hear(session, stopped) == [SeedStopped("s1", "bad-tar", "x")]
 
 
+@pytest.mark.parametrize(
+    "later", [SeedDone(seed_id="s1"), SeedAborted(seed_id="s1", code="bad-tar", what="x")]
+)
+def test_a_lost_answer_to_a_seeds_begin_does_not_hold_acks_for_ever(later: Frame) -> None:
+    session = opened()
+    session.seed(seed_begin(), NOW)
+    send_wal(session, 10)
+    hear(session, later)
+    hear(session, Ack(timeline=1, received_lsn=3 * S + 10, durable_lsn=3 * S + 10))
+    assert session.durable == at(1, 3 * S + 10)
+
+
 def test_an_ack_of_a_chunk_never_sent_ends_the_link() -> None:
     session = opened(resume_lsn=0)
     session.seed(seed_begin(), NOW)
