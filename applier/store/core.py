@@ -349,6 +349,12 @@ class StoreCore:
 
     # --- reading ----------------------------------------------------------------------------
 
+    def shape(self) -> object:
+        """`Store.shape`."""
+        # Each is replaced when it changes, but for what a chain holds.
+        written = None if self.positions is None else self.positions.written
+        return self.positions, written, self._earlier, self.histories
+
     def runs(self) -> list[Run]:
         """`Store.runs`."""
         if self.positions is None:

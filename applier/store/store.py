@@ -143,6 +143,11 @@ class Store:
         is no chain."""
         return self._core.runs()
 
+    def shape(self) -> object:
+        """What `written`, `runs` and `histories` follow from: equal to an earlier one if they
+        give what they gave then."""
+        return self._core.shape()
+
     @property
     def failure(self) -> LogshipError | None:
         """Why nothing more is written until the store is reopened, if that is so."""

@@ -242,8 +242,10 @@ class Connection(asyncio.Protocol):
         if not data:
             return  # Less there than announced: the source calls when that changes.
         self._session.wal_read(request, data, now)
+        self._session.advance(now)  # their timeline may end with these
         self._write_output()
-        self.wake()
+        if self._session.wal_wanted(now) is not None:
+            self.wake()
 
     def _log_unreadable(self, error: str, **where: str) -> None:
         log.error(

@@ -61,6 +61,8 @@ class LibpqConnection:
         self._reader_fd = -1
         self._writer_fd = -1
         self._closed = False
+        self.is_drained = False
+        """Whether `take_copy_data` gives nothing more before `readable`."""
 
     @classmethod
     async def connect(
@@ -144,6 +146,7 @@ class LibpqConnection:
     async def send(self, command: str) -> None:
         """Send one command; then take its results with `next_result`."""
         self._check_open()
+        self.is_drained = False
         try:
             self.pgconn.send_query(command.encode())
         except psycopg.Error as error:
@@ -153,6 +156,7 @@ class LibpqConnection:
     async def next_result(self, doing: Doing) -> PGresult | None:
         """The command's next result; None when it is over.  Raises what the server refused."""
         self._check_open()
+        self.is_drained = False
         try:
             while self.pgconn.is_busy():
                 await self._wait(read=True, write=False)
@@ -212,10 +216,13 @@ class LibpqConnection:
     def take_copy_data(self) -> memoryview | EndOfCopy | None:
         """The next COPY message that libpq has, or can read at once; never waits.
 
-        None: nothing there.  END_OF_COPY: the server ended the COPY; take `next_result`.
-        The memory belongs to the view and lives as long as it or a slice of it does.
+        None: nothing there, and there won't be before `readable` returns.  END_OF_COPY: the
+        server ended the COPY; take `next_result`.  The memory belongs to the view and lives as
+        long as it or a slice of it does.
         """
         self._check_open()
+        if self.is_drained:
+            return None
         try:
             size, data = self.pgconn.get_copy_data(1)
             if size == 0:
@@ -225,21 +232,33 @@ class LibpqConnection:
             raise self.lost(error) from error
         if size == -1:
             return END_OF_COPY
+        self.is_drained = size == 0
         return data if size else None
 
     async def readable(self) -> None:
         """Wait until the server sent something (or the connection broke)."""
         self._check_open()
-        await self._wait(read=True, write=False)
+        if self.is_drained:
+            await self._wait(read=True, write=False)
+            self.is_drained = False
 
     def put_copy_data(self, message: bytes) -> bool:
         """Queue a COPY message and send what can be sent; whether all of it went."""
         self._check_open()
         try:
             self.pgconn.put_copy_data(message)
-            return self.pgconn.flush() == 0
+            if self.pgconn.flush() == 0:
+                return True
         except psycopg.Error as error:
             raise self.lost(error) from error
+        self._look_again()
+        return False
+
+    def _look_again(self) -> None:
+        """libpq reads too while it can't send (`pqSendSome`): the socket may be silent about it."""
+        self.is_drained = False
+        if self._waiter is not None:
+            _wake(self._waiter)
 
     async def end_copy(self) -> None:
         """Say CopyDone."""
@@ -296,7 +315,9 @@ class LibpqConnection:
         except psycopg.Error:
             self.stop_writer()
             return
-        if not remaining:
+        if remaining:
+            self._look_again()
+        else:
             self.stop_writer()
             done()
 

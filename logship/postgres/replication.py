@@ -254,17 +254,17 @@ class ReplicationConnection:
             raise RuntimeError("not streaming: call start_replication first")
         if self._copy_ended:
             return [await self._finish_stream()]
-        self._owes_turn = True
         while True:
             events, copy_ended = self._take_batch(max_bytes)
             # libpq says so once: asked again, it knows of no COPY.
             self._copy_ended = copy_ended
+            # A drained connection gives one by itself, as it waits.
+            self._owes_turn = not self._connection.is_drained
             if events:
                 return events
             if copy_ended:
                 return [await self._finish_stream()]
             await self._connection.readable()
-            self._owes_turn = False
 
     def _take_batch(self, max_bytes: int) -> tuple[list[StreamEvent], bool]:
         """What is there, and whether the COPY ended after it.  An error that comes after some
