@@ -25,6 +25,8 @@ class Alarms:
             log.error("alarm", instance=self._instance, **error.as_dict())
 
     def clear(self, code: Code) -> None:
+        if not self._raised:
+            return
         if self._raised.pop(code, None) is not None:
             log.info("alarm is over", instance=self._instance, code=str(code))
 

@@ -352,8 +352,9 @@ class StoreCore:
     def shape(self) -> object:
         """`Store.shape`."""
         # Each is replaced when it changes, but for what a chain holds.
-        written = None if self.positions is None else self.positions.written
-        return self.positions, written, self._earlier, self.histories
+        chain = self.positions
+        growing = None if chain is None else chain.growing
+        return chain, growing, self._earlier, self.histories
 
     def runs(self) -> list[Run]:
         """`Store.runs`."""

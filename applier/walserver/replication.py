@@ -93,6 +93,11 @@ class WalSender:
     def copying(self) -> bool:
         return self.phase is not Phase.DONE
 
+    @property
+    def owes_reply(self) -> bool:
+        """Whether the standby asked for an answer that `advance` has not given yet."""
+        return self._reply_owed
+
     def execute(self, command: Command, now: float) -> Reply:
         """Answer a command.  Raises SqlError; a refusal of the standby is kept as well."""
         if isinstance(command, IdentifySystem):
