@@ -56,12 +56,13 @@ class Pump:
         fd = int(socket.getsockopt(zmq.FD))
         self._fd: int | None = fd
         self._turn: asyncio.Handle | None = None
+        self._is_reading = False
         self._loop.add_reader(fd, self._read)
         self._schedule()  # what arrived before the reader was added
 
     def after_send(self) -> None:
         """Must follow every send: it may have consumed the signal of a waiting message."""
-        if self._turn is None and self._has_message():
+        if self._turn is None and not self._is_reading and self._has_message():
             self._schedule()
 
     def _has_message(self) -> bool:
@@ -92,6 +93,7 @@ class Pump:
             self._turn.cancel()
             self._turn = None
         size_bytes = 0
+        self._is_reading = True
         try:
             while limit and size_bytes < _TURN_BYTES and self._has_message():
                 limit -= 1
@@ -100,6 +102,7 @@ class Pump:
                     size_bytes += sum(map(len, frames))
                     self._deliver(frames)
         finally:
+            self._is_reading = False
             # Also when a callback raised: the descriptor will not signal what is left.
             if self._has_message():
                 self._schedule()

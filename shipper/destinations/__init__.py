@@ -9,7 +9,8 @@ implementation passes `tests/integration/destination_contract.py`.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from logship.errors import LogshipError
 from logship.frames import GapFound, SeedAborted, SeedBegin, SeedChunk, SeedEnd
@@ -80,6 +81,14 @@ class Facts(NamedTuple):
     reachable: bool
     sync_state: str
     slot_wal_status: str
+
+
+@runtime_checkable
+class PushesAcks(Protocol):
+    """A destination that can hand acks on in the step of the loop that received them."""
+
+    on_acked: Callable[[Acked], None] | None
+    """Called with acks, which `next_event` does not give then.  Must not raise."""
 
 
 class Destination(Protocol):
