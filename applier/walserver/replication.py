@@ -229,13 +229,15 @@ class WalSender:
             return []
         self.write_lsn = Lsn(report.write_lsn)
         self.flush_lsn = Lsn(report.flush_lsn)
+        applied_more = report.apply_lsn > self.apply_lsn
         self.apply_lsn = Lsn(report.apply_lsn)
         self.last_reply_at = now
         self.revision += 1
         # Answered by `advance`, once for any number of requests: a client that asks and
         # does not read must not fill our memory.
         self._reply_owed |= report.reply_requested
-        line = self._lines.at(self.timeline, self.sent_lsn)
+        # That its line has changed, `advance` finds out.
+        line = self._lines.at(self.timeline, self.sent_lsn) if applied_more else None
         if line is not None:
             self._check_applied(line, now)
         return []

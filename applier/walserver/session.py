@@ -215,7 +215,7 @@ class Session:
             self._fail(SqlError("57P01", message, fatal=True))
 
     def _process_input(self, now: float) -> None:
-        while not self.closed:
+        while self._decoder.buffered_bytes and not self.closed:
             # Inside COPY a standby's reports are read however little of our output it takes:
             # they cost no output and are what the lag is measured by.
             if self.input_blocked and self.state is not SessionState.COPY:
