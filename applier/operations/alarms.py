@@ -28,6 +28,8 @@ class Alarms:
         return code in self._raised
 
     def clear(self, code: Code) -> None:
+        if not self._raised:
+            return
         if self._raised.pop(code, None) is not None:
             log.info("alarm is over", instance=self._instance, code=str(code))
 

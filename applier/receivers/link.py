@@ -185,9 +185,10 @@ class Connection:
 
     def _span_came(self, received: SpanReceived) -> None:
         span = received.span
+        written = self._write_at_once(received)
         if span.flush_lsn and self._intake is not None:
             self._intake.heard_with_span(span.timeline, span.flush_lsn)
-        if not self._write_at_once(received):
+        if not written:
             self._work.put_nowait((received, self._unsealing(received)))
 
     def _write_at_once(self, received: SpanReceived) -> bool:
@@ -391,8 +392,8 @@ class Connection:
     # --- IntakeListener -----------------------------------------------------------------------
 
     def applied_changed(self) -> None:
-        self._session.ack_soon(self._loop.time())
-        self._alarm.set(self._session.deadline)
+        if self._session.ack_soon(self._loop.time()):
+            self._alarm.set(self._session.deadline)
 
     def positions_changed(self) -> None:
         self._unacked_bytes = 0

@@ -393,6 +393,13 @@ class StoreCore:
 
     # --- reading ----------------------------------------------------------------------------
 
+    def shape(self) -> object:
+        """`Store.shape`."""
+        # Each is replaced when it changes, but for what a chain holds.
+        chain = self.positions
+        growing = None if chain is None else chain.growing
+        return chain, growing, self._earlier, self.histories
+
     def runs(self) -> list[Run]:
         """`Store.runs`."""
         if self.positions is None:

@@ -126,6 +126,11 @@ class ChainPositions:
         return Position(self._timeline, self._extents[self._timeline].end)
 
     @property
+    def growing(self) -> Extent:
+        """What is held of the newest timeline."""
+        return self._extents[self._timeline]
+
+    @property
     def extents(self) -> Mapping[int, Extent]:
         """By timeline, oldest first."""
         return self._extents

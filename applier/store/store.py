@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 INLINE_BYTES = 64 * 1024
 """Spans below this are written in the event loop: a pwrite of 8 KiB takes about 10 µs, the
 way to a thread and back 60 µs and more."""
+_QUIET_SECONDS = 0.001
 
 
 class Store:
@@ -50,6 +51,7 @@ class Store:
         self._flush_running = False
         self._flush_waiters: asyncio.Future[None] | None = None
         self._flush_wanted: asyncio.Handle | None = None
+        self._flushed_at = 0.0
         self._flushed: Callable[[LogshipError | None], None] | None = None
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next_callback = 0
@@ -143,6 +145,11 @@ class Store:
         is no chain."""
         return self._core.runs()
 
+    def shape(self) -> object:
+        """What `written`, `runs` and `histories` follow from: equal to an earlier one if they
+        give what they gave then."""
+        return self._core.shape()
+
     @property
     def failure(self) -> LogshipError | None:
         """Why nothing more is written until the store is reopened, if that is so."""
@@ -182,7 +189,7 @@ class Store:
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have `callback` called, in the loop, after each change of `written` or `start`.
 
-        It must not raise and should only wake somebody.  Returns what ends it.
+        It must not raise, nor change the store, and should be quick.  Returns what ends it.
         """
         number = self._next_callback
         self._next_callback += 1
@@ -348,10 +355,15 @@ class Store:
         return self.durable
 
     def _want_flush(self) -> None:
-        """Start one in the loop's next turn: whoever reads for a standby was woken before, and
-        has a thread's start less to wait for."""
-        if self._flush_wanted is None and not self._flush_running:
-            self._flush_wanted = asyncio.get_running_loop().call_soon(self._flush_on)
+        """Start one: at once if the last has ended a while ago, else in the loop's next turn,
+        for all that is written in this one."""
+        if self._flush_wanted is not None or self._flush_running:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._flushed_at < _QUIET_SECONDS:
+            self._flush_wanted = loop.call_soon(self._flush_on)
+        else:
+            self._flush_on()
 
     def _flush_on(self) -> None:
         self._flush_wanted = None
@@ -376,6 +388,7 @@ class Store:
         waiters: asyncio.Future[None] | None,
     ) -> None:
         self._flush_running = False
+        self._flushed_at = asyncio.get_running_loop().time()
         if error is None:
             self._core.hardened(position)
         if waiters is not None and not waiters.done():

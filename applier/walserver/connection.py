@@ -32,6 +32,9 @@ _SEND_BUFFER_BYTES = 1024 * 1024
 that is not kept waiting for the rest of a message syncs less often."""
 _CANT_SHARE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _CLOSE_GRACE_SECONDS = 1.0
+_QUIET_SECONDS = 0.001
+"""WAL that comes this long after what was sent last is sent at once; what comes sooner waits for
+the next turn of the loop, and for what else comes in this one."""
 _PEER_CREDENTIALS = struct.Struct("=iII")  # struct ucred, unix(7)
 
 
@@ -78,6 +81,7 @@ class Connection(asyncio.Protocol):
         self._pid = 0
         self._application_name = ""
         self._connected_at = 0.0
+        self._sent_at = 0.0
         self._writable = True
         """Whether the transport holds nothing back."""
         self._sharing: FileSlice | None = None
@@ -110,7 +114,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._session.receive_data(data, self._loop.time())
-        self._pump()
+        if self._session.wants_answer:
+            self._pump()
+        else:
+            self._report()
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -147,6 +154,17 @@ class Connection(asyncio.Protocol):
         """Look again, in the next turn of the loop: however often called, once."""
         if self._wakening is None and not self._closing:
             self._wakening = self._loop.call_soon(self._woken)
+
+    def source_grew(self) -> None:
+        """Send what is new, or soon.  Never raises: whoever wrote it is not to suffer for it."""
+        if self._loop.time() - self._sent_at < _QUIET_SECONDS:
+            self.wake()
+            return
+        try:
+            self._pump()
+        except Exception as error:
+            context = {"message": "a bug while WAL was sent on", "exception": error}
+            self._loop.call_exception_handler(context)
 
     def shut_down(self) -> None:
         if not self._closing:
@@ -241,9 +259,12 @@ class Connection(asyncio.Protocol):
             return
         if not data:
             return  # Less there than announced: the source calls when that changes.
+        self._sent_at = now
         self._session.wal_read(request, data, now)
+        self._session.advance(now)  # their timeline may end with these
         self._write_output()
-        self.wake()
+        if self._session.wal_wanted(now) is not None:
+            self.wake()
 
     def _log_unreadable(self, error: str, **where: str) -> None:
         log.error(
@@ -257,6 +278,7 @@ class Connection(asyncio.Protocol):
     # WAL from the file to the socket, past the transport, which has nothing to write meanwhile
 
     def _share(self, request: WalRequest, slice_: FileSlice, now: float) -> None:
+        self._sent_at = now
         if not self._session.wal_announced(request, slice_.size_bytes, now):
             slice_.close()
             self._write_output()

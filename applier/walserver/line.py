@@ -46,8 +46,11 @@ class Line:
 
     def fork_of(self, timeline: int) -> Fork | None:
         """None for the newest timeline and for one that is not on the line."""
-        end, successor = self._history.end_of(timeline), self._history.successor_of(timeline)
-        return None if end is None or successor is None else Fork(end, successor)
+        end = self._history.end_of(timeline)
+        if end is None:
+            return None
+        successor = self._history.successor_of(timeline)
+        return None if successor is None else Fork(end, successor)
 
     def forks(self) -> Iterator[tuple[int, Fork]]:
         """Each timeline that ended and where, oldest first."""
@@ -97,25 +100,39 @@ class Line:
         return self.reaches(timeline, lsn) or self.locate(timeline, lsn) is not None
 
 
-def newest_line(source: WalSource) -> Line | None:
-    """The line that grows; None before there is any WAL."""
-    return next(_lines(source), None)
+class Lines:
+    """The lines of a source, made anew only when its WAL has changed: whoever serves a standby
+    asks several times for every message."""
 
+    def __init__(self, source: WalSource) -> None:
+        self._source = source
+        self._shape: object = None
+        self._lines: list[Line] = []
 
-def line_for(source: WalSource, timeline: int, lsn: Lsn) -> Line | None:
-    """The line that a standby at `lsn` of `timeline` follows; None: no WAL here is for it.
+    def newest(self) -> Line | None:
+        """The line that grows; None before there is any WAL."""
+        lines = self._now()
+        return lines[0] if lines else None
 
-    A run that holds the place itself comes before a newer one that only descends from it.
-    """
-    lines = []
-    for line in _lines(source):
-        if line.has(timeline) and line.reaches(timeline, lsn):
-            return line
-        lines.append(line)
-    return next((line for line in lines if line.serves(timeline, lsn)), None)
+    def at(self, timeline: int, lsn: Lsn) -> Line | None:
+        """The line that a standby at `lsn` of `timeline` follows; None: no WAL here is for it.
 
+        A run that holds the place itself comes before a newer one that only descends from it.
+        """
+        lines = self._now()
+        for line in lines:
+            if line.has(timeline) and line.reaches(timeline, lsn):
+                return line
+        return next((line for line in lines if line.serves(timeline, lsn)), None)
 
-def _lines(source: WalSource) -> Iterator[Line]:
-    histories, segment_bytes = source.histories(), source.line.segment_bytes
-    for number, run in enumerate(source.runs()):
-        yield Line(run, histories, segment_bytes, grows=number == 0)
+    def _now(self) -> list[Line]:
+        source = self._source
+        shape = source.shape()
+        if shape != self._shape:
+            histories, segment_bytes = source.histories(), source.line.segment_bytes
+            self._lines = [
+                Line(run, histories, segment_bytes, grows=number == 0)
+                for number, run in enumerate(source.runs())
+            ]
+            self._shape = shape
+        return self._lines

@@ -22,7 +22,7 @@ from applier.walserver.commands import (
     TimelineHistory,
 )
 from applier.walserver.gate import OPEN_GATE, Gate
-from applier.walserver.line import Fork, Line, line_for, newest_line
+from applier.walserver.line import Fork, Line, Lines
 from applier.walserver.session import Reply, WalRequest
 from applier.walserver.source import WalSource
 from applier.walserver.status import Refusal, StandbyState
@@ -67,6 +67,7 @@ class WalSender:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.source = source
+        self._lines = Lines(source)
         self.server_version = server_version
         self.gate = gate
         self.phase = Phase.DONE
@@ -91,6 +92,11 @@ class WalSender:
     @property
     def copying(self) -> bool:
         return self.phase is not Phase.DONE
+
+    @property
+    def owes_reply(self) -> bool:
+        """Whether the standby asked for an answer that `advance` has not given yet."""
+        return self._reply_owed
 
     def execute(self, command: Command, now: float) -> Reply:
         """Answer a command.  Raises SqlError; a refusal of the standby is kept as well."""
@@ -154,7 +160,7 @@ class WalSender:
         return Reply([row, codec.command_complete("SHOW")])
 
     def _start_replication(self, command: StartReplication, now: float) -> Reply:
-        newest = newest_line(self.source)
+        newest = self._lines.newest()
         if newest is None:
             raise _no_wal()
         timeline = newest.end.timeline if command.timeline is None else command.timeline
@@ -177,10 +183,10 @@ class WalSender:
 
     def _line_at(self, timeline: int, lsn: Lsn, now: float) -> Line:
         """The line that a standby at `lsn` of `timeline` follows.  Raises if there is none."""
-        line = line_for(self.source, timeline, lsn)
+        line = self._lines.at(timeline, lsn)
         if line is not None:
             return line
-        newest = newest_line(self.source)
+        newest = self._lines.newest()
         if newest is None:
             raise _no_wal()
         if not newest.has(timeline):
@@ -223,20 +229,22 @@ class WalSender:
             return []
         self.write_lsn = Lsn(report.write_lsn)
         self.flush_lsn = Lsn(report.flush_lsn)
+        applied_more = report.apply_lsn > self.apply_lsn
         self.apply_lsn = Lsn(report.apply_lsn)
         self.last_reply_at = now
         self.revision += 1
         # Answered by `advance`, once for any number of requests: a client that asks and
         # does not read must not fill our memory.
         self._reply_owed |= report.reply_requested
-        line = line_for(self.source, self.timeline, self.sent_lsn)
+        # That its line has changed, `advance` finds out.
+        line = self._lines.at(self.timeline, self.sent_lsn) if applied_more else None
         if line is not None:
             self._check_applied(line, now)
         return []
 
     def copy_done(self, now: float) -> list[bytes]:
         """The client ends the COPY, by itself or after our CopyDone."""
-        line = line_for(self.source, self.timeline, self.sent_lsn)
+        line = self._lines.at(self.timeline, self.sent_lsn)
         fork = None if line is None else line.fork_of(self.timeline)
         messages = [] if self.phase is Phase.ENDING else [codec.copy_done()]
         told_end = self.phase is Phase.ENDING
@@ -283,7 +291,7 @@ class WalSender:
 
     def wal_wanted(self, now: float) -> WalRequest | None:
         """The next bytes that the standby may have; None when there are none."""
-        line = line_for(self.source, self.timeline, self.sent_lsn)
+        line = self._lines.at(self.timeline, self.sent_lsn)
         if self.phase is not Phase.OPEN or line is None:
             return None
         found = line.locate(self.timeline, self.sent_lsn)
@@ -302,7 +310,7 @@ class WalSender:
     def wal_read(self, request: WalRequest, size_bytes: int, now: float) -> list[bytes]:
         """The header of a message of the first `size_bytes` that `wal_wanted` asked for, which
         must follow it; [] if they are not to be sent any more."""
-        line = line_for(self.source, self.timeline, self.sent_lsn)
+        line = self._lines.at(self.timeline, self.sent_lsn)
         if self.phase is not Phase.OPEN or request.lsn != self.sent_lsn or line is None:
             return []
         if size_bytes > request.max_bytes:
@@ -351,7 +359,7 @@ class WalSender:
 
     def _visible_end(self, now: float) -> tuple[int, Lsn]:
         """Timeline and end as far as the gate lets them be seen (`Gate.limit`)."""
-        line = newest_line(self.source)
+        line = self._lines.newest()
         if line is None:
             raise _no_wal()
         for timeline, fork in line.forks():

@@ -1,10 +1,11 @@
 """The WAL server on its unix socket: the asyncio shell around `session` and `replication`.
 
 One connection per standby, no task per connection: what arrives, what the source announces
-and what a timer says all end in `Connection._pump`, on the loop's thread.  From a write in
-the store to the socket it is one turn of the loop.  One message (1 MB) is sent per turn and
-connection, and none to a connection whose buffer is full, so that neither a slow standby nor
-one that has much to catch up keeps the others waiting.
+and what a timer says all end in `Connection._pump`, on the loop's thread.  A write in the store
+is sent on in the same step, under load in the next turn of the loop together with what came
+meanwhile.  One message (1 MB) is sent per turn and connection, and none to a connection whose
+buffer is full, so that neither a slow standby nor one that has much to catch up keeps the others
+waiting.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -87,11 +88,11 @@ class WalServer:
             raise ValueError(f"{name} is served already")
         instance = Instance(name, source, server_version, gate, lambda: None)
 
-        def wake() -> None:
-            for connection in instance.connections:
-                connection.wake()
+        def grew() -> None:
+            for connection in list(instance.connections):
+                connection.source_grew()
 
-        instance.unsubscribe = source.subscribe(wake)
+        instance.unsubscribe = source.subscribe(grew)
         self._instances[name] = instance
 
     def withdraw(self, name: str) -> None:
@@ -255,7 +256,7 @@ class WalServer:
         instance.connections.discard(connection)
         status = connection.status()
         if status.refusal is None:
-            status = replace(status, state=StandbyState.DISCONNECTED)
+            status = status._replace(state=StandbyState.DISCONNECTED)
         self._publish(instance, status)
 
     def _publish(self, instance: Instance, status: StandbyStatus) -> None:

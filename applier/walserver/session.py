@@ -10,6 +10,7 @@ The caller feeds bytes and time and performs what comes out:
     session.receive_data(data, now)      what arrived
     session.advance(now)                 time passed, or the source grew
     session.data_to_send()               write these, in order
+    session.wants_answer                 after receive_data: false if none of this is new
     session.wal_wanted(now)              if not None: read it, then session.wal_read(…), or
                                          session.wal_announced(…) and write it yourself
     session.deadline                     call advance() then, at the latest
@@ -65,6 +66,8 @@ class Role(Protocol):
 
     @property
     def copying(self) -> bool: ...
+    @property
+    def owes_reply(self) -> bool: ...
 
     def execute(self, command: Command, now: float) -> Reply: ...
     def copy_data(self, payload: bytes, now: float) -> list[bytes]: ...
@@ -145,6 +148,12 @@ class Session:
         return self._output_bytes >= OUTPUT_LIMIT_BYTES
 
     @property
+    def wants_answer(self) -> bool:
+        """Whether what was received changes what is to be sent: a standby's mere reports don't."""
+        copying = self.state is SessionState.COPY and self.role is not None
+        return not copying or bool(self._output) or (self.role is not None and self.role.owes_reply)
+
+    @property
     def deadline(self) -> float | None:
         if self.state is SessionState.STARTUP:
             return self._startup_deadline
@@ -206,7 +215,7 @@ class Session:
             self._fail(SqlError("57P01", message, fatal=True))
 
     def _process_input(self, now: float) -> None:
-        while not self.closed:
+        while self._decoder.buffered_bytes and not self.closed:
             # Inside COPY a standby's reports are read however little of our output it takes:
             # they cost no output and are what the lag is measured by.
             if self.input_blocked and self.state is not SessionState.COPY:

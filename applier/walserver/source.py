@@ -46,6 +46,10 @@ class WalSource(Protocol):
         others ended for good: what came after them is missing, up to where a newer one starts.
         [] before there is any WAL."""
 
+    def shape(self) -> object:
+        """Equal to an earlier one if `written`, `runs` and `histories` give what they gave
+        then."""
+
     def histories(self) -> Mapping[int, History]:
         """Parsed histories by timeline; has one for each timeline above 1 that has WAL."""
 

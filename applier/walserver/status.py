@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from logship.errors import Code
 from logship.lsn import Lsn
@@ -40,8 +41,7 @@ class Refusal:
     """When (monotonic seconds)."""
 
 
-@dataclass(frozen=True, slots=True)
-class StandbyStatus:
+class StandbyStatus(NamedTuple):
     """One standby as of its last report.  Times are monotonic seconds of the event loop.
 
     sent_lsn ≥ write_lsn ≥ flush_lsn ≥ apply_lsn does not always hold: a walreceiver that

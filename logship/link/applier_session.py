@@ -158,10 +158,8 @@ class ApplierSession:
             case ApplierState.DECIDING:
                 return self._heartbeat_at
             case ApplierState.OPEN:
-                times = [self._heartbeat_at, self._heard_at + self._patience_seconds]
-                if self._ack_at is not None:
-                    times.append(self._ack_at)
-                return min(times)
+                at = min(self._heartbeat_at, self._heard_at + self._patience_seconds)
+                return at if self._ack_at is None else min(at, self._ack_at)
             case ApplierState.CLOSED:
                 return None
 
@@ -248,11 +246,14 @@ class ApplierSession:
             self._ack_at = now + ACK_DELAY_SECONDS
         return []
 
-    def ack_soon(self, now: float) -> None:
+    def ack_soon(self, now: float) -> bool:
         """Something moved that nobody waits for: it is to be acknowledged within
-        ACK_DELAY_SECONDS.  Call `ack` with the positions at `deadline`, if not before."""
-        if self._ack_at is None and self.state is ApplierState.OPEN:
-            self._ack_at = now + ACK_DELAY_SECONDS
+        ACK_DELAY_SECONDS.  Call `ack` with the positions at `deadline`, if not before.  Returns
+        whether that moved."""
+        if self._ack_at is not None or self.state is not ApplierState.OPEN:
+            return False
+        self._ack_at = now + ACK_DELAY_SECONDS
+        return True
 
     def _send_acks(self, acks: list[Ack], now: float) -> list[ApplierOutput]:
         self._ack_at = None
@@ -394,7 +395,9 @@ class ApplierSession:
         return outputs
 
     def _count_frames(self, outputs: list[ApplierOutput]) -> None:
-        self._frames += sum(isinstance(output, _COUNTED) for output in outputs)
+        for output in outputs:
+            if isinstance(output, _COUNTED):
+                self._frames += 1
         if self._frames > MAX_WAITING_FRAMES:
             raise LogshipError(
                 Code.BAD_FRAME,

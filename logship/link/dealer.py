@@ -21,7 +21,7 @@ from zmq.utils.monitor import parse_monitor_message
 from logship.errors import Code, LogshipError
 from logship.frames import Payload
 from logship.link.keys import KeyPair
-from logship.link.pump import Pump, configure, contents
+from logship.link.pump import Pump, configure, contents, send_now
 from logship.settings_network import parse_tcp_endpoint
 
 
@@ -141,7 +141,7 @@ class Dealer:
         if self._socket is None or self._pump is None:
             raise _lost(self.endpoint)
         try:
-            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=True)
+            send_now(self._socket, parts)
         except zmq.ZMQError as error:
             raise _lost(self.endpoint) from error
         self._pump.after_send()

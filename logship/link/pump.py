@@ -28,6 +28,11 @@ _TURN_BYTES: Final = 4 * 1024 * 1024
 """What one turn of the event loop reads before others get theirs."""
 _COPY_BELOW_BYTES: Final = 4096
 _HANDSHAKE_SECONDS: Final = 10
+# Plain numbers: an operation on two members of an enum takes as long as a whole send.
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 
 
 class Pump:
@@ -51,17 +56,18 @@ class Pump:
         fd = int(socket.getsockopt(zmq.FD))
         self._fd: int | None = fd
         self._turn: asyncio.Handle | None = None
+        self._is_reading = False
         self._loop.add_reader(fd, self._read)
         self._schedule()  # what arrived before the reader was added
 
     def after_send(self) -> None:
         """Must follow every send: it may have consumed the signal of a waiting message."""
-        if (
-            self._turn is None
-            and self._fd is not None
-            and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN
-        ):
+        if self._turn is None and not self._is_reading and self._has_message():
             self._schedule()
+
+    def _has_message(self) -> bool:
+        # Cheaper than a receive that fails, and after a no the descriptor signals the next.
+        return self._fd is not None and bool(int(self._socket.getsockopt(_EVENTS)) & _POLLIN)
 
     def stop(self) -> None:
         if self._fd is not None:
@@ -73,7 +79,7 @@ class Pump:
 
     def drain(self) -> None:
         """Hand over all that has arrived, without regard for others."""
-        while self._fd is not None and (frames := self._receive()) is not None:
+        while self._has_message() and (frames := self._receive()) is not None:
             self._deliver(frames)
 
     def _schedule(self) -> None:
@@ -86,26 +92,24 @@ class Pump:
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
-        more = True
         size_bytes = 0
+        self._is_reading = True
         try:
-            for _ in range(limit):
+            while limit and size_bytes < _TURN_BYTES and self._has_message():
+                limit -= 1
                 frames = self._receive()
-                if frames is None:
-                    more = False
-                    return
-                size_bytes += sum(map(len, frames))
-                self._deliver(frames)
-                if self._fd is None or size_bytes >= _TURN_BYTES:
-                    return
+                if frames is not None:
+                    size_bytes += sum(map(len, frames))
+                    self._deliver(frames)
         finally:
+            self._is_reading = False
             # Also when a callback raised: the descriptor will not signal what is left.
-            if more:
+            if self._has_message():
                 self._schedule()
 
     def _receive(self) -> list[zmq.Frame] | None:
         try:
-            frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+            frame = self._socket.recv(_NOBLOCK, copy=False)
         except zmq.Again:
             return None
         frames = [frame]
@@ -114,6 +118,14 @@ class Pump:
             if len(frames) <= self._max_parts:
                 frames.append(frame)
         return frames
+
+
+def send_now(socket: zmq.Socket[bytes], parts: Sequence[Payload]) -> None:
+    """Queue one message of at least one part, copied.  Raises zmq.ZMQError, with nothing sent."""
+    *first, last = parts
+    for part in first:
+        socket.send(part, _MORE)
+    socket.send(last, _NOBLOCK)
 
 
 def contents(frames: Sequence[zmq.Frame]) -> list[Payload]:

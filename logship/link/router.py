@@ -21,7 +21,7 @@ from zmq.utils import z85
 from logship.errors import Code, LogshipError
 from logship.frames import Payload
 from logship.link.keys import KeyPair
-from logship.link.pump import Pump, configure, contents
+from logship.link.pump import Pump, configure, contents, send_now
 
 _RECEIVE_MESSAGES: Final = 64
 _SEND_MESSAGES: Final = 10_000
@@ -110,7 +110,7 @@ class Router:
         if self._context is None or peer.routing_id in self._dropped:
             return
         try:
-            self._socket.send_multipart((peer.routing_id, *parts), zmq.NOBLOCK, copy=True)
+            send_now(self._socket, (peer.routing_id, *parts))
         except zmq.ZMQError as error:
             # EHOSTUNREACH: disconnected.  EAGAIN: it has not read for ages.
             if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):

@@ -37,6 +37,8 @@ from logship.postgres.server_errors import (
 END_OF_COPY: Final = "end of copy"
 EndOfCopy = Literal["end of copy"]
 
+_QUIET_BYTES: Final = 8 * 1024
+
 # A peer that vanished is noticed after 25 s of silence, or 30 s of unacknowledged sending.
 _KEEPALIVES: tuple[tuple[str, int, int], ...] = (
     ("keepalives_idle", socket.TCP_KEEPIDLE, 10),
@@ -61,6 +63,11 @@ class LibpqConnection:
         self._reader_fd = -1
         self._writer_fd = -1
         self._closed = False
+        self.is_drained = False
+        """Whether `take_copy_data` gives nothing more before `readable`."""
+        self._is_quiet = False
+        """Little has come: another look at the socket would find nothing."""
+        self._arrived: Callable[[], bool] | None = None
 
     @classmethod
     async def connect(
@@ -144,6 +151,7 @@ class LibpqConnection:
     async def send(self, command: str) -> None:
         """Send one command; then take its results with `next_result`."""
         self._check_open()
+        self.is_drained = False
         try:
             self.pgconn.send_query(command.encode())
         except psycopg.Error as error:
@@ -153,6 +161,7 @@ class LibpqConnection:
     async def next_result(self, doing: Doing) -> PGresult | None:
         """The command's next result; None when it is over.  Raises what the server refused."""
         self._check_open()
+        self.is_drained = False
         try:
             while self.pgconn.is_busy():
                 await self._wait(read=True, write=False)
@@ -212,34 +221,88 @@ class LibpqConnection:
     def take_copy_data(self) -> memoryview | EndOfCopy | None:
         """The next COPY message that libpq has, or can read at once; never waits.
 
-        None: nothing there.  END_OF_COPY: the server ended the COPY; take `next_result`.
-        The memory belongs to the view and lives as long as it or a slice of it does.
+        None: nothing there, and there won't be before `readable` returns.  END_OF_COPY: the
+        server ended the COPY; take `next_result`.  The memory belongs to the view and lives as
+        long as it or a slice of it does.
         """
         self._check_open()
+        if self.is_drained:
+            return None
         try:
             size, data = self.pgconn.get_copy_data(1)
-            if size == 0:
+            if size == 0 and not self._is_quiet:
                 self.pgconn.consume_input()
                 size, data = self.pgconn.get_copy_data(1)
         except psycopg.Error as error:
             raise self.lost(error) from error
         if size == -1:
             return END_OF_COPY
+        self.is_drained = size == 0
+        if self.is_drained or size > _QUIET_BYTES:
+            self._is_quiet = False
         return data if size else None
 
-    async def readable(self) -> None:
-        """Wait until the server sent something (or the connection broke)."""
+    async def readable(self, arrived: Callable[[], bool] | None = None) -> None:
+        """Wait until the server sent something (or the connection broke).
+
+        arrived: called first, in the loop, when something came; true if that was all of it
+        and the waiting goes on.  It may take what there is, and must not raise.
+        """
         self._check_open()
-        await self._wait(read=True, write=False)
+        if not self.is_drained:
+            return
+        if self._waiter is not None:
+            raise RuntimeError("two tasks wait on one replication connection")
+        # The socket stays registered from one message to the next, but no longer than libpq
+        # keeps it open (`lost`): its number may be another's right after.
+        if self._reader_fd == -1:
+            try:
+                self._reader_fd = self.pgconn.socket
+            except psycopg.Error as error:
+                raise self.lost(error) from error
+            self._loop.add_reader(self._reader_fd, self._read_on)
+        self._arrived = arrived
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        except BaseException:
+            self._forget_reader()
+            raise
+        finally:
+            self._waiter = self._arrived = None
+
+    def _read_on(self) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            self._forget_reader()  # nobody takes it now, and the loop would say so for ever
+            return
+        try:
+            self.pgconn.consume_input()
+        except psycopg.Error as error:
+            self._forget_reader()
+            waiter.set_exception(connection_lost(self.target, str(error)))
+            return
+        self.is_drained, self._is_quiet = False, True
+        if self._arrived is None or not self._arrived():
+            _wake(waiter)
 
     def put_copy_data(self, message: bytes) -> bool:
         """Queue a COPY message and send what can be sent; whether all of it went."""
         self._check_open()
         try:
             self.pgconn.put_copy_data(message)
-            return self.pgconn.flush() == 0
+            if self.pgconn.flush() == 0:
+                return True
         except psycopg.Error as error:
             raise self.lost(error) from error
+        self._look_again()
+        return False
+
+    def _look_again(self) -> None:
+        """libpq reads too while it can't send (`pqSendSome`): the socket may be silent about it."""
+        self.is_drained = False
+        if self._waiter is not None:
+            _wake(self._waiter)
 
     async def end_copy(self) -> None:
         """Say CopyDone."""
@@ -293,10 +356,13 @@ class LibpqConnection:
     def _write_on(self, done: Callable[[], None]) -> None:
         try:
             remaining = self.pgconn.flush()
-        except psycopg.Error:
+        except psycopg.Error as error:
             self.stop_writer()
+            self.lost(error)
             return
-        if not remaining:
+        if remaining:
+            self._look_again()
+        else:
             self.stop_writer()
             done()
 
@@ -316,6 +382,10 @@ class LibpqConnection:
             self._reader_fd = -1
 
     def lost(self, error: Exception) -> LogshipError:
+        """What to raise when libpq fails: it may have closed the socket, which is not to be
+        waited for any more.  Whoever does finds out as well."""
+        self._forget_reader()
+        self._look_again()
         return connection_lost(self.target, str(error))
 
     def _check_open(self) -> None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from types import TracebackType
 
 from psycopg import pq
@@ -81,6 +82,10 @@ class ReplicationConnection:
         self._copy_ended = False
         self._end: EndOfTimeline | None = None
         self._owes_turn = False
+        self._taken: list[StreamEvent] = []
+        """What was taken from libpq and not returned yet."""
+        self._failure: Exception | None = None
+        """What came up in `_offer`, for the reader."""
         self._start = Position(0, Lsn(0))
         self._status_waiting: tuple[int, int, int, bool] | None = None
 
@@ -203,7 +208,7 @@ class ReplicationConnection:
             if result is not None and result.status == pq.ExecStatus.COPY_BOTH:
                 self._streaming = True
                 self._copy_ended = False
-                self._end = None
+                self._taken, self._failure, self._end = [], None, None
                 return
             # The server has nothing of this timeline past `lsn`: it says at once what follows.
             rows = result_rows(result) if result is not None else []
@@ -236,13 +241,19 @@ class ReplicationConnection:
         """
         return (await self.receive_batch(0))[0]
 
-    async def receive_batch(self, max_bytes: int) -> list[StreamEvent]:
+    async def receive_batch(
+        self, max_bytes: int, at_once: Callable[[list[StreamEvent]], bool] | None = None
+    ) -> list[StreamEvent]:
         """Everything that is there, at least one event: waits only if there is nothing.
 
         Stops after the message that reaches `max_bytes` of WAL.  EndOfTimeline comes last,
         and what fails after some events is raised by the next call.  Gives the event loop a
         turn between two calls that find something at once.  May be cancelled: nothing received
         is lost.
+
+        at_once: given events that come while this waits, in the same step of the loop; true if
+        it is done with them, and they are not returned.  It must not raise, and gets neither
+        the stream's end nor a mere part of what is there.
         """
         if self._owes_turn:
             self._owes_turn = False
@@ -252,41 +263,55 @@ class ReplicationConnection:
             return [end]
         if not self._streaming:
             raise RuntimeError("not streaming: call start_replication first")
-        if self._copy_ended:
-            return [await self._finish_stream()]
-        self._owes_turn = True
-        while True:
-            events, copy_ended = self._take_batch(max_bytes)
-            # libpq says so once: asked again, it knows of no COPY.
-            self._copy_ended = copy_ended
-            if events:
-                return events
-            if copy_ended:
-                return [await self._finish_stream()]
-            await self._connection.readable()
-            self._owes_turn = False
+        offer = None if at_once is None else partial(self._offer, max_bytes, at_once)
+        while not self._taken and not self._copy_ended:
+            self._take_batch(max_bytes)
+            if not self._taken and not self._copy_ended:
+                await self._connection.readable(offer)
+                if self._failure is not None:
+                    failure, self._failure = self._failure, None
+                    raise failure
+        # A drained connection gives a turn by itself, as it waits.
+        self._owes_turn = not self._connection.is_drained
+        taken, self._taken = self._taken, []
+        return taken or [await self._finish_stream()]
 
-    def _take_batch(self, max_bytes: int) -> tuple[list[StreamEvent], bool]:
-        """What is there, and whether the COPY ended after it.  An error that comes after some
-        events is left to the next call."""
-        events: list[StreamEvent] = []
+    def _offer(self, max_bytes: int, at_once: Callable[[list[StreamEvent]], bool]) -> bool:
+        """In the loop: have `at_once` take what came.  False: the reader has to."""
+        try:
+            self._take_batch(max_bytes)
+            if not self._connection.is_drained or self._copy_ended:
+                return False
+            if not self._taken:
+                return True  # a part of a message
+            if at_once(self._taken):
+                self._taken = []
+                return True
+        except Exception as error:
+            self._failure = error  # the reader's, wherever it came up
+        return False
+
+    def _take_batch(self, max_bytes: int) -> None:
+        """Take what is there, and note whether the COPY ended after it.  An error that comes
+        after some events is left to the next call."""
         received_bytes = 0
-        while not events or received_bytes < max_bytes:
+        while not self._taken or received_bytes < max_bytes:
             try:
                 message = self._connection.take_copy_data()
             except LogshipError:
-                if events:
-                    break
+                if self._taken:
+                    return
                 raise
             if message is None:
-                break
+                return
             if isinstance(message, str):
-                return events, True
+                # libpq says so once: asked again, it knows of no COPY.
+                self._copy_ended = True
+                return
             event = read_message(message)
-            events.append(event)
+            self._taken.append(event)
             if isinstance(event, XLogData):
                 received_bytes += len(event.data)
-        return events, False
 
     def send_status(
         self,

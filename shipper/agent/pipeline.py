@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from logship.errors import LogshipError
 from logship.lsn import Lsn, Position
 from logship.seal import INLINE_BYTES, Sealed
 from shipper.compression import Compression, Effort
@@ -64,6 +65,22 @@ class SealPipeline:
         finally:
             putting.cancel()
         self._raise_failure()
+
+    def put_at_once(self, span: WalBytes) -> bool:
+        """`put` of a small span, if that takes no waiting; false if it does, and nothing was
+        done."""
+        if self._in_pipeline or span.size_bytes > INLINE_BYTES or self.sender.done():
+            return False
+        room = self._destination.room(span.size_bytes)
+        try:
+            room.send(None)
+        except StopIteration:
+            self._send(span, _seal_span(span.chunks, self._inline))
+            return True
+        except LogshipError:
+            return False  # `put` meets the same
+        room.close()
+        return False
 
     async def drain(self) -> None:
         """Return when all that was put is sent."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -20,11 +21,12 @@ from shipper.destinations import (
     Destination,
     Facts,
     Lost,
+    PushesAcks,
     Rewind,
     SeedFinished,
     SeedWanted,
 )
-from shipper.sources import HistoryFile, Source, SourceIdentity
+from shipper.sources import HistoryFile, PushesWal, Source, SourceIdentity, WalBytes
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +97,8 @@ class Shipping:
 
         Raises LogshipError that only the source can mend, and any other exception (a bug).
         """
+        if isinstance(self._destination, PushesAcks):
+            self._destination.on_acked = self._acknowledge
         events = asyncio.create_task(self._follow_events())
         tasks = (
             events,
@@ -106,6 +110,8 @@ class Shipping:
             # Several notice a lost link; what the far end said about it is the better word.
             await asyncio.wait({events}, timeout=LAST_WORD_SECONDS)
         finally:
+            if isinstance(self._destination, PushesAcks):
+                self._destination.on_acked = None
             for task in tasks:
                 task.cancel()
             said, *failed = await asyncio.gather(*tasks, return_exceptions=True)
@@ -124,8 +130,7 @@ class Shipping:
             event = await self._destination.next_event()
             match event:
                 case Acked():
-                    self._acked = event
-                    self._source.acknowledge(*event)
+                    self._acknowledge(event)
                 case Rewind(position, why):
                     log.info("reading again from another place", position=str(position), why=why)
                     self._position = position
@@ -136,6 +141,10 @@ class Shipping:
                     self._seed_finished(event)
                 case Lost(error):
                     return error
+
+    def _acknowledge(self, acked: Acked) -> None:
+        self._acked = acked
+        self._source.acknowledge(*acked)
 
     # --- what the primary says ------------------------------------------------------------
 
@@ -211,6 +220,8 @@ class Shipping:
         try:
             await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            if isinstance(self._source, PushesWal):
+                self._source.on_wal = None
             turning.cancel()
             reading.cancel()
             outcomes = [*await asyncio.gather(reading, return_exceptions=True)]
@@ -226,6 +237,8 @@ class Shipping:
 
     async def _read_into(self, pipeline: SealPipeline, position: Position) -> None:
         await self._source.start(position, self._known_timelines)
+        if isinstance(self._source, PushesWal):
+            self._source.on_wal = partial(self._push, pipeline)
         if self._acked is not None:
             # The last ack may have been lost with the connection, or have come while nothing
             # streamed.  With nothing new to ship no other comes: the slot would stay, and a
@@ -248,6 +261,9 @@ class Shipping:
                         await pipeline.put(span)
             if not events:
                 self._tell()
+
+    def _push(self, pipeline: SealPipeline, span: WalBytes) -> bool:
+        return span.size_bytes <= self._max_span_bytes and pipeline.put_at_once(span)
 
     async def _report_gap(self, error: LogshipError) -> None:
         # Before any wait: a rewind that comes meanwhile says where to go on.

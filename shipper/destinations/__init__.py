@@ -9,7 +9,8 @@ implementation passes `tests/integration/destination_contract.py`.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from logship.errors import LogshipError
 from logship.frames import GapFound, OtherRoad, SeedAborted, SeedBegin, SeedChunk, SeedEnd
@@ -84,6 +85,14 @@ class Facts(NamedTuple):
     """The primary still has the WAL from here on; None: not known."""
     other_roads: tuple[OtherRoad, ...] = ()
     """What becomes of the same WAL elsewhere; filled in by `several`."""
+
+
+@runtime_checkable
+class PushesAcks(Protocol):
+    """A destination that can hand acks on in the step of the loop that received them."""
+
+    on_acked: Callable[[Acked], None] | None
+    """Called with acks, which `next_event` does not give then.  Must not raise."""
 
 
 class Destination(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -63,6 +63,25 @@ class ShipperIdentity(NamedTuple):
     protection: str
 
 
+class _Change:
+    """What several may wait for, each looking for itself afterwards."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiters: list[asyncio.Future[None]] = []
+
+    async def wait(self) -> None:
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def happened(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
 class LinkDestination:
     """See `shipper.destinations.Destination`."""
 
@@ -88,8 +107,11 @@ class LinkDestination:
         self._said: Facts | None = None
         self._events: deque[DestinationEvent] = deque()
         self._acked: Acked | None = None
-        self._changed = asyncio.Event()
-        """Set whenever `room`, `next_event` or `send_seed` may have something new."""
+        self.on_acked: Callable[[Acked], None] | None = None
+        self._told = _Change()
+        """For `next_event`."""
+        self._changed = _Change()
+        """For `room` and `send_seed`."""
         self._greeting: asyncio.Future[Accepted] | None = None
         self._seeds = LinkSeeds()
         self._away = False
@@ -173,7 +195,7 @@ class LinkDestination:
             session = self._open_session()
             if session.window_room_bytes >= size_bytes:
                 return
-            await self._wait()
+            await self._changed.wait()
 
     def resume(self, position: Position) -> None:
         self._void = self._session is not None and self._session.sent != position
@@ -227,7 +249,7 @@ class LinkDestination:
                     self._send(session.seed(frame, self._loop.time()))
             case SeedChunk() | SeedEnd():
                 while not self._seeds.has_room:
-                    await self._wait()
+                    await self._changed.wait()
                 self._send_seed_items([(frame, self._seeds.add(frame, payload))])
 
     @property
@@ -280,7 +302,7 @@ class LinkDestination:
                     self._fail_seed("the applier asks for a part of the seed that it had")
                 else:
                     self._send_seed_items(again)
-                self._changed.set()
+                self._changed.happened()
             case link.SeedFinished(seed_id):
                 if seed_id == self._seeds.seed_id:
                     self._seeds.forget()
@@ -298,18 +320,20 @@ class LinkDestination:
                 return acked
             if self._events:
                 return self._events.popleft()
-            await self._wait()
-
-    async def _wait(self) -> None:
-        # Several may wait: each looks for itself when anything has changed.
-        changed = self._changed
-        await changed.wait()
-        if self._changed is changed:
-            self._changed = asyncio.Event()
+            await self._told.wait()
 
     def _tell_event(self, event: DestinationEvent) -> None:
         self._events.append(event)
-        self._changed.set()
+        self._told.happened()
+        self._changed.happened()
+
+    def _tell_acked(self, acked: Acked) -> None:
+        if self.on_acked is not None:
+            self._acked = None
+            self.on_acked(acked)
+        else:
+            self._acked = acked
+            self._told.happened()
 
     def _received(self, parts: list[Payload]) -> None:
         if self._session is not None:
@@ -330,8 +354,8 @@ class LinkDestination:
                     self._welcomed(output)
                 case link.Acked(received, durable, applied):
                     if received is not None and durable is not None:
-                        self._acked = Acked(received, durable, applied)
-                    self._changed.set()
+                        self._tell_acked(Acked(received, durable, applied))
+                    self._changed.happened()
                 case link.Rewind(timeline, lsn, why):
                     self._rewind(Position(timeline, lsn), why)
                 case link.Refused(error):
@@ -401,7 +425,7 @@ class LinkDestination:
         self._session = None
         if dealer is not None:
             dealer.close()
-        self._changed.set()
+        self._changed.happened()
 
 
 def _news(facts: Facts) -> Facts:

@@ -12,8 +12,8 @@ what it thinks of us.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from logship.identity import Profile
 from logship.lsn import Lsn, Position
@@ -58,6 +58,15 @@ class Observation(NamedTuple):
 
 
 SourceEvent = WalBytes | HistoryFile
+
+
+@runtime_checkable
+class PushesWal(Protocol):
+    """A source that can hand WAL on in the step of the loop that received it."""
+
+    on_wal: Callable[[WalBytes], bool] | None
+    """Called with WAL that comes while `read` waits, if it is little; true if that is done with
+    it, else `read` returns it.  What it raises, `read` raises."""
 
 
 class Source(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import structlog
 
@@ -18,6 +19,7 @@ from logship.postgres.replication import (
     EndOfTimeline,
     Keepalive,
     ReplicationConnection,
+    StreamEvent,
     XLogData,
 )
 from logship.wal import History, parse_history, segment_end
@@ -68,6 +70,7 @@ class StreamSource:
         self._pending: list[SourceEvent] = []
         self._reported = (Lsn(0), Lsn(0), Lsn(0))
         self._known_timelines: set[int] = set()
+        self.on_wal: Callable[[WalBytes], bool] | None = None
 
     @property
     def flush_lsn(self) -> Lsn:
@@ -143,7 +146,8 @@ class StreamSource:
             )
         events: list[SourceEvent] = []
         run: list[XLogData] = []
-        for message in await connection.receive_batch(max_bytes):
+        at_once = None if self.on_wal is None else self._push
+        for message in await connection.receive_batch(max_bytes, at_once):
             if isinstance(message, XLogData):
                 self._flush_lsn = Lsn(max(self._flush_lsn, message.wal_end))
                 run.append(message)
@@ -160,6 +164,23 @@ class StreamSource:
             events += self._pending
             self._pending = []
         return events
+
+    def _push(self, messages: list[StreamEvent]) -> bool:
+        """One commit's WAL, as a rule: hand it on if it is a span as it is."""
+        message = messages[0]
+        if len(messages) > 1 or not isinstance(message, XLogData):
+            return False
+        assert self._identity is not None and self._streaming is not None
+        assert self.on_wal is not None
+        start, size_bytes = message.start_lsn, len(message.data)
+        segment_bytes = self._identity.profile.wal_segment_size
+        if start != self._next_lsn or start + size_bytes > segment_end(start, segment_bytes):
+            return False
+        self._flush_lsn = Lsn(max(self._flush_lsn, message.wal_end))
+        if not self.on_wal(WalBytes(self._streaming.timeline, start, [message.data], size_bytes)):
+            return False
+        self._next_lsn = Lsn(start + size_bytes)
+        return True
 
     def acknowledge(self, received: Position, durable: Position, applied: Lsn) -> None:
         if self._identity is None or self._streaming is None:

@@ -280,6 +280,23 @@ async def test_a_small_ack_does_not_wait_for_a_heartbeat(
     )
 
 
+async def test_acks_are_pushed_to_whoever_asked_for_that_and_still_make_room(
+    rig: LinkFarEnd, shipping: Shipping
+) -> None:
+    await shipping.connect()
+    pushed: list[Acked] = []
+    assert isinstance(shipping.destination, LinkDestination)
+    shipping.destination.on_acked = pushed.append
+    await shipping.send(3 * rig.window_bytes)
+    await until(lambda: pushed and pushed[-1].durable == shipping.sent, "all is acknowledged")
+    assert pushed == sorted(pushed)
+    assert shipping.heard(Acked) == []
+    shipping.destination.on_acked = None
+    await shipping.send(1000)
+    await shipping.hear_durable(shipping.sent)
+    assert pushed[-1].durable < shipping.sent
+
+
 async def test_spans_that_were_read_before_a_rewind_was_heard_are_dropped_even_if_they_fit(
     rig: LinkFarEnd, shipping: Shipping
 ) -> None:

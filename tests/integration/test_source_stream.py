@@ -11,6 +11,7 @@ from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
 from logship.wal import segment_name, segment_start
 from shipper.agent.shipping import GAP_CODES
+from shipper.sources import WalBytes
 from shipper.sources.stream import StreamSource
 from tests.conftest import PrimaryFactory
 from tests.integration.source_contract import (
@@ -22,7 +23,7 @@ from tests.integration.source_contract import (
 from tests.support.installations import MAJORS
 from tests.support.proxy import TcpProxy
 from tests.support.servers import PrimaryServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import until, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -439,6 +440,55 @@ async def test_the_primary_shows_our_stream_to_us(primary: PrimaryFactory) -> No
         await asyncio.sleep(0.02)
     assert (await source.observe()).sync_state == "sync"
     await source.close()
+
+
+async def test_a_commits_wal_is_pushed_while_the_reader_waits(primary: PrimaryFactory) -> None:
+    server = primary(17)
+    server.execute("create table t (v int)")
+    source = source_for(server)
+    collected = Collected(16 << 20)
+    takes, pushed = True, 0
+
+    def on_wal(span: WalBytes) -> bool:
+        nonlocal pushed
+        if takes:
+            pushed += 1
+            collected.add(span)
+        return takes
+
+    async def reading() -> None:
+        while True:
+            for event in await source.read(1 << 20):
+                collected.add(event)
+
+    source.on_wal = on_wal
+    await source.start(first_position(await source.open()), frozenset())
+    reader = asyncio.create_task(reading())
+    for number in range(20):
+        takes = number % 4 != 3
+        await asyncio.to_thread(server.execute, "insert into t values (1)")
+        target = Lsn.parse(await asyncio.to_thread(server.current_wal_lsn))
+        await until(lambda end=target: collected.spans and collected.end.lsn >= end, "it is here")
+        assert source.flush_lsn >= target
+    assert pushed >= 10
+    assert not reader.done()
+
+    def broken(span: WalBytes) -> bool:
+        raise ZeroDivisionError(f"a bug with {span.start_lsn}")
+
+    source.on_wal = broken
+    reader.cancel()
+    reader = asyncio.create_task(reading())
+    await asyncio.sleep(0)
+    await asyncio.to_thread(server.execute, "insert into t values (2)")
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(reader, 30)
+    await source.close()
+    for span in collected.spans:
+        name = segment_name(span.timeline, span.start_lsn, 16 << 20)
+        with (server.data / "pg_wal" / name).open("rb") as file:
+            file.seek(span.start_lsn % (16 << 20))
+            assert file.read(span.size_bytes) == b"".join(span.chunks)
 
 
 async def test_a_reader_that_pauses_still_reports(primary: PrimaryFactory) -> None:

@@ -245,6 +245,32 @@ def test_the_same_chain_again_changes_nothing(disk: FakeDisk) -> None:
     assert core.positions.written.lsn == START + 10
 
 
+def test_the_shape_changes_with_all_that_readers_are_told(disk: FakeDisk) -> None:
+    core = open_core(disk)
+    shapes = [core.shape()]
+
+    def changed() -> bool:
+        shapes.append(core.shape())
+        return shapes[-1] != shapes[-2]
+
+    core.begin_chain(1, START, seed_id="seed", started_at=1.0)
+    assert changed()
+    write(core, 1, START, FORK)
+    assert changed()
+    write(core, 1, START, FORK)
+    flush(core)
+    assert not changed()
+    core.add_history(2, HISTORY)
+    assert changed()
+    write(core, 2, FORK - FORK % MEGABYTE, FORK + 100)
+    assert changed()
+    flush(core)
+    core.begin_chain(2, FORK + 50, seed_id="within", started_at=2.0)
+    assert changed()
+    core.begin_chain(2, START + 9 * MEGABYTE, seed_id="beyond", started_at=3.0)
+    assert changed()
+
+
 def test_reading_ends_at_the_written_position_and_at_each_segments_end(disk: FakeDisk) -> None:
     core = begun(disk)
     assert core.read(1, START, 100) == b""

@@ -62,6 +62,9 @@ class MemorySource:
             if one
         ]
 
+    def shape(self) -> object:
+        return self.written, self.runs(), dict(self._contents)
+
     def read(self, timeline: int, lsn: int, max_bytes: int, /) -> bytes:
         self.reads.append((timeline, Lsn(lsn), max_bytes))
         if self.failure is not None:

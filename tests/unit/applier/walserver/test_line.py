@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from applier.walserver.line import Fork, Line, line_for, newest_line
+from applier.walserver.line import Fork, Line, Lines
 from logship.lsn import Lsn
 from tests.unit.applier.walserver.memory_source import MemorySource
 
@@ -18,14 +18,14 @@ def forked(parent_end: int) -> MemorySource:
 
 
 def newest(source: MemorySource) -> Line:
-    line = newest_line(source)
+    line = Lines(source).newest()
     assert line is not None
     return line
 
 
 def test_there_is_no_line_before_there_is_wal() -> None:
-    assert newest_line(MemorySource()) is None
-    assert line_for(MemorySource(), 1, Lsn(0)) is None
+    assert Lines(MemorySource()).newest() is None
+    assert Lines(MemorySource()).at(1, Lsn(0)) is None
 
 
 def test_a_history_without_wal_of_its_timeline_changes_nothing() -> None:
@@ -83,22 +83,41 @@ def gapped() -> MemorySource:
 
 def test_what_was_held_before_a_gap_is_a_line_of_its_own() -> None:
     source = gapped()
-    old = line_for(source, 1, Lsn(3 * SEGMENT))
+    old = Lines(source).at(1, Lsn(3 * SEGMENT))
     assert old is not None
     assert not old.grows
     assert (old.fork_of(1), old.has(2)) == (None, False)
     assert old.locate(1, Lsn(3 * SEGMENT)) == (1, 3 * SEGMENT + 400)
-    assert line_for(source, 1, Lsn(3 * SEGMENT + 400)) is not None  # its end
+    assert Lines(source).at(1, Lsn(3 * SEGMENT + 400)) is not None  # its end
     assert old.locate(1, Lsn(3 * SEGMENT + 400)) is None
     assert newest(source).locate(1, Lsn(3 * SEGMENT)) is None
+
+
+def test_lines_follow_whatever_comes() -> None:
+    source = forked(FORK)
+    lines = Lines(source)
+    before = lines.newest()
+    assert lines.newest() is before
+    source.append(2, before.end.lsn if before is not None else 0, b"more")
+    after = lines.newest()
+    assert before is not None and after is not None
+    assert after.end.lsn == before.end.lsn + 4
+    source.begin_chain(3, 9 * SEGMENT)
+    grown = lines.newest()
+    assert grown is not None
+    assert not grown.has(2)
+    source.add_history(3, f"2\t{Lsn(9 * SEGMENT)}\tx\n".encode())
+    told = lines.newest()
+    assert told is not None
+    assert told.has(2)
 
 
 def test_nothing_in_the_gap_and_below_all_wal_has_a_line() -> None:
     source = gapped()
     for timeline, lsn in ((1, 3 * SEGMENT + 401), (2, 4 * SEGMENT), (1, SEGMENT - 1), (3, 1)):
-        assert line_for(source, timeline, Lsn(lsn)) is None
+        assert Lines(source).at(timeline, Lsn(lsn)) is None
     for lsn in (6 * SEGMENT, 6 * SEGMENT + 1000, 9 * SEGMENT):  # held, next, ahead of it
-        line = line_for(source, 2, Lsn(lsn))
+        line = Lines(source).at(2, Lsn(lsn))
         assert line is not None
         assert line.grows
 
@@ -108,6 +127,6 @@ def test_a_place_that_is_held_itself_comes_before_a_newer_line_that_forked_below
     source.append(1, SEGMENT, b"1" * (2 * SEGMENT + 900))
     source.add_history(2, f"1\t{Lsn(FORK)}\tx\n".encode())
     source.begin_chain(2, 6 * SEGMENT)
-    line = line_for(source, 1, Lsn(FORK + 100))
+    line = Lines(source).at(1, Lsn(FORK + 100))
     assert line is not None
     assert line.fork_of(1) is None

@@ -72,6 +72,27 @@ async def test_a_small_span_that_meets_an_idle_pipeline_is_sent_in_the_same_step
     assert len(destination.spans) == 1
 
 
+async def test_a_small_span_is_put_at_once_only_where_nothing_has_to_wait(
+    pipeline: SealPipeline, destination: FakeDestination
+) -> None:
+    assert pipeline.put_at_once(span(S, 100))
+    assert destination.wal_from(S) == wal_bytes(1, S, 100)
+    assert pipeline.sent == at(1, S + 100)
+    assert not pipeline.put_at_once(span(S + 100, INLINE_BYTES + 1))
+    destination.free(0)
+    assert not pipeline.put_at_once(span(S + 100, 10))
+    assert len(destination.spans) == 1
+    await pipeline.put(span(S + 100, INLINE_BYTES + 1))
+    destination.free(INLINE_BYTES)
+    assert not pipeline.put_at_once(span(S + 101 + INLINE_BYTES, 10)), "one before it waits"
+    destination.free(None)
+    await pipeline.drain()
+    assert pipeline.put_at_once(span(S + 101 + INLINE_BYTES, 10))
+    assert destination.wal_from(S) == wal_bytes(1, S, 111 + INLINE_BYTES)
+    destination.cut()
+    assert not pipeline.put_at_once(span(S + 111 + INLINE_BYTES, 10))
+
+
 async def test_reading_ahead_is_bounded_while_there_is_no_room(
     pipeline: SealPipeline, destination: FakeDestination
 ) -> None:
