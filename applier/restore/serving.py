@@ -61,6 +61,9 @@ class ServedWal:
     def runs(self) -> Sequence[Run]:
         return [Run(self._extents)] if self._extents else []
 
+    def shape(self) -> object:
+        return self._extents  # replaced when it changes, and the histories stay the same
+
     def histories(self) -> Mapping[int, History]:
         known = self._kept.histories
         wanted = {self._history.timeline, *(entry.timeline for entry in self._history.ancestors)}

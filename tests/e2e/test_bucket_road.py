@@ -290,9 +290,7 @@ def test_a_seed_comes_from_the_bucket_or_a_copy_of_it_when_it_is_asked_for(
             before = pair.standby_directory("main").stat().st_ino
             done = pair.command("applier", "seed", "main", "--from", source)
             assert done.returncode == 0, done.stderr
-            wait_until(
-                partial(_is_another, pair, before), 60, "the data directory is another one"
-            )
+            wait_until(partial(_is_another, pair, before), 60, "the data directory is another one")
             insert(server, 10)
             pair.wait_on_standby("main", COUNT, server.execute(COUNT)[0][0])
         assert pair.command("applier", "seed", "main", "--from", "/nonexistent").returncode == 2
