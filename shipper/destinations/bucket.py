@@ -223,9 +223,11 @@ class BucketDestination:
 
     async def room(self, size_bytes: int) -> None:
         while True:
-            in_flight_bytes = self._open_log().in_flight_bytes
+            opened = self._open_log()
+            in_flight_bytes = opened.in_flight_bytes
             if not in_flight_bytes or in_flight_bytes + size_bytes <= self._options.window_bytes:
                 return
+            opened.hurry()
             await self._changed.wait()
 
     def resume(self, position: Position) -> None:

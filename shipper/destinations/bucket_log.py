@@ -116,6 +116,12 @@ class BucketLog:
         self._alarm.set(self._batches.deadline)
         return True
 
+    def hurry(self) -> None:
+        """There is no room for more: what is open will not grow."""
+        batches = self._batches
+        if batches is not None and batches.deadline is not None and self._uploads.has_slot:
+            self._send(batches.cut())
+
     def history(self, timeline: int, content: bytes) -> None:
         run = partial(self._objects.put_history, timeline, content)
         self._uploads.put(Upload(run, alone=True))

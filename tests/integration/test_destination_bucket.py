@@ -134,12 +134,21 @@ async def test_no_object_crosses_a_segments_end_or_is_larger_than_allowed(
     await shipping.close()
 
 
+async def test_a_full_window_does_not_wait_for_the_delay(rig: BucketFarEnd) -> None:
+    shipping = restarted(rig, max_delay_seconds=600.0)
+    await shipping.connect()
+    await shipping.send(3 * rig.window_bytes, span_bytes=100_000)
+    assert len(objects(rig)) >= 2
+    await shipping.close()
+
+
 async def test_the_steady_state_never_lists(rig: BucketFarEnd) -> None:
-    shipping = restarted(rig, compact_grace_seconds=3600.0)
+    shipping = restarted(rig, compact_grace_seconds=0.05, max_object_bytes=300_000)
     await shipping.connect()
     before = rig.store.calls["listing"] + rig.store.calls["folders"]
-    await shipping.send(3 * S)
+    await shipping.send(3 * S, span_bytes=100_000)
     await shipping.hear_durable(at(1, 4 * S))
+    await until(lambda: rig.store.calls["delete"] == 3, "the parts of the segments are removed")
     assert rig.store.calls["listing"] + rig.store.calls["folders"] == before
     await shipping.close()
 

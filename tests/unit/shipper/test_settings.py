@@ -150,3 +150,19 @@ def test_what_init_writes_is_settings(tmp_path: Path) -> None:
     file = tmp_path / "shipper.toml"
     file.write_text(render_commented(ShipperSettings, "Title.", {"instance": "sales"}))
     assert load_shipper_settings(file).instance == "sales"
+
+
+def test_an_archive_source_needs_an_outbox() -> None:
+    ((key, what),) = problems(primary__source='"archive"')
+    assert key == "archive.outbox"
+    assert "missing" in what
+    settings = parse(primary__source='"archive"', archive__outbox='"outbox"')
+    assert settings.archive.outbox == Path("/etc/logship/outbox")
+
+
+def test_no_commit_can_wait_for_an_archiver() -> None:
+    ((key, _),) = problems(
+        primary__source='"archive"', archive__outbox='"outbox"', protection='"sync"'
+    )
+    assert key == "protection"
+    assert parse(archive__outbox='"outbox"', protection='"sync"').protection == "sync"
