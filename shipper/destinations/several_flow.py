@@ -131,7 +131,7 @@ class Flow:
 
     # --- connecting -----------------------------------------------------------------------
 
-    def begin(self, facts: Facts, now: float) -> list[Command]:
+    def begin(self, facts: Facts, now: float) -> list[Connect]:
         """A new try to connect: all members anew."""
         self.greeting = self._void = True
         self.stream = None
@@ -139,15 +139,15 @@ class Flow:
         for member in self.members.values():
             member.parted(member.error, now)
         self._learn(facts)
-        commands: list[Command] = []
         # There is nothing to spill of a primary that is away.
         spill = self.spill if facts.reachable else None
         if spill is not None and (why := spill.due(now, self.flush_lsn)):
             spill.begin(why)
-        for name, member in self.members.items():
-            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL):
-                commands.append(Connect(name))
-        return commands
+        return [
+            Connect(name)
+            for name, member in self.members.items()
+            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL)
+        ]
 
     def _is_used(self, member: Member) -> bool:
         return member.role is not Role.SPILL or (self.spill is not None and self.spill.active)
