@@ -43,8 +43,10 @@ class BucketWriter:
         """A span; the same again is fine."""
         return self.write_span(timeline, start_lsn, seal(raw), **head)
 
-    def write_span(self, timeline: int, start_lsn: int, sealed: Sealed, **head: Any) -> Head:
-        return self._write_body(Place(timeline, Lsn(start_lsn)), sealed, **head)
+    def write_span(
+        self, timeline: int, start_lsn: int, sealed: Sealed, *, step: int = 0, **head: Any
+    ) -> Head:
+        return self._write_body(Place(timeline, Lsn(start_lsn), step), sealed, **head)
 
     def write_segment(self, timeline: int, start_lsn: int, raw: bytes, **head: Any) -> Head:
         """A finished segment in one object."""

@@ -47,7 +47,7 @@ shared_buffers_mb = 16
 
 _INSTANCE = """
 [instances.{name}]
-public_key_file = "{directory}/keys/{name}.pub"
+{key}
 port = {port}
 {more}
 """
@@ -59,6 +59,9 @@ protection = "{protection}"
 [primary]
 conninfo = "{conninfo}"
 connect_timeout_seconds = 3
+"""
+
+_LINK = """
 [link]
 address = "{address}"
 applier_public_key_file = "{directory}/keys/applier.pub"
@@ -132,8 +135,10 @@ class Pair:
     Make it, `add` instances, `start`; `destroy` ends everything that was started.
     """
 
-    def __init__(self, directory: Path, *, keep_free_mb: int = 1) -> None:
+    def __init__(self, directory: Path, *, keep_free_mb: int = 1, bucket: str = "") -> None:
+        """bucket: keys of the table [bucket] that both sides share, as TOML; "": none."""
         self.directory = directory
+        self.bucket = bucket
         self.link_port = free_port()
         self.keep_free_mb = keep_free_mb
         self.instances: dict[str, str] = {}
@@ -146,13 +151,17 @@ class Pair:
 
     # --- settings -------------------------------------------------------------------------
 
-    def add(self, name: str, *, more: str = "") -> None:
-        """An instance in the applier's settings, with its own key.  Restart the applier."""
+    def add(self, name: str, *, more: str = "", link: bool = True) -> None:
+        """An instance in the applier's settings, with its own key.  Restart the applier.
+
+        link: else it comes through the bucket alone.
+        """
         if name not in self.standby_ports:
             generate(self.directory / "keys", name)
             self.standby_ports[name] = free_port()
+        key = f'public_key_file = "{self.directory}/keys/{name}.pub"' if link else ""
         self.instances[name] = _INSTANCE.format(
-            name=name, directory=self.directory, port=self.standby_ports[name], more=more
+            name=name, key=key, port=self.standby_ports[name], more=more
         )
         self.write_applier_settings()
 
@@ -165,6 +174,8 @@ class Pair:
             run_as=account.pw_name if account is not None else "",
             keep_free_mb=self.keep_free_mb,
         )
+        if self.bucket:
+            text += f"[bucket]\npoll_seconds = 0.2\n{self.bucket}\n"
         self.applier.settings.write_text(text + "".join(self.instances.values()))
 
     def shipper(
@@ -176,21 +187,31 @@ class Pair:
         key: str = "",
         suffix: str = "",
         address: str = "",
+        link: bool = True,
+        bucket: str = "",
     ) -> Process:
-        """Settings and a process for a shipper of `name`; start it yourself."""
+        """Settings and a process for a shipper of `name`; start it yourself.
+
+        bucket: more keys of its [bucket], if this pair has one.
+        """
         settings = self.directory / f"shipper-{name}{suffix}.toml"
         key_file = self.directory / "keys" / f"{key or name}.key"
-        settings.write_text(
-            _SHIPPER.format(
-                name=name,
-                directory=self.directory,
-                suffix=suffix,
-                protection=protection,
-                conninfo=conninfo,
+        text = _SHIPPER.format(
+            name=name,
+            directory=self.directory,
+            suffix=suffix,
+            protection=protection,
+            conninfo=conninfo,
+        )
+        if link:
+            text += _LINK.format(
                 address=address or f"tcp://127.0.0.1:{self.link_port}",
+                directory=self.directory,
                 key_file=key_file,
             )
-        )
+        if self.bucket:
+            text += f"[bucket]\nmax_delay_seconds = 0.2\n{self.bucket}\n{bucket}\n"
+        settings.write_text(text)
         process = Process("shipper", settings, self.directory / f"shipper-{name}{suffix}.log")
         self.shippers[name + suffix] = process
         return process

@@ -16,6 +16,7 @@ from logship.bucket.documents import decode_profile, unpack_document
 from logship.bucket.keys import Keys, Place
 from logship.bucket.seed_archive import Opens, list_seeds
 from logship.bucket.wal_objects import Head, damaged, read_head, unpack
+from logship.errors import Code, LogshipError
 from logship.frames import PROTOCOL_VERSION, Hello
 from logship.identity import Incarnation, Profile
 from logship.lsn import Lsn, Position
@@ -143,9 +144,14 @@ class Contents:
         return read_head(described.metadata, item.place, self.where(item.key))
 
     def newest_head(self, items: Iterable[Item]) -> Head | None:
-        """Of the last object that is still there."""
+        """Of the last object that is still there, and whole."""
         for item in reversed(list(items)):
-            head = self.head(item)
+            try:
+                head = self.head(item)
+            except LogshipError as error:
+                if error.code is not Code.OBJECT_DAMAGED:
+                    raise
+                continue  # it is said when the reader comes to it
             if head is not None:
                 return head
         return None

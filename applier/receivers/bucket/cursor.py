@@ -18,7 +18,7 @@ from logship.bucket.keys import Keys, Place
 from logship.bucket.wal_objects import Head
 from logship.errors import LogshipError
 from logship.lsn import Lsn, Position
-from logship.wal import segment_end
+from logship.wal import segment_end, segment_start
 
 PARALLEL_GETS: Final = 8
 OPEN_AT_ONCE: Final = 2
@@ -32,8 +32,11 @@ removed: a listing tells."""
 HOLE_SECONDS: Final = 10.0
 """How often to look whether a hole was filled."""
 MAX_PAUSE_SECONDS: Final = 30.0
+_PROBE_POLLS: Final = 60
+"""Every so many polls that find nothing, one asks for the finished segment instead: a reader may
+have been too slow for a small object."""
 _HITS_BEHIND: Final = 3
-"""Objects found one after the other without waiting: the reader is behind."""
+"""Objects that no listing showed, found one after the other: the reader is behind."""
 
 
 class Get(NamedTuple):
@@ -120,6 +123,7 @@ class Cursor:
         """Where the last listing was made because something was not there."""
         self._failures = 0
         self._hits = 0
+        self._dry_polls = 0
         self._answered_at = 0.0
         self._no_guesses_until = 0.0
 
@@ -154,8 +158,7 @@ class Cursor:
         self._flying.pop(get.key, None)
         self._held[get.key] = Arrived(get, head, body)
         self._failures = 0
-        if get.place == self.place and get.key not in self._items:
-            self._hits += 1
+        if get.place == self.place:
             self._answered_at = now
         self._forget_passed()
         return self._go_on(now)
@@ -166,6 +169,8 @@ class Cursor:
         wanted = self._is_wanted(get)
         listed = self._items.pop(get.key, None) is not None
         if not wanted:
+            if get.is_segment and not listed and not self._flying:
+                return self._dry(now)
             if not listed:
                 self._no_guesses_until = now + 2 * self._poll_seconds
             return self._go_on(now)
@@ -176,14 +181,18 @@ class Cursor:
             return self._look()
         later = self._later()
         if later is None:
-            self.deadline = now + self._poll_seconds
-            return [Dry()]
+            return self._dry(now)
         if self._looked_at != self.place:
             self._looked_at = self.place
             return self._look()
         self._look_at(now + HOLE_SECONDS)
         assert self._position is not None
         return [Hole(self._position, later.place)]
+
+    def _dry(self, now: float) -> list[Command]:
+        self._dry_polls += 1
+        self.deadline = now + self._poll_seconds
+        return [Dry()]
 
     def failed(self, key: str, error: LogshipError, now: float) -> list[Command]:
         """A Get or an Open of `key` failed; nothing of it is used."""
@@ -208,9 +217,11 @@ class Cursor:
         """The intake took what HandOn gave, and holds all up to `position`."""
         arrived, self._handing = self._handing, None
         assert arrived is not None
-        self._position = position
+        if arrived.get.key not in self._items:
+            self._hits += 1
+        if position != self._position:
+            self._position, self._looked_at, self._dry_polls = position, None, 0
         self.place = self._following(arrived)
-        self._looked_at = None
         self._answered_at = now
         if not arrived.get.is_segment:
             self._drop(arrived.get.key)
@@ -224,6 +235,9 @@ class Cursor:
         self.deadline = None
         if self.place is None or self._looking:
             return self._look()
+        if self._dry_polls >= _PROBE_POLLS and not self.place.step:
+            self._dry_polls = 0
+            return self._ask(self._get_of_segment(self.place, self._unknown_bytes))
         return self._go_on(now)
 
     # --- what comes next --------------------------------------------------------------------
@@ -312,13 +326,17 @@ class Cursor:
 
     def _get_of(self, place: Place) -> Get:
         """What to fetch for `place`: a finished segment if the listing showed one."""
-        start = Lsn(place.lsn - place.lsn % self._segment_bytes)
         if not place.step:
             key = self._keys.segment(place.timeline, place.lsn, self._segment_bytes)
             item = self._items.get(key)
             if item is not None and key not in self._spent:
-                return Get(key, Place(place.timeline, start), True, item.size_bytes)
+                return self._get_of_segment(place, item.size_bytes)
         return Get(self._keys.wal(place), place, False, self._unknown_bytes)
+
+    def _get_of_segment(self, place: Place, size_bytes: int) -> Get:
+        key = self._keys.segment(place.timeline, place.lsn, self._segment_bytes)
+        start = segment_start(place.lsn, self._segment_bytes)
+        return Get(key, Place(place.timeline, start), True, size_bytes)
 
     def _is_wanted(self, get: Get) -> bool:
         return self.place is not None and self._get_of(self.place).key == get.key

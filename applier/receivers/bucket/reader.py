@@ -94,9 +94,9 @@ class BucketReader:
             await self._prove()
             while not self._is_done:
                 await self._until_wanted()
-                promoted = self._intake.promoted()
-                if promoted is not None:
-                    await self._fence(promoted)
+                fence = self._fence_to_tell()
+                if fence is not None:
+                    await self._fence(fence)
                 else:
                     await self._read_once()
         finally:
@@ -142,15 +142,20 @@ class BucketReader:
             return False
         if self._order is not None or self._once:
             return True
-        if self._intake.promoted() is not None:
-            return not self._fence_told
-        start = self._intake.read_from()
+        start = self._start()
         return start is not None and start <= time.monotonic()
 
+    def _start(self) -> float | None:
+        """When the bucket is wanted: after a promotion never."""
+        return self._intake.read_from() if self._intake.promoted() is None else None
+
+    def _fence_to_tell(self) -> FencedError | None:
+        return None if self._fence_told else self._intake.promoted()
+
     async def _until_wanted(self) -> None:
-        while not self._is_wanted():
+        while not self._is_wanted() and self._fence_to_tell() is None:
             self._woken.clear()
-            start = self._intake.read_from()
+            start = self._start()
             await self._sleep(None if start is None else max(0.0, start - time.monotonic()))
 
     async def _sleep(self, seconds: float | None) -> None:

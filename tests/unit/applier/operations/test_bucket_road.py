@@ -1,0 +1,263 @@
+"""An instance that two roads lead to: who is listened to, when the bucket is read, holes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from applier.operations import bucket_road
+from applier.operations.instance import Instance
+from applier.operations.state import instance_status
+from applier.receivers.bucket.receiver import BucketReceiver
+from logship.errors import Code, LogshipError
+from logship.frames import GapFound, SeedBegin
+from logship.lsn import Lsn
+from logship.objects.directory import DirectoryStore
+from tests.support.bucket_writer import BucketWriter
+from tests.support.link_frames import SEGMENT_BYTES, at, hello, profile
+from tests.support.stores import WatchedStore
+from tests.support.waiting import until
+from tests.support.wal_factory import WalFactory, wal_line
+from tests.unit.applier.operations.conftest import Listener
+
+S = SEGMENT_BYTES
+FACTORY = WalFactory(wal_line(17, S))
+SEED = SeedBegin(seed_id="s1", timeline=1, start_lsn=4 * S + 40, estimated_bytes=0)
+PATIENCE_SECONDS = 0.2
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> WatchedStore:
+    return WatchedStore(DirectoryStore(tmp_path / "bucket"))
+
+
+@pytest.fixture
+def writer(store: WatchedStore) -> BucketWriter:
+    return BucketWriter(store.inner, "orders", profile())
+
+
+@pytest.fixture
+async def receiver(
+    instance: Instance,
+    listener: Listener,
+    store: WatchedStore,
+    writer: BucketWriter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[BucketReceiver]:
+    """The instance is fed by the link from `4 * S` on, and its bucket is read on demand."""
+    monkeypatch.setattr(bucket_road, "LINK_PATIENCE_SECONDS", PATIENCE_SECONDS)
+    await instance.hello(hello(), listener)
+    await instance.seed_begin(SEED)
+    made = BucketReceiver(
+        {"orders": instance.bucket}, store, poll_seconds=0.02, prefetch_bytes=4 << 20
+    )
+    instance.bucket.is_open = True
+    instance.bucket.wake = lambda: made.wake("orders")
+    made.start(["orders"])
+    yield made
+    await made.stop()
+
+
+def put(writer: BucketWriter, start: int, end: int, **head: object) -> None:
+    writer.write_wal(1, start, FACTORY.wal(1, start, end), **head)
+
+
+async def ship(instance: Instance, start: int, end: int) -> None:
+    await instance.wal(1, start, FACTORY.wal(1, start, end))
+
+
+async def durable_at(instance: Instance, lsn: int) -> None:
+    await until(lambda: instance.store and instance.store.durable == (1, lsn), f"{Lsn(lsn)}")
+
+
+def told(listener: Listener, what: str) -> list[object]:
+    return [value for name, value in listener.told if name == what]
+
+
+async def test_while_the_link_is_there_the_bucket_is_not_asked_for_anything(
+    instance: Instance, receiver: BucketReceiver, store: WatchedStore, writer: BucketWriter
+) -> None:
+    put(writer, 4 * S, 4 * S + 1000)
+    await ship(instance, 4 * S, 4 * S + 500)
+    store.forget()
+    await durable_at(instance, 4 * S + 500)
+    await until(lambda: instance.bucket.status() == {"state": "idle", "error": None}, "it rests")
+    assert instance_status(instance)["link"]["state"] == "connected"
+    assert not [key for _, key in store.keys if "/wal/" in key]
+
+
+async def test_a_link_that_is_away_is_stood_in_for_and_the_status_says_so(
+    instance: Instance, listener: Listener, receiver: BucketReceiver, writer: BucketWriter
+) -> None:
+    await ship(instance, 4 * S, 4 * S + 500)
+    sent_at = time.time() - 100
+    put(writer, 4 * S, 4 * S + 5000, flush_lsn=9 * S, sent_at=sent_at)
+    instance.lost(listener, "the network is away")
+    assert instance_status(instance)["link"]["state"] == "lost"
+    await durable_at(instance, 4 * S + 5000)
+    await until(lambda: instance.bucket.status() == {"state": "up-to-date", "error": None}, "dry")
+    status = instance_status(instance)
+    assert status["link"]["state"] == "bucket"
+    assert status["primary"]["heard_at"] == pytest.approx(sent_at)
+    assert status["primary"]["flush_lsn"] == str(Lsn(9 * S))
+    assert status["primary"]["reachable"] is None
+    assert status["protection"]["in_effect"] == "unknown"
+    assert status["transfer_gap"]["bytes"] == 5 * S - 5000
+    resume = await instance.hello(hello(), listener)
+    assert resume.position == at(1, 4 * S + 5000)
+    await until(lambda: not instance.bucket.is_attached, "the link is listened to again")
+    assert instance_status(instance)["link"]["state"] == "connected"
+
+
+async def test_a_hole_is_filled_from_the_bucket_and_the_link_goes_on_behind_it(
+    instance: Instance, listener: Listener, receiver: BucketReceiver, writer: BucketWriter
+) -> None:
+    await ship(instance, 4 * S, 4 * S + 500)
+    hole = GapFound(
+        timeline=1,
+        from_lsn=4 * S + 500,
+        available_lsn=6 * S,
+        code=str(Code.WAL_IN_BUCKET),
+        what="spilled",
+    )
+    instance.gap_found(hole)
+    gap = instance_status(instance)["gap"]
+    assert gap is not None and gap["code"] == "wal-in-bucket"
+    assert not instance.alarms.has(Code.WAL_GAP) and not instance.alarms.has(Code.WAL_IN_BUCKET)
+    put(writer, 4 * S, 5 * S)
+    await durable_at(instance, 5 * S)
+    assert told(listener, "resume") == [], "the hole is not filled yet"
+    assert instance_status(instance)["gap"] is not None
+    put(writer, 5 * S, 6 * S)
+    put(writer, 6 * S, 6 * S + 100)
+    await until(lambda: told(listener, "resume"), "the link may go on")
+    assert told(listener, "resume") == [at(1, 6 * S + 100)]
+    assert instance_status(instance)["gap"] is None
+    await until(lambda: not instance.bucket.is_attached, "the bucket is let go of")
+    assert instance_status(instance)["link"]["state"] == "connected"
+    await ship(instance, 6 * S + 100, 6 * S + 200)
+    await durable_at(instance, 6 * S + 200)
+
+
+async def test_wal_that_the_primary_has_no_more_is_looked_for_in_the_bucket_too(
+    instance: Instance, listener: Listener, receiver: BucketReceiver, writer: BucketWriter
+) -> None:
+    instance.gap_found(
+        GapFound(
+            timeline=1, from_lsn=4 * S, available_lsn=5 * S, code="wal-removed", what="removed"
+        )
+    )
+    assert instance.alarms.has(Code.WAL_GAP)
+    put(writer, 4 * S, 5 * S)
+    await until(lambda: told(listener, "failed"), "the link's shipper is sent away to come again")
+    (error,) = told(listener, "failed")
+    assert isinstance(error, LogshipError) and error.retryable
+    assert not instance.alarms.has(Code.WAL_GAP)
+
+
+async def test_a_hole_with_no_bucket_here_is_an_alarm(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    instance.gap_found(
+        GapFound(timeline=1, from_lsn=S, available_lsn=0, code="wal-in-bucket", what="spilled")
+    )
+    (alarm,) = (each for each in instance.alarms.as_list() if each["code"] == "wal-in-bucket")
+    assert "[bucket]" in alarm["hint"]
+
+
+async def test_other_bytes_in_the_bucket_are_refused_and_nothing_is_rewritten(
+    instance: Instance, listener: Listener, receiver: BucketReceiver, writer: BucketWriter
+) -> None:
+    await ship(instance, 4 * S, 4 * S + 50_000)
+    other = bytearray(FACTORY.wal(1, 4 * S, 4 * S + 60_000))
+    other[45_000] ^= 1
+    writer.write_wal(1, 4 * S, bytes(other))
+    instance.lost(listener, "the network is away")
+    await until(lambda: instance.alarms.has(Code.WAL_CONFLICT), "it is alarmed")
+    assert instance.store is not None
+    assert instance.store.read(1, 4 * S, 50_000) == FACTORY.wal(1, 4 * S, 4 * S + 50_000)
+    assert instance.store.written == at(1, 4 * S + 50_000)
+    await until(lambda: instance.bucket.is_attached, "it is tried again")
+    assert instance.alarms.has(Code.WAL_CONFLICT), "and stays alarmed"
+
+
+async def test_a_bucket_that_is_away_is_an_alarm_until_it_answers(
+    instance: Instance,
+    listener: Listener,
+    receiver: BucketReceiver,
+    store: WatchedStore,
+    writer: BucketWriter,
+) -> None:
+    put(writer, 4 * S, 4 * S + 100)
+    instance.lost(listener, "the network is away")
+    await durable_at(instance, 4 * S + 100)
+    store.away = True
+    await until(lambda: instance.alarms.has(Code.BUCKET_UNREACHABLE), "it is alarmed")
+    status = instance_status(instance)
+    assert status["bucket"] is not None and status["bucket"]["state"] == "failed"
+    assert status["link"]["state"] == "lost"
+    store.away = False
+    put(writer, 4 * S + 100, 4 * S + 200)
+    await durable_at(instance, 4 * S + 200)
+    assert not instance.alarms.has(Code.BUCKET_UNREACHABLE)
+
+
+async def test_a_link_that_comes_does_not_end_a_seed_that_comes_from_the_bucket(
+    instance: Instance, listener: Listener
+) -> None:
+    instance.bucket.is_open = True
+    await instance.bucket.hello(hello(), Listener())
+    await instance.bucket.seed_begin(SEED)
+    resume = await instance.hello(hello(), listener)
+    assert instance.arrival.seeder is not None
+    assert not resume.seed_wanted
+    assert instance.bucket.read_from() == 0.0, "it is read on to the seed's end"
+
+
+async def test_the_links_word_on_the_primary_counts_while_it_is_there(
+    instance: Instance, listener: Listener, receiver: BucketReceiver, writer: BucketWriter
+) -> None:
+    newer = profile(max_connections=500)
+    await instance.profile(newer)
+    put(writer, 4 * S, 5 * S)
+    instance.gap_found(
+        GapFound(timeline=1, from_lsn=4 * S, available_lsn=0, code="wal-in-bucket", what="x")
+    )
+    await durable_at(instance, 5 * S)
+    assert instance.record.profile == newer
+
+
+def heard(instance: Instance) -> tuple[int, int, float] | None:
+    return msgspec.structs.astuple(instance.heard) if instance.heard is not None else None
+
+
+async def test_old_news_never_hides_newer_ones(instance: Instance, listener: Listener) -> None:
+    sender = instance.sender
+    sender.heard_then(1, 5 * S, 1000.0)
+    assert heard(instance) == (1, 5 * S, 1000.0)
+    sender.heard_then(1, 4 * S, 2000.0)
+    assert heard(instance) == (1, 5 * S, 1000.0)
+    sender.heard_then(1, 5 * S, 1500.0)
+    assert heard(instance) == (1, 5 * S, 1500.0)
+    sender.heard_then(1, 6 * S, time.time() + 3600)
+    known = heard(instance)
+    assert known is not None and known[1] == 6 * S
+    assert known[2] <= time.time(), "a clock that is ahead makes nothing newer than now"
+
+
+async def test_an_instance_without_a_link_is_read_at_once_one_with_a_link_after_a_while(
+    instance: Instance,
+) -> None:
+    assert instance.bucket.read_from() is None, "no bucket"
+    instance.bucket.is_open = True
+    start = instance.bucket.read_from()
+    assert start is not None and start > time.monotonic()
+    instance.settings = msgspec.structs.replace(instance.settings, public_key="")
+    assert instance.bucket.read_from() == 0.0
+    await instance.fence("promotion")
+    assert instance.bucket.read_from() is None
