@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -17,6 +20,7 @@ import structlog
 from applier.retention.plan import Seed
 from applier.retention.report import Part
 from applier.retention.seeds import retain_seeds
+from logship import durable
 from logship.bucket.keys import Keys
 from logship.bucket.seed_archive import SeedArchiveWriter
 from logship.errors import Code, LogshipError
@@ -63,7 +67,7 @@ class KeptSeeds:
             return  # said again after a cut
         await self.give_up()
         writer = SeedArchiveWriter(self.store, self.keys, profile=self._instance.record.profile)
-        self._copy = _Copy(self, self._instance, writer, frame.seed_id)
+        self._copy = _Copy(self, self._instance, writer, frame)
         self._copy.hand_over((frame, b""))
 
     async def chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None:
@@ -107,9 +111,10 @@ class _Copy:
     """One seed on its way into the archive."""
 
     def __init__(
-        self, kept: KeptSeeds, instance: Instance, writer: SeedArchiveWriter, seed_id: str
+        self, kept: KeptSeeds, instance: Instance, writer: SeedArchiveWriter, begin: SeedBegin
     ) -> None:
-        self.seed_id = seed_id
+        self.seed_id = begin.seed_id
+        self._room = _Room(instance, begin.estimated_bytes)
         self._kept = kept
         self._instance = instance
         self._writer = writer
@@ -162,11 +167,15 @@ class _Copy:
             while self._waiting:
                 frame, payload = self._waiting.pop(0)
                 self._has_room.set()
-                await _to_the_end(self._writer, frame, payload)
+                await _to_the_end(partial(self._take, frame, payload))
                 if isinstance(frame, SeedEnd):
                     self._instance.alarms.clear(Code.SEED_NOT_KEPT)
                     await self._kept.apply_retention(time.time(), dry_run=False)
                     return
+
+    def _take(self, frame: SeedBegin | SeedChunk | SeedEnd, payload: bytes | memoryview) -> None:
+        self._room.check(self._writer.raw_bytes)
+        self._writer.take(frame, payload)
 
     def _failed(self, error: Exception) -> None:
         if not isinstance(error, LogshipError | OSError):
@@ -182,13 +191,35 @@ class _Copy:
         )
 
 
-async def _to_the_end(
-    writer: SeedArchiveWriter,
-    frame: SeedBegin | SeedChunk | SeedEnd,
-    payload: bytes | memoryview,
-) -> None:
-    """A cancelled copy still waits for the call that runs: there must be no second beside it."""
-    call = asyncio.ensure_future(asyncio.to_thread(writer.take, frame, payload))
+class _Room:
+    """The copy must not take the place that the seed itself, or the WAL, still needs."""
+
+    def __init__(self, instance: Instance, estimated_bytes: int) -> None:
+        self._place = instance.host.settings.seeds_directory
+        self._seed_place = instance.incarnation_directory
+        self._keep_free_bytes = instance.host.keep_free_bytes
+        self._estimated_bytes = estimated_bytes
+
+    def check(self, arrived_bytes: int) -> None:
+        """Raises LogshipError(DISK_FULL).  arrived_bytes: of the seed, so far."""
+        durable.make_directory(self._place)
+        needed_bytes = self._keep_free_bytes
+        if self._place.stat().st_dev == self._seed_place.stat().st_dev:
+            needed_bytes += max(self._estimated_bytes - arrived_bytes, 0)
+        free_bytes = shutil.disk_usage(self._place).free
+        if free_bytes < needed_bytes:
+            raise LogshipError(
+                Code.DISK_FULL,
+                f"{self._place} has {free_bytes} bytes free, {needed_bytes} are needed for the "
+                "seed itself and to stay free",
+                retryable=True,
+            )
+
+
+async def _to_the_end(work: Callable[[], None]) -> None:
+    """In a thread.  A cancelled copy still waits for what runs: there must be no second beside
+    it."""
+    call = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         await asyncio.shield(call)
     except asyncio.CancelledError:

@@ -34,8 +34,8 @@ class LinkState(msgspec.Struct):
     primary_reachable: bool | None = None
     sync_state: str = ""
     slot_wal_status: str = ""
-    other_roads: Sequence[OtherRoad] = ()
-    """Where else it ships to, and how that goes."""
+    other_roads: Sequence[OtherRoad] | None = None
+    """Where else it ships to, and how that goes; None: it has not said yet."""
 
     def changed(self, state: str) -> None:
         if self.state != state:
@@ -109,6 +109,7 @@ class Sender:
     def connected(self, hello: Hello) -> None:
         self.link.changed("connected")
         self.link.primary_reachable = hello.primary_reachable
+        self.link.other_roads = None
         self.heard_from(hello.timeline, hello.flush_lsn if hello.primary_reachable else 0)
 
     def heard_from(self, timeline: int, flush_lsn: int) -> None:

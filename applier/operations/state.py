@@ -178,7 +178,8 @@ def _gap(instance: Instance) -> status.GapStatus | None:
 
 
 def _other_roads(instance: Instance) -> list[status.OtherRoadStatus] | None:
-    if not _fresh(instance):
+    roads = instance.link.other_roads
+    if roads is None or not _fresh(instance):
         return None
     return [
         {
@@ -190,7 +191,7 @@ def _other_roads(instance: Instance) -> list[status.OtherRoadStatus] | None:
             "available_lsn": _text(road.available_lsn),
             "what": road.what or None,
         }
-        for road in instance.link.other_roads
+        for road in roads
     ]
 
 

@@ -122,7 +122,7 @@ class BucketDestination:
         self._hint_file = options.state_directory / "bucket.json"
         self._hint: Place | None = None
         self._hint_saved_at = 0.0
-        self._threads = ThreadPoolExecutor(options.uploads_at_once + 2, thread_name_prefix="bucket")
+        self._threads = ThreadPoolExecutor(options.uploads_at_once + 3, thread_name_prefix="bucket")
         self._busy: set[asyncio.Future[None]] = set()
         self._seeds = BucketSeeds(self._in_thread, self._seed_ended)
         self._segments = BucketSegments(

@@ -131,7 +131,7 @@ class Flow:
 
     # --- connecting -----------------------------------------------------------------------
 
-    def begin(self, facts: Facts, now: float) -> list[Command]:
+    def begin(self, facts: Facts, now: float) -> list[Connect]:
         """A new try to connect: all members anew."""
         self.greeting = self._void = True
         self.stream = None
@@ -139,16 +139,15 @@ class Flow:
         for member in self.members.values():
             member.parted(member.error, now)
         self._learn(facts)
-        commands: list[Command] = []
         # There is nothing to spill of a primary that is away.
         spill = self.spill if facts.reachable else None
         if spill is not None and (why := spill.due(now, self.flush_lsn)):
             spill.begin(why)
-            commands.append(_spills(spill))
-        for name, member in self.members.items():
-            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL):
-                commands.append(Connect(name))
-        return commands
+        return [
+            Connect(name)
+            for name, member in self.members.items()
+            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL)
+        ]
 
     def _is_used(self, member: Member) -> bool:
         return member.role is not Role.SPILL or (self.spill is not None and self.spill.active)
@@ -413,7 +412,7 @@ class Flow:
         if spill.active:
             return []  # it is being tried
         spill.begin("the primary has no more what the link needs")
-        return [_spills(spill), Connect(spill.bucket.name)]
+        return [Connect(spill.bucket.name)]
 
     # --- spilling -------------------------------------------------------------------------
 
@@ -423,9 +422,15 @@ class Flow:
         where = self.spill.where(self.facts.timeline, self.facts.slot_restart_lsn)
         its_end = bucket.durable
         commands = self._resolve()
+        if where is None and self.facts.slot_restart_lsn == 0:
+            where = its_end  # a source without a slot: what it can't give is a gap
         if where is None:
             bucket.next = None
-        elif its_end is not None and its_end >= where:
+            return commands
+        if not self.spill.begun:
+            self.spill.begun = True
+            commands.append(_spills(self.spill, where))
+        if its_end is not None and its_end >= where:
             bucket.next = its_end
             commands.append(GoOnAt(bucket.name, its_end))
         else:
@@ -457,15 +462,15 @@ class Flow:
             return []
         if why := spill.due(now, self.flush_lsn):
             spill.begin(why)
-            return [_spills(spill), Connect(spill.bucket.name)]
+            return [Connect(spill.bucket.name)]
         if spill.is_over(self.flush_lsn):
+            commands: list[Command] = []
+            if spill.begun:
+                fields = {"link_durable": str(spill.link.durable)}
+                commands.append(Say("info", "spilling is over: the link has everything", fields))
             spill.end()
             spill.bucket.parted(None, now)
-            fields = {"link_durable": str(spill.link.durable)}
-            return [
-                Say("info", "spilling is over: the link has everything", fields),
-                Part(spill.bucket.name, "the link keeps up again"),
-            ]
+            return [*commands, Part(spill.bucket.name, "the link keeps up again")]
         return []
 
     # --- time -----------------------------------------------------------------------------
@@ -576,11 +581,11 @@ class Flow:
     def roads(self, name: str) -> tuple[OtherRoad, ...]:
         """What a member's far end is told of the others."""
         spill = self.spill
-        since = spill.since or spill.start if spill is not None and spill.active else None
-        if spill is not None and spill.active and since is None:
-            since = Position(0, Lsn(0))
+        since = None
+        if spill is not None and spill.begun:
+            since = spill.since or spill.start or Position(0, Lsn(0))
         return tuple(
-            member.road(spilling_since=since)
+            member.road(idle=not self._is_used(member), spilling_since=since)
             for member in self.members.values()
             if member.name != name
         )
@@ -612,6 +617,6 @@ def _skips(member: Member, position: Position) -> Say:
     return Say("warning", "the spill goes on after a hole", fields)
 
 
-def _spills(spill: Spill) -> Say:
-    fields = {"why": spill.why, "from": str(spill.since)}
+def _spills(spill: Spill, where: Position) -> Say:
+    fields = {"why": spill.why, "link_has": str(where)}
     return Say("warning", "spilling to the bucket", fields)

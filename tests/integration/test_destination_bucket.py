@@ -231,6 +231,23 @@ async def test_a_hole_that_a_crash_left_is_filled_and_what_lies_beyond_it_adopte
     )
 
 
+@pytest.mark.parametrize("stray_at", [S + 60, S + 100])
+async def test_what_lies_beyond_a_hole_past_the_end_of_a_timeline_does_not_stand_in_the_way(
+    rig: BucketFarEnd, shipping: Shipping, stray_at: int
+) -> None:
+    """A primary died while it shipped, and its standby, which had less, was promoted."""
+    rig.put_wal(at(1, stray_at), 5000)
+    await shipping.connect(timeline=2)
+    shipping.destination.send_history(2, b"1\t0/100064\tno recovery target specified\n")
+    await shipping.send(100)
+    shipping.sent = at(2, S)
+    await shipping.send(3000)
+    await shipping.hear_durable(at(2, S + 3000))
+    assert rig.wal_of(1) == wal_bytes(1, S, 100)
+    assert rig.wal_of(2) == wal_bytes(2, S, 3000)
+    assert not shipping.heard(Lost)
+
+
 async def test_other_bytes_beyond_a_hole_are_a_conflict_and_stay(
     rig: BucketFarEnd, shipping: Shipping
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from applier.operations.instance import Instance
@@ -146,6 +147,21 @@ def age(instance: Instance, hours: float) -> None:
     long_ago = time.time() - hours * 3600
     for name in wal_files(instance):
         os.utime(instance.opened_store.directory / name, (long_ago, long_ago))
+
+
+async def test_a_copy_never_takes_the_room_of_its_seed(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    begin = frames("aa")[0][0]
+    assert isinstance(begin, SeedBegin)
+    await instance.arrival.kept.begin(msgspec.structs.replace(begin, estimated_bytes=1 << 60))
+    await until(lambda: has_alarm(instance, Code.SEED_NOT_KEPT), "the alarm")
+    assert list(archive_of(instance).listing("")) == []
+    for frame, payload in frames("aa")[1:]:
+        if isinstance(frame, SeedChunk):
+            await instance.arrival.kept.chunk(frame, payload)  # waits for nobody any more
+    await instance.arrival.kept.give_up()
 
 
 async def test_wal_stays_for_a_seed_that_is_on_its_way_and_for_kept_ones(

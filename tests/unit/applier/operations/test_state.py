@@ -131,6 +131,7 @@ async def test_what_the_shipper_says_of_its_other_roads_is_shown_while_it_is_the
     instance: Instance, listener: Listener
 ) -> None:
     await instance.hello(hello(), listener)
+    assert instance_status(instance)["other_roads"] is None, "it has not said so yet"
     road = OtherRoad(
         name="bucket", role="spill", state="spilling", timeline=1, durable_lsn=7 * S, since_lsn=S
     )
@@ -150,6 +151,8 @@ async def test_what_the_shipper_says_of_its_other_roads_is_shown_while_it_is_the
     ]
     instance.lost(listener, "gone")
     assert instance_status(instance)["other_roads"] is None
+    await instance.hello(hello(), listener)
+    assert instance_status(instance)["other_roads"] is None, "what was is not what is"
 
 
 async def test_a_standbys_last_error_is_shown_until_it_has_run_for_a_while(

@@ -249,6 +249,18 @@ async def test_the_primarys_state_is_told_as_it_is_observed(run: Run) -> None:
     assert run.told[-1].slot_wal_status == "reserved"
 
 
+async def test_where_the_slot_is_told_once_it_was_asked(run: Run) -> None:
+    run.source.slot_restart_lsn = Lsn(S + 100)
+    run.source.observing = asyncio.Event()
+    run.start()
+    await until(lambda: run.told, "something is told")
+    assert run.told[0].slot_restart_lsn is None, "not known yet"
+    run.source.observing.set()
+    await until(lambda: run.told[-1].slot_restart_lsn == S + 100, "the slot's place")
+    run.source.slot_restart_lsn = None
+    await until(lambda: run.told[-1].slot_restart_lsn == 0, "there is none")
+
+
 async def test_a_primary_that_changed_unseen_is_told_before_wal_is_read_from_it(run: Run) -> None:
     """Nothing was read for a while (no seed), and the primary is another one meanwhile."""
     run.source.observing = asyncio.Event()

@@ -137,7 +137,7 @@ class World:
         # A hello tells nothing of the slot: what is told later does.
         facts = self.facts._replace(slot_restart_lsn=None)
         commands = self.flow.begin(facts, self.now)
-        self.wanted = {each.name for each in commands if isinstance(each, Connect)}
+        self.wanted = {each.name for each in commands}
         self._do(commands)
         for name in sorted(self.wanted):
             self._try(name, facts)

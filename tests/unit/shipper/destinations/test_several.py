@@ -180,6 +180,20 @@ async def test_a_fence_stops_everything(run: Run, while_connected: bool) -> None
             await run.destination.connect(run.facts)
         assert caught.value.code is Code.FENCED
         assert not run.ends["bucket"].is_connected
+    # Nothing is asked of the others before the one that said so accepts again.
+    tries = run.ends["bucket"].connects
+    run.ends["link"].refusals.append(fenced)
+    with pytest.raises(LogshipError) as caught:
+        await run.destination.connect(run.facts)
+    assert caught.value.code is Code.FENCED
+    run.ends["link"].away = True
+    with pytest.raises(LogshipError) as caught:
+        await run.destination.connect(run.facts)
+    assert caught.value.retryable
+    assert run.ends["bucket"].connects == tries
+    run.ends["link"].away = False
+    await run.destination.connect(run.facts)
+    await until(lambda: run.ends["bucket"].connects > tries, "the fence was lifted")
     assert run.ends["bucket"].end == at(1, S)
 
 

@@ -12,7 +12,7 @@ from shipper.destinations.several_flow import TURN_SECONDS, Flow, GoOnAt, Hole, 
 from shipper.destinations.several_members import Role
 from shipper.destinations.several_spill import SpillRule
 from tests.support.link_frames import at
-from tests.unit.shipper.destinations.several_world import S, World
+from tests.unit.shipper.destinations.several_world import FarEnd, S, World
 
 RULE = SpillRule(after_bytes=20_000, after_seconds=5.0)
 
@@ -377,6 +377,34 @@ def test_a_shipper_that_starts_anew_in_the_middle_goes_on(link_comes_back: bool)
     assert [gap.code for gap in world.far["link"].gaps[:1]] == ["wal-in-bucket"]
 
 
+def test_a_link_that_comes_late_and_has_nothing_yet_needs_a_seed_and_no_spill() -> None:
+    world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, RULE)
+    world.far["link"] = FarEnd(None)
+    world.far["link"].reachable = False
+    world.slot = 0
+    world.now += 10.0
+    assert world.connect()
+    assert world.far["bucket"].connected
+    world.far["link"].reachable = True
+    world.reconnect()
+    world.tell()
+    world.pass_time(1.0)
+    assert not world.far["bucket"].connected
+    assert world.far["bucket"].runs == []
+    assert world.said == []
+
+
+def test_without_a_slot_a_spill_goes_on_at_its_own_end() -> None:
+    world = spilling_world()
+    end = world.far["bucket"].durable
+    world.restart()
+    world.now += 60.0
+    assert world.connect()
+    world.flow.members["bucket"].next = None
+    facts = world.facts._replace(slot_restart_lsn=Lsn(0))
+    assert GoOnAt("bucket", at(1, end)) in world.flow.told(facts, world.now)
+
+
 def test_a_second_spill_begins_with_what_the_link_has_by_then() -> None:
     world = spilling_world()
     world.settle()
@@ -421,5 +449,7 @@ def test_a_bucket_that_is_away_too_is_tried_on_and_the_slot_holds() -> None:
     world.lose("link")
     world.live(20, 2000)
     assert world.slot == held
+    (road,) = world.flow.roads("link")
+    assert (road.state, road.what) == ("refused", "another one writes")
     world.settle()
     assert world.is_done

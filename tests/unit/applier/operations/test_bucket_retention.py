@@ -1,0 +1,62 @@
+"""An instance that is attached to a bucket, and what it removes there."""
+
+from __future__ import annotations
+
+import pytest
+
+from applier.operations.bucket_retention import BucketRetention
+from applier.operations.instance import Instance
+from logship.bucket.keys import Keys, Place
+from logship.bucket.seed_archive import PLAIN
+from logship.frames import SeedBegin
+from logship.identity import Incarnation
+from logship.lsn import Lsn
+from tests.support.link_frames import SEGMENT_BYTES, hello
+from tests.support.memory_store import MemoryStore
+from tests.unit.applier.operations.conftest import Listener
+
+S = SEGMENT_BYTES
+START = SeedBegin(seed_id="aa", timeline=1, start_lsn=4 * S, estimated_bytes=0)
+KEYS = Keys("orders", Incarnation(7301234567890123456, 17))
+
+
+@pytest.fixture
+def more_settings(request: pytest.FixtureRequest) -> str:
+    wanted = getattr(request, "param", True)
+    return f"retention.remove_from_bucket = {str(wanted).lower()}"
+
+
+def filled() -> MemoryStore:
+    store = MemoryStore()
+    for number in range(2, 6):
+        store.put(KEYS.wal(Place(1, Lsn(number * S))), b"x")
+    return store
+
+
+async def test_what_it_has_read_goes(instance: Instance, listener: Listener) -> None:
+    await instance.hello(hello(), listener)
+    await instance.arrival.begin(START)
+    store = filled()
+    instance.retention.bucket = BucketRetention(store, PLAIN)
+    told = await instance.retention.run(dry_run=True)
+    assert len(store.objects) == 4
+    assert told["parts"]["bucket WAL"]["removed"][0]["pieces"] == 2
+    assert (
+        "bucket WAL"
+        not in (await instance.retention.run(dry_run=False, with_bucket=False))["parts"]
+    )
+    await instance.retention.run(dry_run=False)
+    assert list(store.objects) == [KEYS.wal(Place(1, Lsn(number * S))) for number in (4, 5)]
+
+
+@pytest.mark.parametrize("more_settings", [False], indirect=True)
+async def test_nothing_goes_unless_the_settings_say_so(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    await instance.arrival.begin(START)
+    store = filled()
+    instance.retention.bucket = BucketRetention(store, PLAIN)
+    answer = await instance.retention.run(dry_run=False)
+    assert "remove_from_bucket" in answer["parts"]["bucket"]["held"]
+    assert len(store.objects) == 4
