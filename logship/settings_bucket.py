@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
@@ -15,7 +15,6 @@ from logship.settings_schema import Contradiction, Section
 
 _BUCKET = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]\Z")
 _ENDPOINT = re.compile(r"\Ahttps?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?\Z")
-_RECIPIENT_PREFIX: Final = "age1"
 
 
 class BucketUrl(NamedTuple):
@@ -68,15 +67,12 @@ def _check_endpoint_url(key: str, text: str) -> Iterator[tuple[str, str]]:
 
 def check_recipients(key: str, texts: list[str]) -> Iterator[tuple[str, str]]:
     """A `Check`: nothing if each of `texts` is an age recipient (a public key, `age1...`)."""
-    from pyrage import RecipientError, x25519
+    from logship.objects.encryption import Recipients
 
     for number, text in enumerate(texts, 1):
         try:
-            # age itself takes no upper case here; the library would.
-            if not text.startswith(_RECIPIENT_PREFIX):
-                raise RecipientError
-            x25519.Recipient.from_str(text)
-        except RecipientError:
+            Recipients([text])
+        except UsageError as error:
             what = f"{key}: the recipient in place {number} is no age recipient"
             if text.upper().startswith("AGE-SECRET-KEY"):
                 yield (
@@ -84,7 +80,7 @@ def check_recipients(key: str, texts: list[str]) -> Iterator[tuple[str, str]]:
                     "`age-keygen -y FILE` shows its public half; make a new one, this one leaked",
                 )
             else:
-                yield what, "it is the `age1...` that `age-keygen` shows as the public key"
+                yield what, error.hint
 
 
 class BucketSettings(Section, frozen=True, kw_only=True):

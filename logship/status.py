@@ -87,12 +87,28 @@ class SeedStatus(TypedDict):
 
 
 class GapStatus(TypedDict):
-    """WAL that the primary no longer has and the store needs: only a new seed goes on."""
+    """WAL that the primary no longer has and the store needs.  filling: it is looked for in the
+    bucket; else only a new seed goes on."""
 
     from_lsn: str
     available_lsn: str | None
     code: str
     what: str
+    filling: bool
+
+
+class OtherRoadStatus(TypedDict):
+    """Where else the shipper puts the same WAL.  role: required, optional, spill.  state:
+    connected, idle (a spill that is not needed), spilling, lost, refused, behind, gap.
+    since_lsn: where the spilling began, or the hole begins."""
+
+    name: str
+    role: str
+    state: str
+    durable: str | None
+    since_lsn: str | None
+    available_lsn: str | None
+    what: str | None
 
 
 class BucketStatus(TypedDict):
@@ -138,6 +154,8 @@ class InstanceStatus(TypedDict):
     gap: GapStatus | None
     bucket: BucketStatus | None
     """None: attached to none."""
+    other_roads: list[OtherRoadStatus] | None
+    """As the connected shipper says; None: not known now."""
     compat: CompatStatus | None
     promotion: dict[str, Any] | None
     """The record that a promotion leaves: when, where it opened, what was lost."""

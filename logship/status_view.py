@@ -150,13 +150,31 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
         start = _text(document, "gap", "from_lsn")
         again = _text(document, "gap", "available_lsn")
         what = _text(document, "gap", "what")
-        yield "gap", f"WAL from {start} to {again} is lost to the store: {what}"
+        fate = "is lost to the store"
+        if _get(document, "gap", "filling"):
+            fate = "is missing, and looked for in the bucket"
+        yield "gap", f"WAL from {start} to {again} {fate}: {what}"
+    for road in document.get("other_roads") or []:
+        yield f"also to {_text(road, 'name')}", _other_road(road)
     yield "version check", _text(document, "compat", "verdict")
     promotion = document.get("promotion")
     if isinstance(promotion, Mapping):
         timeline, lsn = _text(promotion, "opened_timeline"), _text(promotion, "opened_lsn")
         yield "promoted", f"opened on timeline {timeline} at {lsn}"
         yield "lost", _text(promotion, "lost")
+
+
+def _other_road(road: Document) -> str:
+    state, since = _text(road, "state"), _text(road, "since_lsn")
+    if state == "spilling":
+        # The shipper may not know what an earlier one began with.
+        state = "spilling" if since == UNKNOWN else f"spilling from {since} on"
+    elif state == "gap":
+        state = f"WAL from {since} to {_text(road, 'available_lsn')} is missing there"
+    parts = [f"{state} ({_text(road, 'role')}), durable {_text(road, 'durable')}"]
+    if _get(road, "what"):
+        parts.append(_text(road, "what"))
+    return ": ".join(parts)
 
 
 def _phase(document: Document) -> str:
@@ -180,7 +198,9 @@ def _link(document: Document, now: float) -> str:
     state, since = _text(document, "link", "state"), _get(document, "link", "since")
     if state in ("never", UNKNOWN) or since is None:
         return state
-    return f"{state} {duration(now - since)}"
+    roads = document.get("other_roads") or []
+    spilling = any(_get(road, "state") == "spilling" for road in roads)
+    return f"{state} {duration(now - since)}{', spilling' if spilling else ''}"
 
 
 def _protection(document: Document) -> str:

@@ -26,6 +26,12 @@ class Gaps:
         self.hole: GapFound | None = None
         """What the link's shipper can't send: it waits to be told where to go on."""
 
+    @property
+    def is_filling(self) -> bool:
+        """What is missing is looked for in the bucket."""
+        gap, bucket = self.current, self._instance.bucket
+        return gap is not None and bucket.is_open and bucket.read_from() is not None
+
     def found_on_link(self, gap: GapFound) -> None:
         """The connected shipper can't go on by itself."""
         self.found(gap)

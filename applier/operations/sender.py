@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,7 +12,7 @@ import structlog
 
 from applier.operations.record import Heard
 from logship.errors import LogshipError
-from logship.frames import Hello, ShipperHeartbeat
+from logship.frames import Hello, OtherRoad, ShipperHeartbeat
 from logship.identity import Profile
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class LinkState(msgspec.Struct):
     primary_reachable: bool | None = None
     sync_state: str = ""
     slot_wal_status: str = ""
+    other_roads: Sequence[OtherRoad] | None = None
+    """Where else it ships to, and how that goes; None: it has not said yet."""
 
     def changed(self, state: str) -> None:
         if self.state != state:
@@ -106,6 +109,7 @@ class Sender:
     def connected(self, hello: Hello) -> None:
         self.link.changed("connected")
         self.link.primary_reachable = hello.primary_reachable
+        self.link.other_roads = None
         self.heard_from(hello.timeline, hello.flush_lsn if hello.primary_reachable else 0)
 
     def heard_from(self, timeline: int, flush_lsn: int) -> None:
@@ -146,6 +150,7 @@ class Sender:
         self.link.primary_reachable = heartbeat.primary_reachable
         self.link.sync_state = heartbeat.sync_state
         self.link.slot_wal_status = heartbeat.slot_wal_status
+        self.link.other_roads = heartbeat.other_roads
         self.heard_from(heartbeat.timeline, heartbeat.flush_lsn)
         if self.behind_since is not None:
             # A flush saves it too, but there is none while the disk is full.

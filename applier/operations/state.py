@@ -41,6 +41,7 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
         "seed": _seed(instance),
         "gap": _gap(instance),
         "bucket": instance.bucket.status(),
+        "other_roads": _other_roads(instance),
         "compat": _compat(instance),
         "promotion": _promotion(instance),
         "alarms": instance.alarms.as_list(),
@@ -172,7 +173,26 @@ def _gap(instance: Instance) -> status.GapStatus | None:
         "available_lsn": _text(gap.available_lsn),
         "code": gap.code,
         "what": gap.what,
+        "filling": instance.gaps.is_filling,
     }
+
+
+def _other_roads(instance: Instance) -> list[status.OtherRoadStatus] | None:
+    roads = instance.link.other_roads
+    if roads is None or not _fresh(instance):
+        return None
+    return [
+        {
+            "name": road.name,
+            "role": road.role,
+            "state": road.state,
+            "durable": _text(road.durable_lsn),
+            "since_lsn": _text(road.since_lsn),
+            "available_lsn": _text(road.available_lsn),
+            "what": road.what or None,
+        }
+        for road in roads
+    ]
 
 
 def _compat(instance: Instance) -> status.CompatStatus | None:

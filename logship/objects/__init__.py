@@ -27,7 +27,7 @@ class ObjectInfo(NamedTuple):
     modified_at: float
     """Seconds since the epoch, by the store's clock."""
     etag: str
-    """Changes with every write of the key; opaque."""
+    """Opaque.  Another for other bytes; writing the same bytes again may leave it as it is."""
 
 
 class Fetched(NamedTuple):

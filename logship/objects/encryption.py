@@ -22,6 +22,7 @@ from logship import durable
 from logship.errors import Code, LogshipError, RefusedError, UsageError
 
 _MAGIC: Final = b"age-encryption.org/v1"
+_RECIPIENT: Final = "age1"
 _ARMOR: Final = b"-----BEGIN AGE ENCRYPTED FILE-----"
 _MAX_FILE_BYTES: Final = 64 * 1024
 _NO_MATCH: Final = "No matching keys found"
@@ -36,6 +37,8 @@ class Recipients:
         self._recipients = []
         for text in texts:
             try:
+                if not text.startswith(_RECIPIENT):  # pyrage takes upper case, age does not
+                    raise pyrage.RecipientError
                 self._recipients.append(x25519.Recipient.from_str(text))
             except pyrage.RecipientError as error:
                 raise UsageError(

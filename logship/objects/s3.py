@@ -99,7 +99,7 @@ class S3Store:
             try:
                 answer = self._client.head_object(**self._at(key))
             except boto.ClientError as error:
-                if _is_absent(error):
+                if _is_absent(error):  # HEAD can't tell: the bucket may be, too
                     return None
                 raise
         about = self._about(answer, "look at", key)

@@ -1,7 +1,7 @@
 """What the shipper last knew of its primary: `primary.json` in its directory.
 
 With it a shipper whose primary is down can say so to the applier, also after a restart: a
-hello names the cluster.  Nothing is shipped by what it says.
+hello names the cluster.  Only what a primary archived before is shipped by what it says.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from logship.checks import (
     Check,
     check_directory,
+    fail,
     failed,
     ok,
     show,
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     set_up_logs(settings.log)
     checks = [ok("settings", f"{args.config} says how to ship {settings.instance}")]
     checks.append(check_directory("state-directory", settings.instance_directory))
+    if settings.archive.outbox is not None and settings.primary.source == "archive":
+        checks.append(check_outbox(settings.archive.outbox, keep=settings.archive.keep))
     checks += check_primary_server(settings)
     if settings.link is not None:
         checks += check_link_and_keys(settings.link)
@@ -61,6 +65,23 @@ def run(args: argparse.Namespace) -> int:
 
         checks += check_bucket(settings, settings.bucket)
     return show(checks, as_json=args.json)
+
+
+def check_outbox(outbox: Path, *, keep: bool) -> Check:
+    """That files can be read from the outbox, and removed unless they are kept."""
+    if not outbox.is_dir():
+        return fail(
+            "outbox",
+            f"{outbox} is not there, or is not a directory",
+            "`shipper outbox-command` prints how it is made; if it is mounted, mount it",
+        )
+    if not os.access(outbox, os.R_OK | os.X_OK | (0 if keep else os.W_OK)):
+        return fail(
+            "outbox",
+            f"{outbox} can't be read{'' if keep else ' and written to'} by this user",
+            "run the shipper as the account that PostgreSQL runs as, or in its group",
+        )
+    return ok("outbox", f"{outbox}{' (files are kept)' if keep else ''}")
 
 
 def check_primary_server(settings: ShipperSettings) -> Iterator[Check]:

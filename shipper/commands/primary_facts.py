@@ -12,6 +12,7 @@ from logship.postgres.server_errors import from_connect_failure
 from shipper.settings import ShipperSettings
 
 _SETTINGS = (
+    "archive_mode",
     "fsync",
     "full_page_writes",
     "idle_replication_slot_timeout",

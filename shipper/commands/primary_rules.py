@@ -21,7 +21,16 @@ def check_primary(facts: PrimaryFacts, settings: ShipperSettings) -> Iterator[Ch
     yield _role(facts)
     yield _monitoring(facts)
     yield _wal_level(facts)
-    yield _walsenders(facts)
+    yield _walsenders(facts, settings)
+    if settings.primary.source == "archive":
+        yield _archive_mode(facts)
+    else:
+        yield from _streaming(facts, settings)
+    yield from _safety(facts)
+    yield _protection(facts, settings)
+
+
+def _streaming(facts: PrimaryFacts, settings: ShipperSettings) -> Iterator[Check]:
     yield _slot(facts, settings)
     yield _slot_limit(facts)
     if facts.parameters.get("idle_replication_slot_timeout", "0") != "0":
@@ -31,8 +40,17 @@ def check_primary(facts: PrimaryFacts, settings: ShipperSettings) -> Iterator[Ch
             "an outage longer than that costs a new seed: set idle_replication_slot_timeout to 0",
         )
     yield _timeout(facts, settings)
-    yield from _safety(facts)
-    yield _protection(facts, settings)
+
+
+def _archive_mode(facts: PrimaryFacts) -> Check:
+    mode = facts.parameters.get("archive_mode", "off")
+    if mode != "off":
+        return ok("archive_mode", f"archive_mode is {mode}")
+    return fail(
+        "archive_mode",
+        'archive_mode is off, and primary.source is "archive": nothing fills the outbox',
+        "set on the primary what `shipper outbox-command` prints, and restart it",
+    )
 
 
 def _version(facts: PrimaryFacts) -> Check:
@@ -87,13 +105,13 @@ def _wal_level(facts: PrimaryFacts) -> Check:
     )
 
 
-def _walsenders(facts: PrimaryFacts) -> Check:
+def _walsenders(facts: PrimaryFacts, settings: ShipperSettings) -> Check:
     limit = int(facts.parameters.get("max_wal_senders", "0"))
     free = limit - facts.walsenders_of_others
     what = f"{max(0, free)} of {limit} max_wal_senders are free for the shipper"
     if free < 1:
         return fail("max_wal_senders", what, "raise max_wal_senders on the primary and restart it")
-    if free < 2:
+    if free < 2 and settings.primary.source == "stream":
         return warn(
             "max_wal_senders",
             what + ", and a seed needs a second while WAL streams",

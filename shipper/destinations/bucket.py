@@ -122,7 +122,7 @@ class BucketDestination:
         self._hint_file = options.state_directory / "bucket.json"
         self._hint: Place | None = None
         self._hint_saved_at = 0.0
-        self._threads = ThreadPoolExecutor(options.uploads_at_once + 2, thread_name_prefix="bucket")
+        self._threads = ThreadPoolExecutor(options.uploads_at_once + 3, thread_name_prefix="bucket")
         self._busy: set[asyncio.Future[None]] = set()
         self._seeds = BucketSeeds(self._in_thread, self._seed_ended)
         self._segments = BucketSegments(
@@ -212,6 +212,7 @@ class BucketDestination:
 
     async def close(self, reason: str) -> None:
         self._drop()
+        self._segments.stop()
         if self._hint_due:
             await self._run_blocking(self._save_hint)
 
@@ -223,9 +224,11 @@ class BucketDestination:
 
     async def room(self, size_bytes: int) -> None:
         while True:
-            in_flight_bytes = self._open_log().in_flight_bytes
+            opened = self._open_log()
+            in_flight_bytes = opened.in_flight_bytes
             if not in_flight_bytes or in_flight_bytes + size_bytes <= self._options.window_bytes:
                 return
+            opened.hurry()
             await self._changed.wait()
 
     def resume(self, position: Position) -> None:

@@ -120,6 +120,16 @@ class Batches:
         self._spans, self._open_bytes = [], 0
         return [batch]
 
+    @property
+    def met(self) -> Place | None:
+        """Where an object stands that the open batch, or the next one, was to be compared with."""
+        return self._start if self._existing is not None else None
+
+    def cut_short(self) -> list[Batch]:
+        """As `cut`; the WAL ends here, so an object that was `met` is not what comes."""
+        self._beyond.pop(self._start, None)
+        return self.cut()
+
     # --- where batches end ------------------------------------------------------------------
 
     @property

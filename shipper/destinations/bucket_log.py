@@ -104,6 +104,7 @@ class BucketLog:
             return True  # read before the reader heard where to start again
         place = self._batches.place
         if timeline > place.timeline and start_lsn % self._objects.segment_bytes == 0:
+            self._leave_timeline(self._batches)
             marker = Marker(kind="timeline", timeline=timeline, lsn=start_lsn)
             self._put_marker(self._batches, marker)
         if (timeline, start_lsn) != (self._batches.place.timeline, self._batches.place.lsn):
@@ -116,6 +117,12 @@ class BucketLog:
         self._alarm.set(self._batches.deadline)
         return True
 
+    def hurry(self) -> None:
+        """There is no room for more: what is open will not grow."""
+        batches = self._batches
+        if batches is not None and batches.deadline is not None and self._uploads.has_slot:
+            self._send(batches.cut())
+
     def history(self, timeline: int, content: bytes) -> None:
         run = partial(self._objects.put_history, timeline, content)
         self._uploads.put(Upload(run, alone=True))
@@ -124,8 +131,8 @@ class BucketLog:
         """What comes next can't be had from the primary."""
         marker = Marker(kind="gap", lsn=gap.available_lsn, code=gap.code, what=gap.what)
         self._void = True
-        if self._batches is None or self._gap is not None:
-            return  # said already
+        if self._batches is None or self._gap is not None or self._batches.met is not None:
+            return  # said already; or what is missing stands there, from before a crash
         self._put_marker(self._batches, marker)
         self._gap = marker
 
@@ -178,6 +185,14 @@ class BucketLog:
         self._uploads.stop()
 
     # --- inside -----------------------------------------------------------------------------
+
+    def _leave_timeline(self, batches: Batches) -> None:
+        """What a crash left beyond a hole may go on where this timeline did not: a primary that
+        died while it shipped, and was followed by its standby."""
+        stray = batches.met
+        if stray is not None:
+            self._uploads.put(Upload(partial(self._objects.remove_stray, stray), alone=True))
+            self._send(batches.cut_short())
 
     def _start(
         self, place: Place, beyond: Mapping[Place, Head] | None = None, *, alone: bool

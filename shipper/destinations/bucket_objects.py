@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+import structlog
+
 from logship.bucket.documents import document_metadata, pack_document, unpack_document
 from logship.bucket.epoch import Epoch
 from logship.bucket.keys import Keys, Place
@@ -18,6 +20,8 @@ from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.objects import ConditionFailedError, Fetched, ObjectStore
 from shipper.destinations.bucket_batches import Batch, Context
+
+log = structlog.get_logger(__name__)
 
 Seal = Callable[[bytes], bytes]
 
@@ -139,6 +143,24 @@ class BucketObjects:
     def put_profile(self, digest: str, content: bytes) -> None:
         # Its name is its digest: what stands there is the same.
         self._put_document(self.keys.profile(digest), content)
+
+    def remove_stray(self, place: Place) -> None:
+        """Remove a span that stands beyond a hole, so nobody ever followed the log to it, and
+        that is of no line which goes on.
+
+        Raises LogshipError: WAL_CONFLICT if it can't be, the epoch's and the store's.
+        """
+        self.epoch.confirm_now()
+        key = self.keys.wal(place)
+        kept = self.store.delete([key])
+        log.warning("removed an object that was never reached", key=key, kept=bool(kept))
+        if kept:
+            raise LogshipError(
+                Code.WAL_CONFLICT,
+                f"{self._where(key)} is of a line that does not go on, and can't be removed: "
+                f"{kept[0].why}",
+                "remove it by hand: the log stops before it",
+            )
 
     def adopt_wal(self, batch: Batch, checksum: int) -> None:
         """Return if the object at the batch's place holds just its bytes.

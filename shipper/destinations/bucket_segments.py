@@ -59,6 +59,7 @@ class Bodies(NamedTuple):
     """A segment's objects, as this process made them."""
 
     bodies: tuple[bytes, ...]
+    places: tuple[Place, ...]
     context: Context
 
 
@@ -70,6 +71,7 @@ class SegmentsSeen:
         self._next: Place | None = None
         self._whole = False
         self._bodies: list[bytes] = []
+        self._places: list[Place] = []
         self._kept_bytes = 0
 
     def stored(self, packed: PackedWal) -> tuple[Finished, Bodies | None] | None:
@@ -79,20 +81,22 @@ class SegmentsSeen:
         start = segment_start(batch.place.lsn, self._segment_bytes)
         if batch.place.lsn == start or self._next != batch.place:
             self._whole = batch.place.lsn == start
-            self._bodies, self._kept_bytes = [], 0
+            self._bodies, self._places, self._kept_bytes = [], [], 0
         self._next = batch.end
         if self._whole:
             self._bodies.append(packed.body)
+            self._places.append(batch.place)
             self._kept_bytes += len(packed.body)
             if self._kept_bytes > MAX_KEPT_BYTES:
-                self._whole, self._bodies = False, []
+                self._whole, self._bodies, self._places = False, [], []
         if batch.end.lsn != segment_end(start, self._segment_bytes):
             return None
-        bodies, self._bodies = tuple(self._bodies), []
-        if (self._whole and len(bodies) == 1) or batch.raw_bytes == self._segment_bytes:
+        seen = Bodies(tuple(self._bodies), tuple(self._places), batch.context)
+        self._bodies, self._places = [], []
+        if batch.raw_bytes == self._segment_bytes:
             return None
         finished = Finished(batch.place.timeline, int(start))
-        return finished, Bodies(bodies, batch.context) if self._whole else None
+        return finished, seen if self._whole else None
 
 
 class BucketSegments:
@@ -115,6 +119,8 @@ class BucketSegments:
         self._seen: SegmentsSeen | None = None
         self._waiting: list[Finished] = []
         self._bodies: dict[Finished, Bodies] = {}
+        self._parts: dict[Finished, list[str]] = {}
+        """Keys of what is to be removed, as far as this process knows them."""
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -123,10 +129,16 @@ class BucketSegments:
         if self._objects is None or self._objects.keys != objects.keys:
             self._seen = SegmentsSeen(objects.segment_bytes)
             self._bodies.clear()
+            self._parts.clear()
             self._waiting = self._recall(objects)
         self._objects = objects
-        if self._task is None or self._task.done():
+        if self._task is None or self._task.done() or self._task.cancelling():
             self._task = asyncio.create_task(self._work())
+
+    def stop(self) -> None:
+        """Do nothing more until the next `use`; what a thread has begun goes on."""
+        if self._task is not None:
+            self._task.cancel()
 
     def stored(self, packed: PackedWal) -> None:
         assert self._seen is not None and self._objects is not None
@@ -192,12 +204,14 @@ class BucketSegments:
         if context is not None:
             _put(objects, due, raw, context)
             joined = msgspec.structs.replace(due, remove_at=time.time() + self._grace_seconds)
+            if bodies is not None:
+                self._parts[joined] = [objects.keys.wal(place) for place in bodies.places]
             self._waiting.append(joined)
         self._forget(due)
         self._remember(objects)
 
     def _remove(self, objects: BucketObjects, due: Finished) -> None:
-        keys = [key for key, _ in _parts(objects, due)]
+        keys = self._parts.get(due) or [key for key, _ in _list_parts(objects, due)]
         objects.epoch.confirm()
         kept = objects.store.delete(keys)
         log.debug("removed the parts of a segment", objects=len(keys) - len(kept))
@@ -210,6 +224,7 @@ class BucketSegments:
         if due in self._waiting:
             self._waiting.remove(due)
         self._bodies.pop(due, None)
+        self._parts.pop(due, None)
 
     def _recall(self, objects: BucketObjects) -> list[Finished]:
         try:
@@ -230,7 +245,7 @@ class BucketSegments:
             log.warning("what is known of joined segments can't be written", error=str(error))
 
 
-def _parts(objects: BucketObjects, segment: Finished) -> list[tuple[str, Place]]:
+def _list_parts(objects: BucketObjects, segment: Finished) -> list[tuple[str, Place]]:
     """The spans of a segment, by a listing."""
     keys = objects.keys
     first = Place(segment.timeline, Lsn(segment.start_lsn))
@@ -251,7 +266,7 @@ def _fetch(objects: BucketObjects, segment: Finished) -> tuple[bytes, Context | 
     """The raw bytes of a segment from its objects; no context: they do not make it up."""
     raw = bytearray()
     context = None
-    for key, place in _parts(objects, segment):
+    for key, place in _list_parts(objects, segment):
         fetched = objects.store.get(key)
         if fetched is None or place.lsn != segment.start_lsn + len(raw):
             return b"", None

@@ -106,6 +106,8 @@ class SeveralDestinations:
         self._changed = asyncio.Event()
         """Set whenever `room` or `next_event` may have something new."""
         self._ended: LogshipError | None = _closed()
+        self._stopped_by = ""
+        """The member that stopped all: the others are not used before it accepts again."""
         self._bug: Exception | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._clock: asyncio.Task[None] | None = None
@@ -121,13 +123,12 @@ class SeveralDestinations:
         self._events.clear()
         self._acked = self._bug = self._ended = None
         self._facts = facts
-        firsts = {name: self._start(name) for name in self._flow.begin(facts, self._loop.time())}
+        names = [each.name for each in self._flow.begin(facts, self._loop.time())]
         try:
-            await self._first_answers(set(firsts.values()))
-            outcomes = [each.result() for each in firsts.values() if each.done()]
-            for outcome in outcomes:
-                if isinstance(outcome, LogshipError) and outcome.code in STOP_CODES:
-                    raise outcome
+            if self._stopped_by:
+                names.remove(self._stopped_by)
+                await self._reach_again(self._stopped_by)
+            await self._reach(names)
             accepted = self._flow.accepted()
             if accepted is None:
                 raise self._flow.why_lost()
@@ -138,6 +139,22 @@ class SeveralDestinations:
             raise
         self._clock = asyncio.create_task(self._guarded(self._tick_for_ever))
         return accepted._replace(seed_wanted=self._seeds.wanted and not self._seeds.targets)
+
+    async def _reach_again(self, name: str) -> None:
+        """The one that stopped all.  Raises LogshipError unless it accepts."""
+        if (error := await self._start(name)) is not None:
+            raise error
+        self._stopped_by = ""
+
+    async def _reach(self, names: Sequence[str]) -> None:
+        """Have these connected from now on; returns soon after one is, or all have failed."""
+        firsts = {name: self._start(name) for name in names}
+        await self._first_answers(set(firsts.values()))
+        for name, first in firsts.items():
+            error = first.result() if first.done() else None
+            if error is not None and error.code in STOP_CODES:
+                self._stopped_by = name
+                raise error
 
     async def _first_answers(self, pending: set[asyncio.Future[LogshipError | None]]) -> None:
         """Until one is connected, and a moment longer, or all have failed."""
@@ -219,7 +236,9 @@ class SeveralDestinations:
                     log.info("a destination goes on elsewhere", destination=name, why=why)
                     self._do(self._flow.rewound(name, position))
                 case SeedWanted(why):
-                    if self._seeds.asked(name, why):
+                    if name not in self._seed_names:
+                        log.warning("a bucket that only spills takes no seed", why=why)
+                    elif self._seeds.asked(name, why):
                         self._tell_up(event)
                 case SeedFinished():
                     if (last_word := self._seeds.finished(name, event)) is not None:
@@ -236,6 +255,7 @@ class SeveralDestinations:
         if self._flow.greeting or self._ended is not None:
             return
         if error.code in STOP_CODES:
+            self._stopped_by = name
             self._end(error)
         elif self._flow.is_alone:
             self._end(self._flow.why_lost())

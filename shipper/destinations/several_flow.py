@@ -131,19 +131,20 @@ class Flow:
 
     # --- connecting -----------------------------------------------------------------------
 
-    def begin(self, facts: Facts, now: float) -> list[str]:
-        """A new try to connect: all members anew.  Returns which to reach."""
+    def begin(self, facts: Facts, now: float) -> list[Connect]:
+        """A new try to connect: all members anew."""
         self.greeting = self._void = True
         self.stream = None
         self._told = self._turn_began = self._unserved = None
         for member in self.members.values():
             member.parted(member.error, now)
         self._learn(facts)
-        if self.spill is not None and (why := self.spill.due(now, self.flush_lsn)):
-            self.spill.begin(why)
         # There is nothing to spill of a primary that is away.
+        spill = self.spill if facts.reachable else None
+        if spill is not None and (why := spill.due(now, self.flush_lsn)):
+            spill.begin(why)
         return [
-            name
+            Connect(name)
             for name, member in self.members.items()
             if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL)
         ]
@@ -274,16 +275,21 @@ class Flow:
     def told(self, facts: Facts, now: float) -> list[Command]:
         """The primary's state, as of now."""
         self._learn(facts)
-        commands: list[Command] = []
-        if facts.reachable:
-            for member in self.members.values():
-                if member.telling:
-                    member.parted(None, now)
-                    commands += [Part(member.name, "the primary is back"), Connect(member.name)]
+        commands = self._greet_anew(now)
         spill = self.spill
         if spill is not None and spill.bucket.connected and spill.bucket.next is None:
             commands += self._place_spill(spill.bucket)
         return [*commands, *self._settle(), *self._acks()]
+
+    def _greet_anew(self, now: float) -> list[Command]:
+        """A connection that said that the primary is away can't be shipped on once it is back."""
+        commands: list[Command] = []
+        if self.facts is not None and self.facts.reachable:
+            for member in self.members.values():
+                if member.telling:
+                    member.parted(None, now)
+                    commands += [Part(member.name, "the primary is back"), Connect(member.name)]
+        return commands
 
     def _learn(self, facts: Facts) -> None:
         self.facts = facts
@@ -406,7 +412,7 @@ class Flow:
         if spill.active:
             return []  # it is being tried
         spill.begin("the primary has no more what the link needs")
-        return [_spills(spill), Connect(spill.bucket.name)]
+        return [Connect(spill.bucket.name)]
 
     # --- spilling -------------------------------------------------------------------------
 
@@ -416,9 +422,15 @@ class Flow:
         where = self.spill.where(self.facts.timeline, self.facts.slot_restart_lsn)
         its_end = bucket.durable
         commands = self._resolve()
+        if where is None and self.facts.slot_restart_lsn == 0:
+            where = its_end  # a source without a slot: what it can't give is a gap
         if where is None:
             bucket.next = None
-        elif its_end is not None and its_end >= where:
+            return commands
+        if not self.spill.begun:
+            self.spill.begun = True
+            commands.append(_spills(self.spill, where))
+        if its_end is not None and its_end >= where:
             bucket.next = its_end
             commands.append(GoOnAt(bucket.name, its_end))
         else:
@@ -450,15 +462,15 @@ class Flow:
             return []
         if why := spill.due(now, self.flush_lsn):
             spill.begin(why)
-            return [_spills(spill), Connect(spill.bucket.name)]
+            return [Connect(spill.bucket.name)]
         if spill.is_over(self.flush_lsn):
+            commands: list[Command] = []
+            if spill.begun:
+                fields = {"link_durable": str(spill.link.durable)}
+                commands.append(Say("info", "spilling is over: the link has everything", fields))
             spill.end()
             spill.bucket.parted(None, now)
-            fields = {"link_durable": str(spill.link.durable)}
-            return [
-                Say("info", "spilling is over: the link has everything", fields),
-                Part(spill.bucket.name, "the link keeps up again"),
-            ]
+            return [*commands, Part(spill.bucket.name, "the link keeps up again")]
         return []
 
     # --- time -----------------------------------------------------------------------------
@@ -475,7 +487,7 @@ class Flow:
 
     def tick(self, now: float) -> list[Command]:
         """Time passed."""
-        commands = self._judge_spill(now)
+        commands = [*self._greet_anew(now), *self._judge_spill(now)]
         for member in self.members.values():
             if member.aside_until is not None and now >= member.aside_until and member.drained:
                 member.aside_until = None
@@ -506,6 +518,7 @@ class Flow:
             self._turn_began = None
             for member in served:
                 member.aside_until = now + TURN_SECONDS
+            self.stream = None
 
     def _starves(self, member: Member) -> bool:
         """There is WAL for it, and the stream is busy further back."""
@@ -568,11 +581,11 @@ class Flow:
     def roads(self, name: str) -> tuple[OtherRoad, ...]:
         """What a member's far end is told of the others."""
         spill = self.spill
-        since = spill.since or spill.start if spill is not None and spill.active else None
-        if spill is not None and spill.active and since is None:
-            since = Position(0, Lsn(0))
+        since = None
+        if spill is not None and spill.begun:
+            since = spill.since or spill.start or Position(0, Lsn(0))
         return tuple(
-            member.road(spilling_since=since)
+            member.road(idle=not self._is_used(member), spilling_since=since)
             for member in self.members.values()
             if member.name != name
         )
@@ -604,6 +617,6 @@ def _skips(member: Member, position: Position) -> Say:
     return Say("warning", "the spill goes on after a hole", fields)
 
 
-def _spills(spill: Spill) -> Say:
-    fields = {"why": spill.why, "from": str(spill.since)}
+def _spills(spill: Spill, where: Position) -> Say:
+    fields = {"why": spill.why, "link_has": str(where)}
     return Say("warning", "spilling to the bucket", fields)

@@ -127,10 +127,10 @@ class Member:
 
     # --- for the status -------------------------------------------------------------------
 
-    def road(self, *, spilling_since: Position | None) -> OtherRoad:
-        """What the far end of another member is told of this one."""
+    def road(self, *, idle: bool, spilling_since: Position | None) -> OtherRoad:
+        """What the far end of another member is told of this one.  idle: it is not needed."""
         state, what, since, available = "connected", "", 0, 0
-        if self.role is Role.SPILL and spilling_since is None:
+        if idle:
             state = "idle"
         elif not self.connected:
             refused = self.error is not None and not self.error.retryable

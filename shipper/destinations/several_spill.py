@@ -32,19 +32,28 @@ class Spill:
         """Where the bucket's own chain begins.  None: it was begun by an earlier process, with
         what the link had then."""
         self.why = ""
+        self.begun = False
+        """WAL was sent to the bucket since it is active, or is about to be."""
 
     def due(self, now: float, flush_lsn: Lsn) -> str:
         """Why to begin, or ""."""
         if self.active:
             return ""
         link = self.link
-        backlog_bytes = flush_lsn - link.durable.lsn if link.durable is not None else None
-        if backlog_bytes is not None and backlog_bytes > self.rule.after_bytes:
+        backlog_bytes = self._backlog_bytes(flush_lsn)
+        if self._owes_too_much(flush_lsn):
             return f"the link has not acknowledged {backlog_bytes} bytes"
         if link.lost_at is None or backlog_bytes == 0:
             return ""  # nothing is written while there is nothing to write
         down_seconds = now - link.lost_at
         return f"the link is down for {down_seconds:.0f} s" if self._is_long(down_seconds) else ""
+
+    def _backlog_bytes(self, flush_lsn: Lsn) -> int | None:
+        return flush_lsn - self.link.durable.lsn if self.link.durable is not None else None
+
+    def _owes_too_much(self, flush_lsn: Lsn) -> bool:
+        backlog_bytes = self._backlog_bytes(flush_lsn)
+        return backlog_bytes is not None and backlog_bytes > self.rule.after_bytes
 
     def _is_long(self, down_seconds: float) -> bool:
         return down_seconds >= self.rule.after_seconds
@@ -57,21 +66,25 @@ class Spill:
     def is_over(self, flush_lsn: Lsn) -> bool:
         """The link has all that was spilled, and keeps up."""
         link, bucket = self.link, self.bucket
-        if not self.active or not link.takes or link.durable is None:
+        if not self.active or not link.connected or link.gap is not None:
+            return False
+        if not self.begun and not self._owes_too_much(flush_lsn):
+            return True
+        if not link.takes or link.durable is None:
             return False
         if bucket.durable is not None and link.durable < bucket.durable:
             return False
         return flush_lsn - link.durable.lsn <= self.rule.after_bytes // 2
 
     def end(self) -> None:
-        self.active = False
+        self.active = self.begun = False
         self.since = None
         self.why = ""
 
     def where(self, timeline: int, slot_restart_lsn: Lsn | None) -> Position | None:
         """Up to where the link, or what was spilled before, has everything.  None: not known
         yet."""
-        if self.link.durable is not None:
+        if self.link.durable is not None or self.link.connected:
             return self.link.durable
         # The slot never passed what was durable on either of the two.
         return Position(timeline, slot_restart_lsn) if slot_restart_lsn else None

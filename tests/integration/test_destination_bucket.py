@@ -134,12 +134,21 @@ async def test_no_object_crosses_a_segments_end_or_is_larger_than_allowed(
     await shipping.close()
 
 
+async def test_a_full_window_does_not_wait_for_the_delay(rig: BucketFarEnd) -> None:
+    shipping = restarted(rig, max_delay_seconds=600.0)
+    await shipping.connect()
+    await shipping.send(3 * rig.window_bytes, span_bytes=100_000)
+    assert len(objects(rig)) >= 2
+    await shipping.close()
+
+
 async def test_the_steady_state_never_lists(rig: BucketFarEnd) -> None:
-    shipping = restarted(rig, compact_grace_seconds=3600.0)
+    shipping = restarted(rig, compact_grace_seconds=0.05, max_object_bytes=300_000)
     await shipping.connect()
     before = rig.store.calls["listing"] + rig.store.calls["folders"]
-    await shipping.send(3 * S)
+    await shipping.send(3 * S, span_bytes=100_000)
     await shipping.hear_durable(at(1, 4 * S))
+    await until(lambda: rig.store.calls["delete"] == 3, "the parts of the segments are removed")
     assert rig.store.calls["listing"] + rig.store.calls["folders"] == before
     await shipping.close()
 
@@ -220,6 +229,23 @@ async def test_a_hole_that_a_crash_left_is_filled_and_what_lies_beyond_it_adopte
     assert len(list(rig.store.real.listing(KEYS.all_wal))) == len(found) + 1, (
         "none lies over another"
     )
+
+
+@pytest.mark.parametrize("stray_at", [S + 60, S + 100])
+async def test_what_lies_beyond_a_hole_past_the_end_of_a_timeline_does_not_stand_in_the_way(
+    rig: BucketFarEnd, shipping: Shipping, stray_at: int
+) -> None:
+    """A primary died while it shipped, and its standby, which had less, was promoted."""
+    rig.put_wal(at(1, stray_at), 5000)
+    await shipping.connect(timeline=2)
+    shipping.destination.send_history(2, b"1\t0/100064\tno recovery target specified\n")
+    await shipping.send(100)
+    shipping.sent = at(2, S)
+    await shipping.send(3000)
+    await shipping.hear_durable(at(2, S + 3000))
+    assert rig.wal_of(1) == wal_bytes(1, S, 100)
+    assert rig.wal_of(2) == wal_bytes(2, S, 3000)
+    assert not shipping.heard(Lost)
 
 
 async def test_other_bytes_beyond_a_hole_are_a_conflict_and_stay(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import base64
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from logship.errors import Code, LogshipError
 from logship.objects import NotDeleted, ObjectStore
@@ -105,6 +105,21 @@ def test_objects_of_other_tools_can_be_read(
     assert fetched.data == b"theirs"
 
 
+@pytest.mark.parametrize("header", ["ContentMD5", "ChecksumCRC32C"])
+def test_the_server_verifies_each_checksum_by_itself(
+    store: ObjectStore, s3_bucket: S3Bucket, raw: Any, header: str
+) -> None:
+    """What `put` relies on; a server that ignores one of them still has the other."""
+    size_bytes = {"ContentMD5": 16, "ChecksumCRC32C": 4}[header]
+    wrong = base64.b64encode(bytes(size_bytes)).decode()
+    with pytest.raises(ClientError) as caught:
+        raw.put_object(
+            Bucket=BUCKET, Key=f"{s3_bucket.prefix}/object", Body=b"bytes", **{header: wrong}
+        )
+    assert caught.value.response["Error"]["Code"] == "BadDigest"
+    assert store.get("object") is None
+
+
 def test_a_versioned_bucket_behaves(s3_bucket: S3Bucket, raw: Any) -> None:
     s3_bucket.server.make_bucket("versioned")
     raw.put_bucket_versioning(Bucket="versioned", VersioningConfiguration={"Status": "Enabled"})
@@ -146,23 +161,25 @@ def test_a_locked_bucket_behaves(s3_bucket: S3Bucket, raw: Any) -> None:
 # --- who may not, and what is not there --------------------------------------------------------
 
 
-def refused(settings: BucketSettings, environment: dict[str, str] | None = None) -> LogshipError:
+def refused(settings: BucketSettings) -> LogshipError:
     """What reading an object ends with; the same for listing and writing."""
-    with mock.patch.dict(os.environ, environment or {}):
-        store = open_store(settings)
-        with pytest.raises(LogshipError) as caught:
-            store.get("object")
-        with pytest.raises(LogshipError) as listing:
-            keys(store, "")
-        with pytest.raises(LogshipError) as writing:
-            store.put("object", b"")
-        store.close()
+    store = open_store(settings)
+    with pytest.raises(LogshipError) as caught:
+        store.get("object")
+    with pytest.raises(LogshipError) as listing:
+        keys(store, "")
+    with pytest.raises(LogshipError) as writing:
+        store.put("object", b"")
+    store.close()
     assert {listing.value.code, writing.value.code} == {caught.value.code}
     return caught.value
 
 
-def test_a_wrong_secret_is_named_and_not_shown(s3_bucket: S3Bucket) -> None:
-    error = refused(s3_bucket.settings(), {"AWS_SECRET_ACCESS_KEY": "not-the-secret"})
+def test_a_wrong_secret_is_named_and_not_shown(
+    s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+    error = refused(s3_bucket.settings())
     assert error.code is Code.BUCKET_REFUSED
     assert not error.retryable
     assert "SignatureDoesNotMatch" in error.what
@@ -172,16 +189,21 @@ def test_a_wrong_secret_is_named_and_not_shown(s3_bucket: S3Bucket) -> None:
     assert error.__cause__ is None
 
 
-def test_an_unknown_account_is_named(s3_bucket: S3Bucket) -> None:
-    error = refused(s3_bucket.settings(), {"AWS_ACCESS_KEY_ID": "NOBODY"})
+def test_an_unknown_account_is_named(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
+    error = refused(s3_bucket.settings())
     assert error.code is Code.BUCKET_REFUSED
     assert "InvalidAccessKeyId" in error.what
 
 
-def test_no_credentials_are_named(s3_bucket: S3Bucket) -> None:
-    with mock.patch.dict(os.environ):
-        del os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
-        error = refused(s3_bucket.settings())
+def forget_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+
+def test_no_credentials_are_named(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_credentials(monkeypatch)
+    error = refused(s3_bucket.settings())
     assert error.code is Code.BUCKET_REFUSED
     assert "AWS_ACCESS_KEY_ID" in error.hint
 
@@ -196,7 +218,9 @@ def test_a_missing_profile_is_named(s3_bucket: S3Bucket) -> None:
     assert "nightly" in caught.value.what
 
 
-def test_a_profile_gives_credentials(s3_bucket: S3Bucket, tmp_path: Path) -> None:
+def test_a_profile_gives_credentials(
+    s3_bucket: S3Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     account = s3_bucket.server.owner
     (tmp_path / "credentials").write_text(
         f"[nightly]\naws_access_key_id = {account.access_key}\n"
@@ -205,12 +229,11 @@ def test_a_profile_gives_credentials(s3_bucket: S3Bucket, tmp_path: Path) -> Non
     settings = BucketSettings(
         url=s3_bucket.url, endpoint_url=s3_bucket.endpoint_url, aws_profile="nightly"
     )
-    places = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials")}
-    with mock.patch.dict(os.environ, places):
-        del os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
-        store = open_store(settings)
-        store.put("object", b"")
-        store.close()
+    forget_credentials(monkeypatch)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    store = open_store(settings)
+    store.put("object", b"")
+    store.close()
 
 
 def test_who_may_only_read_reads(s3_bucket: S3Bucket, store: ObjectStore) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from logship.lsn import Lsn
-from logship.wal import parse_segment_name, segment_name
+from logship.errors import Code, LogshipError
+from logship.lsn import Lsn, Position
+from logship.wal import history_name, parse_segment_name, segment_name
 from shipper.sources.archive import ArchiveSource
 from tests.conftest import PrimaryFactory
 from tests.integration.source_contract import (
+    Collected,
     SourceContract,
+    first_position,
+    read_until,
 )
 from tests.support.installations import MAJORS
 from tests.support.outboxes import SEGMENT, archive_settings, make_outbox, wait_archived
 from tests.support.servers import PrimaryServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import until, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -102,3 +107,100 @@ class TestArchiveSource(SourceContract):
             settings={"wal_keep_size": "512MB", **archive_settings(request.param, outbox)},
         )
         return ArchiveRig(server, shared_tmp_path, outbox)
+
+
+async def test_a_clone_that_was_promoted_for_a_trial_is_not_followed(
+    primary: PrimaryFactory, shared_tmp_path: Path
+) -> None:
+    outbox = make_outbox(shared_tmp_path / "outbox")
+    server = primary(
+        17,
+        wal_segsize_mb=1,
+        settings={"wal_keep_size": "512MB", **archive_settings(17, outbox)},
+    )
+    rig = ArchiveRig(server, shared_tmp_path, outbox)
+    source = rig.make_source()
+    clone = rig.standby
+    assert clone is not None
+    start = first_position(await source.open())
+    assert source.reachable
+    collected = Collected(SEGMENT)
+    await source.start(start, frozenset())
+    await read_until(source, collected, 1, rig.write())
+    await asyncio.to_thread(clone.promote)
+    clone.execute("create table trial as select generate_series(1, 1000)")
+    await asyncio.to_thread(wait_archived, clone, outbox)
+    assert (outbox / history_name(2)).exists()
+    for _ in range(3):
+        await read_until(source, collected, 1, rig.write())
+    assert collected.histories == {}
+    assert {span.timeline for span in collected.spans} == {1}
+    collected.check_against(rig)
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    await until(lambda: not list(outbox.glob("00000001" + "?" * 16)), "what was shipped goes")
+    assert (outbox / history_name(2)).exists(), "what was not stays"
+    await source.close()
+
+
+async def test_a_store_that_is_on_another_line_than_the_primary_is_told_so(
+    primary: PrimaryFactory, shared_tmp_path: Path
+) -> None:
+    outbox = make_outbox(shared_tmp_path / "outbox")
+    server = primary(17, wal_segsize_mb=1, settings=archive_settings(17, outbox))
+    rig = ArchiveRig(server, shared_tmp_path, outbox)
+    source = rig.make_source()
+    start = first_position(await source.open())
+    with pytest.raises(LogshipError) as caught:
+        await source.start(Position(2, start.lsn), frozenset({2}))
+    assert caught.value.code is Code.TIMELINE_DIVERGED
+    await source.close()
+
+
+@pytest.mark.parametrize("wal_segsize_mb", [16, 64])
+async def test_any_segment_size_is_taken_from_the_server(
+    primary: PrimaryFactory, shared_tmp_path: Path, wal_segsize_mb: int
+) -> None:
+    outbox = make_outbox(shared_tmp_path / "outbox")
+    size = wal_segsize_mb << 20
+    server = primary(18, wal_segsize_mb=wal_segsize_mb, settings=archive_settings(18, outbox))
+    rig = ArchiveRig(server, shared_tmp_path, outbox)
+    source = rig.make_source()
+    start = first_position(await source.open())
+    await source.start(start, frozenset())
+    collected = Collected(size)
+    await read_until(source, collected, 1, rig.write())
+    rig.segment_bytes = size
+    collected.check_against(rig)
+    await source.close()
+
+
+async def test_a_primary_that_comes_back_is_noticed_and_asked_anew(
+    primary: PrimaryFactory, shared_tmp_path: Path
+) -> None:
+    outbox = make_outbox(shared_tmp_path / "outbox")
+    server = primary(17, wal_segsize_mb=1, settings=archive_settings(17, outbox))
+    rig = ArchiveRig(server, shared_tmp_path, outbox)
+    source = rig.make_source()
+    start = first_position(await source.open())
+    await source.start(start, frozenset())
+    collected = Collected(SEGMENT)
+    end = rig.write()
+    assert (await source.observe()).slot_wal_status == ""
+    server.stop()
+    with pytest.raises(LogshipError):
+        await source.observe()
+    assert not source.reachable
+    await read_until(source, collected, 1, end)
+    server.start()
+    await source.observe()
+    assert not source.reachable, "not before it is asked what it is"
+    with pytest.raises(LogshipError) as caught:
+        while True:
+            await asyncio.wait_for(source.read(1 << 20), 20)
+    assert caught.value.code is Code.PRIMARY_NOT_READY
+    assert caught.value.retryable
+    identity = await source.open()
+    assert source.reachable
+    assert identity.flush_lsn >= end
+    await source.reserve()
+    await source.close()

@@ -253,7 +253,9 @@ async def test_a_file_that_had_its_size_before_its_contents_waits(
     assert b"".join(came[0].chunks) == content
 
 
-@pytest.mark.parametrize("kind", ["foreign cluster", "other major", "noise", "directory", "link"])
+@pytest.mark.parametrize(
+    "kind", ["foreign cluster", "other major", "noise", "directory", "link", "pipe"]
+)
 async def test_what_is_not_wal_of_this_cluster_is_left_alone_and_said(box: Box, kind: str) -> None:
     name = named(1, 1)
     line = wal_line()
@@ -264,6 +266,8 @@ async def test_what_is_not_wal_of_this_cluster_is_left_alone_and_said(box: Box, 
     }
     if kind == "directory":
         (box.outbox / name).mkdir()
+    elif kind == "pipe":
+        os.mkfifo(box.outbox / name)
     elif kind == "link":
         (box.directory / "elsewhere").write_bytes(box.segment(1, 1))
         (box.outbox / name).symlink_to(box.directory / "elsewhere")
@@ -379,6 +383,18 @@ async def test_a_restart_remembers_what_was_shipped(box: Box) -> None:
     assert caught.value.code is Code.WAL_CONFLICT
     again.acknowledge(at(1, 3 * S), at(1, 3 * S), Lsn(0))
     await until(lambda: box.names() == {named(1, 2)}, "the same bytes go, the others stay")
+
+
+async def test_what_is_archived_again_goes_again_with_no_further_ack(box: Box) -> None:
+    box.archive(1, 1, 2)
+    source = await box.started()
+    collected = await collect(source, 1, 3 * S)
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    await until(lambda: not box.names(), "both go")
+    async with reading(source) as came:
+        box.archive(1, 2)
+        await until(lambda: not box.names(), "it goes again")
+        assert came == []
 
 
 async def test_a_segment_that_changes_while_it_is_shipped_is_not_mixed(box: Box) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from logship.bucket.documents import decode_profile, unpack_document
 from logship.bucket.epoch_record import Fence, fence_epoch
 from logship.bucket.keys import Keys, Place
-from logship.bucket.seed_archive import SeedArchiveWriter, list_seeds, read_seed
+from logship.bucket.seed_archive import PLAIN, Opens, SeedArchiveWriter, list_seeds, read_seed
 from logship.bucket.wal_objects import Head, metadata_of, pack, read_head, unpack
 from logship.errors import LogshipError
 from logship.frames import GapFound, Payload, SeedAborted, SeedBegin, SeedChunk, SeedEnd
@@ -19,6 +20,7 @@ from logship.objects import ObjectStore
 from logship.objects.directory import DirectoryStore
 from logship.wal import segment_end
 from shipper.destinations.bucket import BucketDestination, BucketOptions
+from shipper.destinations.bucket_objects import Seal
 from tests.support.link_frames import SEGMENT_BYTES, at, profile, sealed_wal
 from tests.support.rigged_store import RiggedStore, unreachable
 
@@ -29,6 +31,7 @@ KEYS = Keys("orders", profile().incarnation)
 class BucketFarEnd:
     """See `tests.integration.destination_contract.FarEnd`."""
 
+    keys = KEYS
     window_bytes = 400_000
     answers = False
 
@@ -41,17 +44,22 @@ class BucketFarEnd:
         """What the writer of seeds was given."""
         self.spoiled: dict[type, LogshipError] = {}
         self.options: dict[str, Any] = {}
+        self.seal: Seal = bytes
+        self.opens: Opens = PLAIN
         self.put_wal(at(1, 0), S)
 
     def put_wal(self, position: Position, size_bytes: int, *, of_timeline: int = 0) -> None:
         """As an earlier process did.  of_timeline: other bytes, by which they would be right."""
         timeline, lsn = position
-        body, raw_bytes, checksum = pack([sealed_wal(of_timeline or timeline, lsn, size_bytes)])
+        body, raw_bytes, checksum = _packed(of_timeline or timeline, lsn, size_bytes)
         head = Head(timeline=timeline, start_lsn=lsn, raw_bytes=raw_bytes, crc32c=checksum)
         place = Place(timeline, lsn)
-        self.store.real.put(KEYS.wal(place), body, metadata_of(head), only_if_absent=True)
+        data = self.seal(body)
+        self.store.real.put(KEYS.wal(place), data, metadata_of(head), only_if_absent=True)
 
-    def make_destination(self, **changes: Any) -> BucketDestination:
+    def make_destination(
+        self, *, store: ObjectStore | None = None, **changes: Any
+    ) -> BucketDestination:
         options: dict[str, Any] = {
             "instance": "orders",
             "shipper_id": "shipper-a",
@@ -64,9 +72,9 @@ class BucketFarEnd:
             "confirm_seconds": 0.0,
         }
         return BucketDestination(
-            self.store,
+            store or self.store,
             BucketOptions(**(options | self.options | changes)),
-            seal=bytes,
+            seal=self.seal,
             make_seed_taker=self._seed_taker,
         )
 
@@ -105,7 +113,9 @@ class BucketFarEnd:
                 return self._get_segment(place)
             data, metadata = fetched.data, fetched.metadata
         head = read_head(metadata, place, key)
-        return head, unpack(data, head, S, key) if head.marker is None else b""
+        if head.marker is not None:
+            return head, b""
+        return head, unpack(self.opens.open(data, key), head, S, key)
 
     def _get_segment(self, place: Place) -> tuple[Head, bytes] | None:
         key = KEYS.segment(place.timeline, place.lsn, S)
@@ -115,7 +125,7 @@ class BucketFarEnd:
         start = Place(place.timeline, Lsn(place.lsn - place.lsn % S))
         head = read_head(fetched.metadata, start, key)
         assert head.end_lsn == segment_end(place.lsn, S)
-        data = unpack(fetched.data, head, S, key)[place.lsn - start.lsn :]
+        data = unpack(self.opens.open(fetched.data, key), head, S, key)[place.lsn - start.lsn :]
         return Head(timeline=place.timeline, start_lsn=place.lsn, raw_bytes=len(data)), data
 
     @property
@@ -157,7 +167,7 @@ class BucketFarEnd:
     def _document(self, key: str) -> bytes:
         fetched = self.store.real.get(key)
         assert fetched is not None
-        return unpack_document(fetched.data, fetched.metadata, key)
+        return unpack_document(self.opens.open(fetched.data, key), fetched.metadata, key)
 
     # --- what it is told to do ------------------------------------------------------------
 
@@ -243,6 +253,11 @@ class _RecordingWriter(SeedArchiveWriter):
             case SeedAborted():
                 what = (frame.seed_id, frame.code, frame.what)
                 self._rig.taken.append(("seed_stopped", what))
+
+
+@cache
+def _packed(timeline: int, lsn: int, size_bytes: int) -> tuple[bytes, int, int]:
+    return pack([sealed_wal(timeline, lsn, size_bytes)])
 
 
 def _gap_of(place: Place, head: Head) -> GapFound:

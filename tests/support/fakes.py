@@ -63,6 +63,7 @@ class FakeSource:
         self.observing: asyncio.Event | None = None
         """If set, `observe` waits for it."""
         self.sync_state = ""
+        self.slot_restart_lsn: Lsn | None = Lsn(0)
         self.closed = False
         self.waiting = False
         """A `read` waits for more."""
@@ -154,7 +155,7 @@ class FakeSource:
             await self.observing.wait()
         if self.fail_observe:
             raise self.fail_observe.pop(0)
-        return Observation(self.profile, self.sync_state, "reserved", Lsn(0))
+        return Observation(self.profile, self.sync_state, "reserved", self.slot_restart_lsn)
 
     async def close(self) -> None:
         self.closed = True

@@ -78,12 +78,12 @@ class Process:
         self.log_file = log
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         assert not self.is_running
         code = f"from {self.program}.commands import main; raise SystemExit(main())"
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code, "run", "--config", self.settings],
+                [sys.executable, "-c", code, "run", "--config", self.settings, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

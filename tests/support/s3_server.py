@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
+
+import pytest
 
 from logship.objects import ObjectStore
 from logship.objects.opening import open_store
@@ -35,8 +36,11 @@ def running_s3_server() -> Iterator[S3Server]:
 @contextmanager
 def credentials_of(account: Account) -> Iterator[None]:
     """The account as this process's default credentials, and nothing of the machine's own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    with mock.patch.dict(os.environ, {**kept, **environment_of(account)}, clear=True):
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in environment_of(account).items():
+            patch.setenv(name, value)
         yield
 
 
@@ -47,6 +51,8 @@ def environment_of(account: Account) -> dict[str, str]:
         "AWS_CONFIG_FILE": ABSENT_CONFIGURATION,
         "AWS_SHARED_CREDENTIALS_FILE": ABSENT_CONFIGURATION,
         "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
     }
 
 

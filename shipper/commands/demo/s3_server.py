@@ -71,14 +71,14 @@ class S3Server:
     def __init__(self, directory: Path, ports: Sequence[int]) -> None:
         """directory: made by `start`, for it alone.  ports: `PORTS` free ones of 127.0.0.1."""
         self._directory = directory
-        self._ports = list(ports)
+        self.ports = tuple(ports)
         self._process: subprocess.Popen[bytes] | None = None
         self.owner = Account("LOGSHIPOWNER", secrets.token_hex(20))
         self.reader = Account("LOGSHIPREADER", secrets.token_hex(20))
 
     @property
     def port(self) -> int:
-        return self._ports[0]
+        return self.ports[0]
 
     @property
     def endpoint_url(self) -> str:
@@ -111,7 +111,9 @@ class S3Server:
             )
         self._directory.mkdir(mode=0o700)
         (self._directory / "data").mkdir()
-        (self._directory / "accounts.json").write_text(json.dumps(self._accounts()))
+        accounts = self._directory / "accounts.json"
+        accounts.touch(mode=0o600)
+        accounts.write_text(json.dumps(self._accounts()), encoding="utf-8")
         with (self._directory / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [program, *self._arguments()],
@@ -140,6 +142,7 @@ class S3Server:
             aws_secret_access_key=self.owner.secret_key,
             # The first object waits for volumes to be made, and may be refused until they are.
             config=Config(
+                proxies={},
                 s3={"addressing_style": "path"},
                 retries={"mode": "standard", "total_max_attempts": 10},
             ),
@@ -163,7 +166,7 @@ class S3Server:
     # --- inside -----------------------------------------------------------------------------
 
     def _arguments(self) -> list[str]:
-        s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self._ports
+        s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self.ports
         return [
             "-logtostderr=true",
             "server",
@@ -234,6 +237,6 @@ class S3Server:
 
     def _stray_sockets(self) -> list[Path]:
         """SeaweedFS puts these into /tmp, wherever its directory is, and leaves them there."""
-        _, s3, _, master, _, volume, _, filer = self._ports
+        _, s3, _, master, _, volume, _, filer = self.ports
         kinds = {"s3": s3, "master": master, "volume": volume, "filer": filer}
         return [Path(f"/tmp/seaweedfs-{kind}-grpc-{port}.sock") for kind, port in kinds.items()]

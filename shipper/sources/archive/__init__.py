@@ -14,7 +14,8 @@ at the far end is removed again, or kept.  What the names mean:
 
 `names` and `index` know what is there, `line` decides what comes next and what may go, `memory`
 remembers what was given out: all without I/O.  `files` reads, checks and removes, `notices` is
-inotify, `watching` keeps the index in step, `removal` removes, `source` joins them.
+inotify, `watching` keeps the index in step, `removal` removes, `source` joins them; `settling`
+tells a file that is still being written, and `words` says each thing once a minute.
 """
 
 from __future__ import annotations

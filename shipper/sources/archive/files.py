@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import stat
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -75,8 +76,10 @@ class SegmentFile:
         self.name = path.name
         self.given = given
         self.seen = seen
-        self._fd = fd
+        self._fd: int | None = fd
         self._checksums = checksums
+        self._turn = threading.Lock()
+        """A reader that was given up may still be in its thread when the file is closed."""
 
     def read(self, offset: int, max_bytes: int) -> bytes:
         """What was checked, from `offset`, to the end of its chunk at most.
@@ -85,13 +88,23 @@ class SegmentFile:
         """
         number, inside = divmod(offset, CHUNK_BYTES)
         start = number * CHUNK_BYTES
-        chunk = _pread(self._fd, min(CHUNK_BYTES, self.given.size_bytes - start), start)
+        with self._turn:
+            if self._fd is None:
+                raise NotWholeError("it was closed")
+            chunk = _pread(self._fd, min(CHUNK_BYTES, self.given.size_bytes - start), start)
         if crc32c.crc32c(chunk) != self._checksums[number]:
             raise NotWholeError("it was written to while it was read")
         return chunk[inside : inside + max_bytes]
 
     def close(self) -> None:
-        os.close(self._fd)
+        with self._turn:
+            fd, self._fd = self._fd, None
+            if fd is not None:
+                os.close(fd)
+
+    def __del__(self) -> None:
+        # Whoever had it opened in a thread may have been cancelled: nobody got it then.
+        self.close()
 
 
 class Checked(NamedTuple):
@@ -109,14 +122,11 @@ def open_segment(
     pages that are not this cluster's, OSError.
     """
     try:
-        fd = os.open(path, _FLAGS)
+        fd = _open(path)
     except FileNotFoundError:
         return None
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise NotWholeError("it is not a regular file")
-        before = _look(found)
+        before = _look(os.fstat(fd))
         if before.size_bytes != line.segment_bytes:
             raise NotWholeError(f"it has {before.size_bytes} bytes, not {line.segment_bytes}")
         checksums: list[int] = []
@@ -134,6 +144,15 @@ def open_segment(
     except BaseException:
         os.close(fd)
         raise
+
+
+def _open(path: Path) -> int:
+    """A regular file, nothing else: a pipe would make its reader wait for ever."""
+    fd = os.open(path, _FLAGS)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotWholeError("it is not a regular file")
+    return fd
 
 
 def _pread(fd: int, size_bytes: int, offset: int) -> bytes:
@@ -162,9 +181,9 @@ def read_history(path: Path) -> tuple[bytes, Look] | None:
 def backup_stop(path: Path) -> Lsn | None:
     """Where the base backup ended that a `.backup` file marks; None: it does not say."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_open(path), "rb") as file:
             match = _STOP.search(file.read(_MAX_MARKER_BYTES))
-    except OSError:
+    except (OSError, NotWholeError):
         return None
     return Lsn.parse(match[1].decode()) if match else None
 
@@ -184,7 +203,7 @@ def same_again(path: Path, given: Given) -> Given | None:
         raise NotWholeError(f"it has {seen.size_bytes} bytes, not {given.size_bytes}")
     checksum = 0
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_open(path), "rb") as file:
             left = given.size_bytes
             while left and (data := file.read(min(CHUNK_BYTES, left))):
                 checksum = crc32c.crc32c(data, checksum)
@@ -212,10 +231,10 @@ def conflict(path: Path) -> LogshipError:
 def is_of_line(path: Path, start: Lsn, timeline: int, line: WalLine) -> bool:
     """Whether a file is a segment of this cluster, by its size and its first page."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_open(path), "rb") as file:
             page = file.read(WAL_PAGE_BYTES)
             size_bytes = os.fstat(file.fileno()).st_size
         check_pages(page, start, timeline, line)
-    except (OSError, LogshipError):
+    except (OSError, NotWholeError, LogshipError):
         return False
     return size_bytes == line.segment_bytes and len(page) == WAL_PAGE_BYTES

@@ -34,14 +34,18 @@ class Piece(NamedTuple):
 
 
 def choose_line(timeline: int, histories: Histories, preferred: int) -> History | None:
-    """The newest line of descent that goes through `timeline`; None while it is the newest.
+    """The line of descent that goes through `timeline`; None on timeline 1 while it goes on.
 
-    `preferred`: the timeline that the primary is on, if that is known (0: not).  An outbox may
-    hold histories of servers that were promoted and given up.
+    `preferred`: the timeline that the primary is on, if that is known (0: not).  Nothing else
+    is followed then: a clone that was promoted for a trial may archive into the same outbox.
+    Until the history of the primary's timeline is there, `timeline` goes on.  With no primary
+    it is the newest line.
     """
-    history = histories.get(preferred)
-    if history is not None and history.contains(timeline):
-        return history
+    if preferred:
+        history = histories.get(preferred)
+        if history is not None and history.contains(timeline):
+            return history
+        return histories.get(timeline)
     for newest in sorted(histories, reverse=True):
         if histories[newest].contains(timeline):
             return histories[newest]

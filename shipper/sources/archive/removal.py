@@ -18,7 +18,8 @@ from shipper.sources.archive import files
 from shipper.sources.archive.line import removable
 from shipper.sources.archive.memory import Memory
 from shipper.sources.archive.names import Partial, Segment, parse
-from shipper.sources.archive.watching import REMIND_SECONDS, Outbox, Words
+from shipper.sources.archive.watching import Outbox
+from shipper.sources.archive.words import REMIND_SECONDS, Words
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,11 @@ class Removal:
     def acknowledged(self, position: Position) -> None:
         if position != self._durable:
             self._durable = position
+            self._due.set()
+
+    def look_again(self) -> None:
+        """Something came, and may be durable already."""
+        if self._durable is not None:
             self._due.set()
 
     async def run(self) -> None:

@@ -21,7 +21,8 @@ from shipper.sources import HistoryFile, Observation, SourceEvent, SourceIdentit
 from shipper.sources.archive import files
 from shipper.sources.archive.line import Piece, choose_line, is_later_there, next_piece
 from shipper.sources.archive.removal import Removal, load_memory
-from shipper.sources.archive.watching import Outbox, Words
+from shipper.sources.archive.watching import Outbox
+from shipper.sources.archive.words import Words
 from shipper.sources.plan import plan_start
 from shipper.sources.primary import PrimaryQueries, PrimaryState
 
@@ -147,6 +148,9 @@ class ArchiveSource:
             self._is_back = True
             self._changed.set()
         self._flush_lsn = Lsn(max(self._flush_lsn, state.flush_lsn))
+        if state.timeline != self._timeline:
+            self._timeline = state.timeline
+            self._changed.set()
         return Observation(profile, "", "", None)
 
     async def _primary_state(self) -> PrimaryState:
@@ -203,7 +207,8 @@ class ArchiveSource:
         while True:
             self._changed.clear()
             piece = self._plan(self._next)
-            await outbox.refresh(piece.names)
+            if await outbox.refresh(piece.names) and self._removal is not None:
+                self._removal.look_again()
             self._raise_trouble(outbox)
             if histories := self._new_histories(outbox):
                 return list(histories)
@@ -265,7 +270,11 @@ class ArchiveSource:
     def _new_histories(self, outbox: Outbox) -> list[HistoryFile]:
         """The history files that the store lacks, oldest first; also of numbers that are not on
         our line, as a walreceiver fetches every one up to the newest."""
+        assert self._next is not None
+        line = self._line_through(self._next.timeline)
+        newest = line.timeline if line is not None else 0
         missing = sorted(outbox.history_contents.keys() - self._known_timelines)
+        missing = [timeline for timeline in missing if timeline <= newest]
         found = [HistoryFile(timeline, outbox.history_contents[timeline]) for timeline in missing]
         for history in found:
             outbox.note_history(*history)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,31 +28,14 @@ from shipper.sources.archive.line import Piece
 from shipper.sources.archive.memory import Given, Look, Memory
 from shipper.sources.archive.notices import Notices
 from shipper.sources.archive.settling import Settling
+from shipper.sources.archive.words import Words
 
 log = structlog.get_logger(__name__)
 
 FULL_SCAN_SECONDS = 900.0
 UNNOTICED_SCAN_SECONDS = 60.0
 """Between two listings of a directory that changes without notices (a network file system)."""
-REMIND_SECONDS = 60.0
 _HISTORIES_AHEAD = 16
-_MAX_REMINDERS = 256
-
-
-class Words:
-    """Says each thing when it is new, and once a minute."""
-
-    def __init__(self) -> None:
-        self._said_at: dict[str, float] = {}
-
-    def due(self, what: str) -> bool:
-        now = time.monotonic()
-        if now - self._said_at.get(what, -REMIND_SECONDS) < REMIND_SECONDS:
-            return False
-        if len(self._said_at) >= _MAX_REMINDERS:
-            self._said_at.clear()
-        self._said_at[what] = now
-        return True
 
 
 class Outbox:
@@ -81,6 +65,10 @@ class Outbox:
         """Timelines whose history is there and could not be read yet."""
         self._unread_backups: set[str] = set()
         self._directory_seen: files.Directory | None = None
+        self._stale = True
+        """The index is not what a listing said, and no notices make it so."""
+        self._listing = threading.Lock()
+        """A listing that was given up may still be in its thread when the next begins."""
         self._scanned: tuple[float, int] = (0.0, 0)
         self._noticed_any = False
         self._look_at = 0.0
@@ -94,24 +82,26 @@ class Outbox:
             if line != self._line:
                 self._line = line
                 self.index = Index(line.segment_bytes)
-                self._directory_seen = None
-            if self._directory_seen is None:
+                self.histories, self.history_contents, self.stops = {}, {}, {}
+                self._stale = True
+            if self._stale:
                 await self._take_stock()
             await self._read_small_files()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._notices.stop)
-        self._directory_seen = None
+        self._stale = True
 
-    async def refresh(self, wanted: Iterable[str]) -> None:
-        """Heed what was noticed, and look for `wanted` when that is due."""
+    async def refresh(self, wanted: Iterable[str]) -> bool:
+        """Heed what was noticed, and look for `wanted` when that is due.  True: something came."""
         async with self._turn:
+            before = self.full_scans
             self.retry_seconds = self._rescan_seconds
-            if self._notices.lost:
-                if self._words.due("lost"):
-                    log.info("notices of the outbox were lost", outbox=str(self.directory))
+            if self._notices.lost and not self._stale:
+                log.info("notices of the outbox were lost", outbox=str(self.directory))
                 await self._take_stock()
-            for name, state in self._notices.take().items():
+            noticed = self._notices.take()
+            for name, state in noticed.items():
                 self._noticed_any = True
                 self._heed(name, state)
             now = time.monotonic()
@@ -121,6 +111,7 @@ class Outbox:
             await self._read_small_files()
             await self._settle_doubts()
             self._say_strangers()
+            return bool(noticed) or self.full_scans != before
 
     def doubt_conflicts(self) -> None:
         """Look at them again: somebody may have mended them."""
@@ -166,7 +157,11 @@ class Outbox:
             self._out_of_reach(error)
             return
         before = self._directory_seen
-        if before is None or (before.device, before.inode) != (seen.device, seen.inode):
+        if (
+            self._stale
+            or before is None
+            or (before.device, before.inode) != (seen.device, seen.inode)
+        ):
             await self._take_stock()
             return
         for name in there:
@@ -182,16 +177,18 @@ class Outbox:
 
     async def _take_stock(self) -> None:
         """List everything, noticing what comes meanwhile."""
+        self._stale = True
         try:
-            seen, names = await asyncio.to_thread(self._watch_and_list)
+            seen, index = await asyncio.to_thread(self._watch_and_list)
         except OSError as error:
             self._out_of_reach(error)
             return
         self.full_scans += 1
+        self._stale = False
         self._directory_seen = seen
         self._scanned = (time.monotonic(), seen.mtime_ns)
         self._settling.clear()
-        self.index.replace(names)
+        self.index = index
         log.info(
             "listed the outbox",
             outbox=str(self.directory),
@@ -202,14 +199,19 @@ class Outbox:
         self._unread_backups = set(self.index.backups)
         self.conflicts.clear()
 
-    def _watch_and_list(self) -> tuple[files.Directory, list[str]]:
-        seen = files.directory(self.directory)
-        try:
-            self._notices.watch(self.directory)
-        except OSError as error:
-            # No inotify instances left, or a file system without: looking has to do.
-            log.warning("the outbox can't be watched", outbox=str(self.directory), error=str(error))
-        return seen, os.listdir(self.directory)
+    def _watch_and_list(self) -> tuple[files.Directory, Index]:
+        with self._listing:
+            seen = files.directory(self.directory)
+            try:
+                self._notices.watch(self.directory)
+            except OSError as error:
+                # No inotify instances left, or a file system without: looking has to do.
+                log.warning(
+                    "the outbox can't be watched", outbox=str(self.directory), error=str(error)
+                )
+            index = Index(self._line.segment_bytes)
+            index.replace(os.listdir(self.directory))
+            return seen, index
 
     def _out_of_reach(self, error: OSError) -> None:
         if self._words.due(f"outbox: {error.strerror}"):
@@ -220,7 +222,7 @@ class Outbox:
                 hint="see whether it is mounted, and who may read and write it; "
                 "`shipper outbox-command` shows how it is made. It is tried again by itself",
             )
-        self._directory_seen = None
+        self._stale = True
         self.index.replace(())
 
     def _say_strangers(self) -> None:
@@ -272,12 +274,11 @@ class Outbox:
 
     async def _settle_doubts(self) -> None:
         for name in sorted(self._doubtful):
-            self._doubtful.discard(name)
-            if await self._is_same(name):
-                self.conflicts.pop(name, None)
+            if await self._is_same(name) is not None:
+                self._doubtful.discard(name)
 
-    async def _is_same(self, name: str) -> bool:
-        """Whether `name` may be used, as far as it was given out before."""
+    async def _is_same(self, name: str) -> bool | None:
+        """Whether `name` may be used, as far as it was given out before.  None: not yet known."""
         given = self.memory.get(name)
         if given is None:
             return True
@@ -287,12 +288,12 @@ class Outbox:
             self.conflicts[name] = error
             return False
         except (OSError, files.NotWholeError) as error:
-            self._doubtful.add(name)
             self._not_usable(name, error)
-            return False
+            return None
         if again is None:
             self.discard(name)
             return False
+        self.conflicts.pop(name, None)
         self.memory.note(name, again)
         return True
 
@@ -308,6 +309,12 @@ class Outbox:
     async def _open(self, name: str, piece: Piece) -> files.SegmentFile | None:
         start = segment_start(piece.start_lsn, self._line.segment_bytes)
         try:
+            seen = await asyncio.to_thread(files.look, self.directory / name)
+            if seen is None:
+                self.discard(name)
+                return None
+            if self._must_wait(name, seen, padded=False):
+                return None
             checked = await asyncio.to_thread(
                 files.open_segment,
                 self.directory / name,
@@ -353,8 +360,8 @@ class Outbox:
                     error=error.strerror or str(error),
                     hint="the shipper has to run as the server's account, or in its group",
                 )
-        else:
-            log.debug("a file in the outbox is not whole", name=name, why=str(error))
+        elif self._words.due(f"{name}: {error}"):
+            log.warning("a file in the outbox is not what its name says", name=name, why=str(error))
 
 
 class _Looked(NamedTuple):

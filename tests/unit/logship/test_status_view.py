@@ -152,6 +152,31 @@ def test_alarms_findings_gaps_and_seeds_are_shown_with_their_hints() -> None:
     assert "not known: never heard" in detail
 
 
+def test_what_becomes_of_the_wal_elsewhere_is_shown() -> None:
+    hole = {"from_lsn": "0/1", "available_lsn": "0/9", "code": "wal-in-bucket", "what": "spilled"}
+    bucket = {
+        "name": "bucket",
+        "role": "spill",
+        "state": "spilling",
+        "durable": "0/9",
+        "since_lsn": "0/1",
+        "available_lsn": None,
+        "what": None,
+    }
+    document = {**FOLLOWING, "gap": {**hole, "filling": True}, "other_roads": [bucket]}
+    assert ", spilling" in render_table([document], NOW)
+    detail = render_detail(document, NOW)
+    assert "WAL from 0/1 to 0/9 is missing, and looked for in the bucket: spilled" in detail
+    assert "also to bucket:" in detail
+    assert "spilling from 0/1 on (spill), durable 0/9" in detail
+    refused = {**bucket, "role": "required", "state": "refused", "what": "another one writes"}
+    behind = {**bucket, "state": "gap", "available_lsn": "0/5", "since_lsn": "0/2"}
+    detail = render_detail({**FOLLOWING, "other_roads": [refused, behind]}, NOW)
+    assert "refused (required), durable 0/9: another one writes" in detail
+    assert "WAL from 0/2 to 0/5 is missing there" in detail
+    assert ", spilling" not in render_table([{**FOLLOWING, "other_roads": [refused]}], NOW)
+
+
 def test_no_instances_are_said() -> None:
     assert render_table([], NOW) == "no instances"
 

@@ -150,3 +150,89 @@ def test_what_init_writes_is_settings(tmp_path: Path) -> None:
     file = tmp_path / "shipper.toml"
     file.write_text(render_commented(ShipperSettings, "Title.", {"instance": "sales"}))
     assert load_shipper_settings(file).instance == "sales"
+
+
+def test_an_archive_source_needs_an_outbox() -> None:
+    ((key, what),) = problems(primary__source='"archive"')
+    assert key == "archive.outbox"
+    assert "missing" in what
+    settings = parse(primary__source='"archive"', archive__outbox='"outbox"')
+    assert settings.archive.outbox == Path("/etc/logship/outbox")
+
+
+def test_no_commit_can_wait_for_an_archiver() -> None:
+    ((key, _),) = problems(
+        primary__source='"archive"', archive__outbox='"outbox"', protection='"sync"'
+    )
+    assert key == "protection"
+    assert parse(archive__outbox='"outbox"', protection='"sync"').protection == "sync"
+
+
+NO_LINK: dict[str, str | None] = {
+    "link__address": None,
+    "link__applier_public_key_file": None,
+    "link__secret_key_file": None,
+}
+
+
+def test_a_bucket_alone_is_enough() -> None:
+    settings = parse(bucket__url='"s3://wal-archive/logship"', **NO_LINK)
+    assert settings.link is None
+    assert settings.bucket is not None
+    assert settings.bucket.role == "required"
+    assert settings.bucket.max_delay_seconds == 1.0
+
+
+def test_without_any_road_nothing_is_shipped() -> None:
+    ((key, what),) = problems(**NO_LINK)
+    assert key == "link"
+    assert "neither" in what
+
+
+@pytest.mark.parametrize("role", ["optional", "spill"])
+def test_the_only_road_is_required(role: str) -> None:
+    found = problems(bucket__url='"file:///srv/wal"', bucket__role=f'"{role}"', **NO_LINK)
+    assert [key for key, _ in found] == ["bucket.role"]
+
+
+@pytest.mark.parametrize(
+    "bucket", [{}, {"bucket__role": '"spill"'}, {"bucket__role": '"optional"'}]
+)
+def test_one_road_is_required(bucket: dict[str, str | None]) -> None:
+    url: dict[str, str | None] = {"bucket__url": '"file:///srv/wal"'} if bucket else {}
+    found = problems(link__required="false", **url, **bucket)
+    assert [key for key, _ in found] == ["link.required"]
+
+
+def test_a_link_may_stand_back_behind_a_required_bucket() -> None:
+    settings = parse(link__required="false", bucket__url='"file:///srv/wal"')
+    assert settings.link is not None
+    assert not settings.link.required
+
+
+def test_recipients_are_looked_at() -> None:
+    found = problems(bucket__url='"file:///srv/wal"', bucket__recipients='["age1nonsense"]')
+    assert [key for key, _ in found] == ["bucket.recipients"]
+
+
+def test_a_road_that_is_not_used_stands_in_comments_in_what_init_writes(tmp_path: Path) -> None:
+    file = tmp_path / "shipper.toml"
+    file.write_text(render_commented(ShipperSettings, "Title.", {"instance": "sales"}))
+    settings = load_shipper_settings(file)
+    assert settings.link is not None
+    assert settings.bucket is None
+    # Without the comment signs of the section, it is there.
+    text = file.read_text().replace("#[bucket]", "[bucket]").replace("#url =", "url =")
+    file.write_text(text)
+    settings = load_shipper_settings(file)
+    assert settings.bucket is not None
+    assert settings.bucket.url == "s3://wal-archive/logship"
+
+
+def test_init_writes_a_bucket_that_is_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "shipper.toml"
+    values = {"instance": "sales", "bucket.url": "file:///srv/wal"}
+    file.write_text(render_commented(ShipperSettings, "Title.", values))
+    settings = load_shipper_settings(file)
+    assert settings.bucket is not None
+    assert settings.bucket.url == "file:///srv/wal"

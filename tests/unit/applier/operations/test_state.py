@@ -14,7 +14,7 @@ from applier.operations.state import instance_status
 from applier.service import Service
 from applier.standby.life import STEADY_SECONDS, LifeState
 from applier.standby.server import StandbyStatus
-from logship.frames import GapFound, ShipperHeartbeat
+from logship.frames import GapFound, OtherRoad, ShipperHeartbeat
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
 from tests.support.wal_factory import WalFactory, wal_line
@@ -55,6 +55,7 @@ def test_of_an_instance_that_never_heard_anything_everything_is_unknown(
         "seed": None,
         "gap": None,
         "bucket": None,
+        "other_roads": None,
         "compat": None,
         "promotion": None,
         "alarms": [],
@@ -126,6 +127,34 @@ async def test_what_was_said_long_ago_is_not_shown_as_in_effect(
     assert document["primary"]["flush_lsn"] == "0/500000", "the last that was heard"
 
 
+async def test_what_the_shipper_says_of_its_other_roads_is_shown_while_it_is_there(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    assert instance_status(instance)["other_roads"] is None, "it has not said so yet"
+    road = OtherRoad(
+        name="bucket", role="spill", state="spilling", timeline=1, durable_lsn=7 * S, since_lsn=S
+    )
+    instance.heartbeat(
+        ShipperHeartbeat(timeline=1, flush_lsn=5 * S, sent_at=0.0, other_roads=[road])
+    )
+    assert instance_status(instance)["other_roads"] == [
+        {
+            "name": "bucket",
+            "role": "spill",
+            "state": "spilling",
+            "durable": "0/700000",
+            "since_lsn": "0/100000",
+            "available_lsn": None,
+            "what": None,
+        }
+    ]
+    instance.lost(listener, "gone")
+    assert instance_status(instance)["other_roads"] is None
+    await instance.hello(hello(), listener)
+    assert instance_status(instance)["other_roads"] is None, "what was is not what is"
+
+
 async def test_a_standbys_last_error_is_shown_until_it_has_run_for_a_while(
     instance: Instance,
 ) -> None:
@@ -155,6 +184,7 @@ async def test_a_gap_is_shown_until_wal_flows_again(instance: Instance, listener
         "available_lsn": None,
         "code": "wal-removed",
         "what": "gone",
+        "filling": False,
     }
     assert "wal-gap" in [alarm["code"] for alarm in document["alarms"]]
     place = 4 * S + 50_000

@@ -13,6 +13,8 @@ from logship.frames import (
     Bye,
     Fenced,
     Frame,
+    GapFound,
+    OtherRoad,
     Refuse,
     ResumeAt,
     SeedAborted,
@@ -25,6 +27,7 @@ from logship.frames import (
     ShipperHeartbeat,
     Span,
     TimelineHistory,
+    decode_from_shipper,
     encode,
 )
 from logship.link.events import (
@@ -209,6 +212,45 @@ def test_a_rewind_to_what_was_never_sent_ends_the_link() -> None:
     session = opened()
     outputs = hear(session, ResumeAt(timeline=1, lsn=S + 1, why=""))
     assert lost_code(outputs) is Code.BAD_FRAME
+
+
+def test_after_a_hole_that_the_bucket_fills_the_link_goes_on_beyond_what_was_sent() -> None:
+    session = opened()
+    send_wal(session, 1000)
+    gap = GapFound(
+        timeline=1,
+        from_lsn=S + 1000,
+        available_lsn=3 * S,
+        code="wal-in-bucket",
+        what="it was spilled",
+    )
+    assert session.gap(gap, NOW) == Send(gap)
+    resume = ResumeAt(timeline=1, lsn=3 * S + 50, why="filled")
+    assert hear(session, resume) == [Rewind(1, Lsn(3 * S + 50), "filled")]
+    send_wal(session, 500)
+    (acked,) = hear(session, Ack(timeline=1, received_lsn=3 * S + 550, durable_lsn=3 * S + 550))
+    assert isinstance(acked, Acked) and acked.durable == at(1, 3 * S + 550)
+    outputs = hear(session, ResumeAt(timeline=1, lsn=9 * S, why=""))
+    assert lost_code(outputs) is Code.BAD_FRAME, "once for each hole"
+
+
+def test_a_hole_that_only_a_seed_ends_lets_nobody_go_on_beyond_what_was_sent() -> None:
+    session = opened()
+    gap = GapFound(
+        timeline=1, from_lsn=S, available_lsn=3 * S, code="wal-removed", what="it is gone"
+    )
+    session.gap(gap, NOW)
+    outputs = hear(session, ResumeAt(timeline=1, lsn=3 * S, why=""))
+    assert lost_code(outputs) is Code.BAD_FRAME
+
+
+def test_a_heartbeat_says_what_becomes_of_the_other_roads() -> None:
+    road = OtherRoad(name="bucket", role="spill", state="spilling", timeline=1, durable_lsn=2 * S)
+    beat = ShipperHeartbeat(timeline=1, flush_lsn=S, sent_at=1.0, other_roads=[road])
+    frame, _ = decode_from_shipper(opened().heartbeat(beat, NOW).parts())
+    assert isinstance(frame, ShipperHeartbeat)
+    assert frame.other_roads == [road]
+    assert frame.sent_lsn == S
 
 
 def test_a_new_timeline_starts_at_its_segment_after_its_history() -> None:

@@ -429,3 +429,17 @@ def test_the_same_failure_is_said_once_a_minute_and_a_new_one_at_once() -> None:
     assert not reminder.due("down")
     assert reminder.due("refused")
     assert all(Reminder(0).due("down") for _ in range(2))
+
+
+async def test_a_source_that_needs_no_primary_says_hello_without_one(run: Run) -> None:
+    run.source.is_reachable = False
+    run.start()
+    await run.shipped(S + 100)
+    assert not run.destination.connects[0].reachable
+    assert run.remembered == [], "it was not reached"
+    run.source.is_reachable = True
+    run.source.break_read(LogshipError(Code.PRIMARY_NOT_READY, "it is back", retryable=True))
+    await run.until(lambda: len(run.destination.connects) == 2, "a new hello")
+    assert run.destination.connects[1].reachable
+    assert len(run.remembered) == 1
+    await run.shipped(S + 200)

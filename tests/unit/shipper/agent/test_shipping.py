@@ -249,6 +249,18 @@ async def test_the_primarys_state_is_told_as_it_is_observed(run: Run) -> None:
     assert run.told[-1].slot_wal_status == "reserved"
 
 
+async def test_where_the_slot_is_told_once_it_was_asked(run: Run) -> None:
+    run.source.slot_restart_lsn = Lsn(S + 100)
+    run.source.observing = asyncio.Event()
+    run.start()
+    await until(lambda: run.told, "something is told")
+    assert run.told[0].slot_restart_lsn is None, "not known yet"
+    run.source.observing.set()
+    await until(lambda: run.told[-1].slot_restart_lsn == S + 100, "the slot's place")
+    run.source.slot_restart_lsn = None
+    await until(lambda: run.told[-1].slot_restart_lsn == 0, "there is none")
+
+
 async def test_a_primary_that_changed_unseen_is_told_before_wal_is_read_from_it(run: Run) -> None:
     """Nothing was read for a while (no seed), and the primary is another one meanwhile."""
     run.source.observing = asyncio.Event()
@@ -513,3 +525,42 @@ async def test_what_the_far_end_says_of_seeds_is_passed_on(run: Run) -> None:
     await until(lambda: run.finished, "both are heard")
     assert run.wanted == ["an operator asked"]
     assert run.finished == [SeedFinished("s1", "")]
+
+
+# --- a source that needs no primary ------------------------------------------------------------
+
+
+async def test_wal_flows_and_the_absence_of_the_primary_is_told(run: Run) -> None:
+    run.start()
+    await run.shipped(S + 100)
+    run.source.is_reachable = False
+    await until(lambda: not run.told[-1].reachable, "it is told")
+    await run.shipped(S + 200)
+    assert not run.told[-1].reachable
+    run.source.is_reachable = True
+    await until(lambda: run.told[-1].reachable, "it is back")
+
+
+async def test_a_connection_that_began_without_a_primary_ends_when_it_is_back(run: Run) -> None:
+    run.source.is_reachable = False
+    run.start()
+    await run.shipped(S + 100)
+    run.source.is_reachable = True
+    run.source.break_read(LogshipError(Code.PRIMARY_NOT_READY, "it is back", retryable=True))
+    ended = await asyncio.gather(run.task or asyncio.sleep(0), return_exceptions=True)
+    assert isinstance(ended[0], LogshipError)
+    assert ended[0].code == Code.PRIMARY_NOT_READY
+    assert ended[0].retryable
+
+
+@pytest.mark.parametrize("code", [Code.WAL_REMOVED, Code.WAL_CONFLICT])
+async def test_a_gap_that_somebody_may_close_is_told_and_tried_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch, code: Code
+) -> None:
+    monkeypatch.setattr(shipping_module, "REFUSED_RETRY_SECONDS", 0.05)
+    run.source.fail_read += [LogshipError(code, "not there", retryable=True)] * 2
+    run.start()
+    await run.shipped(S + 100)
+    gaps: list[GapFound] = run.destination.of_kind("gap")
+    assert [gap.code for gap in gaps] == [str(code)] * 2
+    assert [start for start, _ in run.source.starts] == [START] * 3

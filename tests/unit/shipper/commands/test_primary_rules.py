@@ -13,6 +13,7 @@ from shipper.commands.primary_rules import check_primary, names_standby
 from shipper.settings import LinkSettings, PrimarySettings, ShipperSettings
 
 GOOD_PARAMETERS = {
+    "archive_mode": "off",
     "fsync": "on",
     "full_page_writes": "on",
     "idle_replication_slot_timeout": "0",
@@ -39,7 +40,9 @@ GOOD = PrimaryFacts(
 
 def settings(**changes: Any) -> ShipperSettings:
     primary = {
-        k: changes.pop(k) for k in ("create_slot", "status_interval_seconds") if k in changes
+        k: changes.pop(k)
+        for k in ("create_slot", "status_interval_seconds", "source")
+        if k in changes
     }
     return ShipperSettings(
         instance="main",
@@ -163,3 +166,12 @@ def test_synchronous_standby_names_is_read_as_postgresql_reads_it(
     setting: str, named: bool
 ) -> None:
     assert names_standby(setting, "a") is named
+
+
+def test_an_archive_source_needs_an_archiver_and_no_slot() -> None:
+    assert troubles(GOOD, source="archive") == [("archive_mode", "fail")]
+    facts = with_parameters(
+        archive_mode="on", max_slot_wal_keep_size="-1", max_wal_senders="1", wal_sender_timeout="1"
+    )
+    assert troubles(facts, source="archive") == []
+    assert not [each for each in check_primary(facts, settings(source="archive")) if "slot" in each]

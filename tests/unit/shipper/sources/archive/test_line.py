@@ -92,13 +92,21 @@ def test_what_the_store_has_past_the_fork_is_left_behind() -> None:
     assert next_piece(at(1, 5 * MIB), ONE_SWITCH, MIB)[:2] == (2, 3 * MIB)
 
 
-def test_the_newest_line_through_the_timeline_counts_or_the_primary_s() -> None:
-    histories = {2: ONE_SWITCH, 3: history(3, (1, 2 * MIB)), 5: history(5, (1, MIB), (2, 2 * MIB))}
-    assert choose_line(1, histories, 0) == histories[5]
-    assert choose_line(1, histories, 3) == histories[3]
-    assert choose_line(2, histories, 3) == histories[5], "the primary's does not go through 2"
-    assert choose_line(3, histories, 0) == histories[3]
-    assert choose_line(4, histories, 0) is None
+HISTORIES = {2: ONE_SWITCH, 3: history(3, (1, 2 * MIB)), 5: history(5, (1, MIB), (2, 2 * MIB))}
+
+
+def test_without_a_primary_the_newest_line_through_the_timeline_counts() -> None:
+    assert choose_line(1, HISTORIES, 0) == HISTORIES[5]
+    assert choose_line(3, HISTORIES, 0) == HISTORIES[3]
+    assert choose_line(4, HISTORIES, 0) is None
+
+
+def test_with_one_only_its_line_counts() -> None:
+    assert choose_line(1, HISTORIES, 3) == HISTORIES[3]
+    assert choose_line(1, HISTORIES, 1) is None, "others were promoted, it was not"
+    assert choose_line(2, HISTORIES, 2) == ONE_SWITCH
+    assert choose_line(2, HISTORIES, 3) == ONE_SWITCH, "the primary's does not go through 2"
+    assert choose_line(1, HISTORIES, 7) is None, "its history is not there yet"
 
 
 def test_later_wal_on_the_line_is_told_from_other_wal() -> None:

@@ -1,0 +1,274 @@
+"""A link and a bucket at once: either may be away, under load, and nothing needs a hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from logship.bucket.keys import Keys, Place
+from logship.bucket.wal_objects import read_head
+from logship.identity import Incarnation
+from logship.lsn import Lsn
+from logship.objects import ObjectStore
+from tests.conftest import PrimaryFactory
+from tests.support.http_proxy import HttpProxy
+from tests.support.pair import PATIENCE_SECONDS, Pair
+from tests.support.s3_server import S3Bucket
+from tests.support.servers import PrimaryServer
+from tests.support.waiting import wait_until
+from tests.torture.network import Network
+
+pytestmark = pytest.mark.e2e
+
+COUNT = "select count(*) from t"
+MB = 1 << 20
+SMALL_WAL = {
+    "min_wal_size": "2MB",
+    "max_wal_size": "4MB",
+    "wal_keep_size": "0",
+    "checkpoint_timeout": "30s",
+}
+"""So that WAL which no slot holds is gone soon."""
+SPILL = 'role = "spill"\nspill_after_seconds = 1.5'
+
+
+class Load:
+    """A client that commits all along, and counts what was committed."""
+
+    def __init__(self, server: PrimaryServer) -> None:
+        self._server = server
+        self._stop = threading.Event()
+        self.rows = 0
+        self._thread = threading.Thread(target=self._run, name="load")
+
+    def __enter__(self) -> Load:
+        self._server.execute("create table t (id int, v text)")
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._server.execute(
+                "insert into t select %s, repeat(md5(random()::text), 10) "
+                "from generate_series(1, 200)",
+                self.rows,
+            )
+            self.rows += 200
+            self._stop.wait(0.05)
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+
+class Statuses:
+    """`shipper status NAME --json`, again and again, with what the primary was then."""
+
+    def __init__(self, pair: Pair, server: PrimaryServer) -> None:
+        self._pair, self._server = pair, server
+        self._stop = threading.Event()
+        self.seen: list[dict[str, Any]] = []
+        self._thread = threading.Thread(target=self._run, name="statuses")
+
+    def __enter__(self) -> Statuses:
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            answer = self._pair.command("shipper", "status", "main", "--json")
+            flushed = Lsn.parse(self._server.current_wal_lsn())
+            if answer.returncode == 0:
+                document = json.loads(answer.stdout)
+                self.seen.append({**document, "flushed_then": flushed, "at": time.monotonic()})
+            self._stop.wait(0.2)
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+
+@pytest.fixture
+def pair(shared_tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(shared_tmp_path, bucket=f'url = "file://{shared_tmp_path}/bucket"')
+    yield made
+    made.destroy()
+
+
+@pytest.fixture
+def network(pair: Pair) -> Iterator[Network]:
+    made = Network(pair.link_port)
+    yield made
+    made.close()
+
+
+def retained_bytes(server: PrimaryServer) -> int:
+    """What the slot holds."""
+    ((size,),) = server.execute(
+        "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn)::bigint "
+        "from pg_replication_slots where slot_name = 'logship_main'"
+    )
+    return int(size)
+
+
+def bucket_of(status: Any) -> dict[str, Any] | None:
+    """What the shipper says of its bucket."""
+    return next(iter(status["other_roads"] or []), None)
+
+
+@pytest.mark.parametrize("away", ["link", "everything"])
+def test_a_link_that_is_cut_under_load_is_stood_in_for_and_catches_up_by_itself(
+    primary: PrimaryFactory, pair: Pair, network: Network, away: str
+) -> None:
+    """everything: the applier is down too, and the shipper is killed in the middle."""
+    server = primary(wal_segsize_mb=1, settings=SMALL_WAL)
+    shipper = pair.protect("main", server, address=network.endpoint, bucket=SPILL)
+    bucket = pair.directory / "bucket"
+    with Load(server) as load, Statuses(pair, server) as statuses:
+        wait_until(lambda: load.rows > 2000, PATIENCE_SECONDS, "some work")
+        assert not list(bucket.glob("main/*/wal/*/*")), "the bucket is not needed"
+        network.do("refuse", 0)
+        network.do("cut", 0)
+        if away == "everything":
+            pair.applier.stop()
+        at_cut = Lsn.parse(server.current_wal_lsn())
+        wait_until(lambda: list(bucket.glob("main/*/wal/*/*")), PATIENCE_SECONDS, "it is spilled")
+        while Lsn.parse(server.current_wal_lsn()) < at_cut + 12 * MB:
+            server.execute("checkpoint")
+            time.sleep(0.2)
+        assert retained_bytes(server) < 4 * MB, "the slot does not grow"
+        if away == "everything":
+            shipper.stop(signal.SIGKILL)
+            pair.applier.start()
+            pair.wait_status("main", lambda s: s["link"]["state"] == "lost", "it is up")
+        network.heal()
+        if away == "everything":
+            shipper.start()
+        pair.wait_status("main", has_everything, "the link has everything")
+        done_at = time.monotonic()
+        wait_until(lambda: any(s["at"] > done_at for s in statuses.seen), 30, "a status after it")
+    pair.wait_on_standby("main", COUNT, load.rows)
+    last = pair.status("main")
+    assert last["alarms"] == [] and last["gap"] is None
+    check_truth(statuses.seen)
+    events = shipper.events()
+    said = [event["event"] for event in events]
+    assert "spilling to the bucket" in said
+    assert "spilling is over: the link has everything" in said
+    if away == "everything":
+        # It asked for what the primary had no more, before the applier looked by itself.
+        assert "wal-in-bucket" in [event.get("code") for event in events]
+
+
+def has_everything(status: Any) -> bool:
+    connected = status["link"]["state"] == "connected" and status["phase"] == "following"
+    return connected and (bucket_of(status) or {}).get("state") == "idle"
+
+
+def check_truth(seen: list[dict[str, Any]]) -> None:
+    """What the status said all along."""
+    assert {document["link"]["state"] for document in seen} >= {"connected"}
+    for document in seen:
+        durable = document["store"]["durable"]
+        if durable is not None:
+            assert Lsn.parse(durable.partition(":")[2]) <= document["flushed_then"]
+        if document["link"]["state"] != "connected":
+            assert document["other_roads"] is None, "nobody says so now"
+        gap = document["gap"]
+        if gap is not None:
+            assert gap["code"] == "wal-in-bucket" and gap["filling"]
+            assert Lsn.parse(gap["from_lsn"]) < Lsn.parse(gap["available_lsn"])
+        bucket = bucket_of(document)
+        if bucket is not None:
+            assert (bucket["name"], bucket["role"]) == ("bucket", "spill")
+            assert bucket["state"] in ("idle", "connected", "spilling")
+            assert bucket["state"] != "spilling" or bucket["since_lsn"] is not None
+
+
+def test_either_of_two_required_roads_may_be_cut_and_both_have_everything_in_the_end(
+    primary: PrimaryFactory, shared_tmp_path: Path, s3_bucket: S3Bucket
+) -> None:
+    server = primary(wal_segsize_mb=1, settings=SMALL_WAL)
+    with HttpProxy(s3_bucket.endpoint_url) as s3, contextlib.ExitStack() as stack:
+        keys = f"""
+url = "{s3_bucket.url}"
+endpoint_url = "{s3.endpoint_url}"
+timeout_seconds = 2
+attempts = 1
+"""
+        pair = Pair(shared_tmp_path, bucket=keys)
+        stack.callback(pair.destroy)
+        network = Network(pair.link_port)
+        stack.callback(network.close)
+        store = s3_bucket.store()
+        stack.callback(store.close)
+        pair.protect("main", server, address=network.endpoint)
+        with Load(server) as load:
+            cut_the_link(pair, network, server, store, load)
+            cut_the_bucket(pair, s3, load)
+        pair.wait_on_standby("main", COUNT, load.rows)
+        flushed = Lsn.parse(server.current_wal_lsn())
+        wait_until(
+            lambda: end_of(store) >= flushed, PATIENCE_SECONDS, "the bucket has everything too"
+        )
+
+
+def cut_the_link(
+    pair: Pair, network: Network, server: PrimaryServer, store: ObjectStore, load: Load
+) -> None:
+    wait_until(lambda: end_of(store) and load.rows > 1000, PATIENCE_SECONDS, "some work")
+    network.do("refuse", 0)
+    network.do("cut", 0)
+    had = end_of(store)
+    wait_until(lambda: end_of(store) > had + 4 * MB, PATIENCE_SECONDS, "the bucket goes on")
+    server.execute("checkpoint")
+    assert retained_bytes(server) > 3 * MB, "the slot waits for the link"
+    network.heal()
+    pair.wait_status("main", lambda s: s["link"]["state"] == "connected", "it is back")
+
+
+def cut_the_bucket(pair: Pair, s3: HttpProxy, load: Load) -> None:
+    s3.away()
+
+    def bucket_is(state: str) -> None:
+        pair.wait_status(
+            "main",
+            lambda s: (bucket_of(s) or {}).get("state") == state,
+            f"the status says that the bucket is {state}",
+            2 * PATIENCE_SECONDS,
+        )
+
+    bucket_is("lost")
+    expected = load.rows
+    wait_until(
+        lambda: pair.standby_sql("main", COUNT)[0][0] >= expected,
+        PATIENCE_SECONDS,
+        "the link goes on",
+    )
+    s3.back()
+    bucket_is("connected")
+
+
+def end_of(store: ObjectStore) -> Lsn:
+    """Where the WAL in the bucket ends that goes on from its start without a hole."""
+    incarnations = store.folders("main/")
+    if not incarnations:
+        return Lsn(0)
+    keys = Keys("main", Incarnation.parse(incarnations[0]))
+    names = sorted(entry.key for entry in store.listing(keys.all_wal))
+    if not names:
+        return Lsn(0)
+    place = Place.parse(names[0].removeprefix(keys.all_wal))
+    while (described := store.describe(keys.wal(place))) is not None:
+        head = read_head(described.metadata, place, str(place))
+        assert head.marker is None or head.marker.kind != "gap", "a hole in the bucket"
+        place = head.following(place, MB)
+    return place.lsn

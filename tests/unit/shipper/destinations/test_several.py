@@ -1,0 +1,379 @@
+"""Several destinations behind one face: tasks, commands and words, on members in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from logship.errors import Code, LogshipError
+from logship.frames import GapFound, SeedBegin, SeedChunk, SeedEnd
+from logship.lsn import Lsn, Position
+from shipper.destinations import (
+    Accepted,
+    DestinationEvent,
+    Facts,
+    Lost,
+    Rewind,
+    SeedFinished,
+    SeedWanted,
+)
+from shipper.destinations import several as several_module
+from shipper.destinations.several import SeveralDestinations, SeveralMember
+from shipper.destinations.several_members import Role
+from shipper.destinations.several_spill import SpillRule
+from tests.support.fake_bucket import FakeBucket
+from tests.support.link_frames import SEGMENT_BYTES, at, profile, sealed_wal
+from tests.support.waiting import until
+
+S = SEGMENT_BYTES
+
+
+class Run:
+    """SeveralDestinations in use, as an agent uses it."""
+
+    def __init__(self, **roles: Role) -> None:
+        self.ends = {
+            name: FakeBucket(None if role is Role.SPILL else at(1, S))
+            for name, role in roles.items()
+        }
+        self.roles = roles
+        self.events: list[DestinationEvent] = []
+        self.sent = at(1, S)
+        self.facts = Facts(profile(), 1, Lsn(S), True, "", "reserved", slot_restart_lsn=Lsn(S))
+        self.destination = self.make()
+        self.listening: asyncio.Task[None] | None = None
+
+    def make(self, spill: SpillRule | None = None, **options: Any) -> SeveralDestinations:
+        members = [SeveralMember(name, self.roles[name], end) for name, end in self.ends.items()]
+        self.destination = SeveralDestinations(members, spill=spill, **options)
+        return self.destination
+
+    async def connect(self) -> Accepted:
+        accepted = await self.destination.connect(self.facts)
+        if accepted.position is not None:
+            self.go_on_at(accepted.position)
+        self.listening = asyncio.create_task(self._listen())
+        return accepted
+
+    def go_on_at(self, position: Position) -> None:
+        self.destination.resume(position)
+        self.sent = position
+
+    async def _listen(self) -> None:
+        while True:
+            event = await self.destination.next_event()
+            self.events.append(event)
+            if isinstance(event, Rewind):
+                self.go_on_at(event.position)
+
+    def heard(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def send_to(self, lsn: int) -> None:
+        self.tell(lsn)
+        async with asyncio.timeout(20):
+            while self.sent.lsn < lsn:
+                timeline, start = self.sent
+                size = min(1000, lsn - start)
+                await self.destination.room(size)
+                if self.sent != (timeline, start):
+                    continue  # set back meanwhile
+                self.destination.send_span(timeline, start, sealed_wal(timeline, start, size), lsn)
+                self.sent = Position(timeline, Lsn(start + size))
+
+    async def arrives(self, name: str, lsn: int) -> None:
+        """Send until the member has everything up to `lsn`."""
+        async with asyncio.timeout(20):
+            while self.ends[name].end != at(1, lsn):
+                await self.send_to(lsn)
+                await asyncio.sleep(0.005)
+
+    def tell(self, lsn: int) -> None:
+        self.facts = self.facts._replace(flush_lsn=Lsn(lsn))
+        self.destination.tell(self.facts)
+
+    async def close(self) -> None:
+        if self.listening is not None:
+            self.listening.cancel()
+            await asyncio.gather(self.listening, return_exceptions=True)
+        await self.destination.close("the test is over")
+
+
+@pytest.fixture
+async def run(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Run]:
+    monkeypatch.setattr(several_module, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(several_module, "REFUSED_RETRY_SECONDS", 0.02)
+    made = Run(link=Role.REQUIRED, bucket=Role.OPTIONAL)
+    yield made
+    await made.close()
+
+
+async def test_one_that_is_away_is_reached_later_and_gets_everything(run: Run) -> None:
+    run.ends["bucket"].away = True
+    assert (await run.connect()).position == at(1, S)
+    await run.send_to(S + 5000)
+    assert run.ends["link"].end == at(1, S + 5000)
+    run.ends["bucket"].away = False
+    await until(lambda: run.heard(Rewind), "it is further behind")
+    await run.send_to(S + 9000)
+    assert run.ends["bucket"].end == run.ends["link"].end == at(1, S + 9000)
+    assert not run.heard(Lost)
+
+
+async def test_one_that_is_lost_comes_back_by_itself(run: Run) -> None:
+    await run.connect()
+    await run.send_to(S + 3000)
+    run.ends["link"].cut()
+    await until(lambda: run.ends["link"].connects == 2, "it is connected again")
+    await run.arrives("link", S + 6000)
+    assert run.ends["bucket"].end == at(1, S + 6000)
+    assert not run.heard(Lost)
+
+
+async def test_when_all_are_lost_who_sends_begins_anew(run: Run) -> None:
+    await run.connect()
+    for end in run.ends.values():
+        end.vanish()
+    await until(lambda: run.heard(Lost), "the loss")
+    with pytest.raises(LogshipError) as caught:
+        await run.destination.room(1)
+    assert caught.value.code is Code.LINK_LOST
+    with pytest.raises(LogshipError) as caught:
+        await run.destination.connect(run.facts)
+    assert caught.value.retryable
+    for end in run.ends.values():
+        end.away = False
+    assert (await run.destination.connect(run.facts)).position == at(1, S)
+
+
+async def test_one_that_is_refused_for_good_is_said_once_and_the_others_go_on(run: Run) -> None:
+    run.ends["bucket"].refusals = [
+        LogshipError(Code.EPOCH_HELD, f"{number} writes it", "stop it") for number in range(6)
+    ]
+    with capture_logs() as logs:
+        await run.connect()
+        await run.send_to(S + 3000)
+        await until(lambda: run.ends["bucket"].connects >= 5, "it is tried again")
+    said = [entry for entry in logs if entry.get("code") == "epoch-held"]
+    assert [(entry["log_level"], entry["destination"]) for entry in said] == [("error", "bucket")]
+    (road,) = run.destination._flow.roads("link")
+    assert (road.name, road.state) in [("bucket", "refused"), ("bucket", "connected")]
+
+
+@pytest.mark.parametrize("while_connected", [False, True])
+async def test_a_fence_stops_everything(run: Run, while_connected: bool) -> None:
+    fenced = LogshipError(Code.FENCED, "promoted", "keep clients away")
+    if while_connected:
+        await run.connect()
+        run.ends["link"].cut(fenced)
+        await until(lambda: run.heard(Lost), "the fence")
+        assert run.heard(Lost) == [Lost(fenced)]
+        with pytest.raises(LogshipError):
+            run.destination.send_span(1, S, sealed_wal(1, S, 10), 0)
+    else:
+        run.ends["link"].refusals.append(fenced)
+        with pytest.raises(LogshipError) as caught:
+            await run.destination.connect(run.facts)
+        assert caught.value.code is Code.FENCED
+        assert not run.ends["bucket"].is_connected
+    # Nothing is asked of the others before the one that said so accepts again.
+    tries = run.ends["bucket"].connects
+    run.ends["link"].refusals.append(fenced)
+    with pytest.raises(LogshipError) as caught:
+        await run.destination.connect(run.facts)
+    assert caught.value.code is Code.FENCED
+    run.ends["link"].away = True
+    with pytest.raises(LogshipError) as caught:
+        await run.destination.connect(run.facts)
+    assert caught.value.retryable
+    assert run.ends["bucket"].connects == tries
+    run.ends["link"].away = False
+    await run.destination.connect(run.facts)
+    await until(lambda: run.ends["bucket"].connects > tries, "the fence was lifted")
+    assert run.ends["bucket"].end == at(1, S)
+
+
+async def test_the_error_that_time_mends_is_the_one_that_counts(run: Run) -> None:
+    run.ends["link"].refusals.append(LogshipError(Code.KEY_NOT_ALLOWED, "not yours"))
+    run.ends["bucket"].away = True
+    with pytest.raises(LogshipError) as caught:
+        await run.destination.connect(run.facts)
+    assert caught.value.code is Code.BUCKET_UNREACHABLE
+
+
+async def test_an_optional_one_without_room_holds_nobody_for_longer_than_its_budget(
+    run: Run,
+) -> None:
+    run.make(budget_seconds=0.1)
+    await run.connect()
+    run.ends["bucket"].free(2000)
+    with capture_logs() as logs:
+        await run.send_to(S + 50_000)
+    assert run.ends["link"].end == at(1, S + 50_000)
+    assert [e["destination"] for e in logs if "left behind" in e["event"]] == ["bucket"]
+
+
+async def test_a_required_one_without_room_is_waited_for(run: Run) -> None:
+    await run.connect()
+    run.ends["link"].free(1000)
+    sending = asyncio.create_task(run.send_to(S + 3000))
+    await until(lambda: run.ends["link"].end == at(1, S + 1000), "its window is full")
+    await asyncio.sleep(0.1)
+    assert not sending.done()
+    run.ends["link"].free(None)
+    await sending
+    assert run.ends["link"].end == at(1, S + 3000)
+
+
+async def test_a_hole_of_one_is_told_to_that_one_only(run: Run) -> None:
+    await run.connect()
+    run.destination._flow.members["link"].next = at(1, S + 4000)
+    gap = GapFound(
+        timeline=1, from_lsn=S, available_lsn=S + 4000, code="wal-removed", what="it is gone"
+    )
+    run.destination.send_gap(gap)
+    assert run.ends["bucket"].gaps == [gap]
+    assert run.ends["link"].gaps == []
+    await until(lambda: run.heard(Rewind), "the others go on")
+    assert run.heard(Rewind)[0].position == at(1, S + 4000)
+
+
+async def test_what_is_told_of_the_others_comes_with_the_primarys_state(run: Run) -> None:
+    await run.connect()
+    run.tell(S + 10)
+    (road,) = run.ends["link"].told[-1].other_roads
+    assert (road.name, road.role, road.state, road.durable_lsn) == (
+        "bucket",
+        "optional",
+        "connected",
+        S,
+    )
+
+
+async def test_a_primary_that_is_back_is_told_in_a_new_connection(run: Run) -> None:
+    await run.connect()
+    run.destination.tell(run.facts._replace(reachable=False))
+    run.ends["link"].cut()
+    await until(lambda: run.ends["link"].connects == 2, "it is told that the primary is away")
+    run.tell(S + 1000)
+    await until(lambda: run.ends["link"].connects == 3, "and that it is back")
+    await run.arrives("link", S + 1000)
+
+
+async def test_a_bug_of_a_member_is_raised(run: Run) -> None:
+    async def broken() -> DestinationEvent:
+        raise ZeroDivisionError("oops")
+
+    run.ends["bucket"].next_event = broken  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        await run.connect()
+        async with asyncio.timeout(10):
+            assert run.listening is not None
+            await run.listening
+
+
+# --- spilling -------------------------------------------------------------------------------
+
+
+async def test_a_bucket_is_used_only_while_the_link_is_away_for_long(run: Run) -> None:
+    run.roles["bucket"] = Role.SPILL
+    run.ends["bucket"] = FakeBucket(None)
+    run.make(SpillRule(after_bytes=100_000, after_seconds=0.2))
+    await run.connect()
+    await run.send_to(S + 5000)
+    assert run.ends["bucket"].connects == 0
+    run.ends["link"].vanish()
+    await until(lambda: run.heard(Lost), "nobody is there")
+    run.facts = run.facts._replace(flush_lsn=Lsn(S + 9000))
+
+    async def connect_patiently() -> None:
+        while True:
+            try:
+                await run.connect()
+            except LogshipError:
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+    await asyncio.wait_for(connect_patiently(), 10)
+    await run.send_to(S + 9000)
+    bucket = run.ends["bucket"]
+    assert bucket.skips == [at(1, S)] and bucket.end == at(1, S + 9000)
+    run.ends["link"].away = False
+    await until(lambda: run.heard(Rewind), "the link is further behind")
+    await run.arrives("link", S + 12_000)
+    await until(lambda: not bucket.is_connected, "spilling is over")
+    assert bucket.connects == 1
+
+
+# --- seeds ----------------------------------------------------------------------------------
+
+
+async def seed(run: Run, seed_id: str, *, end: bool = True) -> None:
+    begin = SeedBegin(seed_id=seed_id, timeline=1, start_lsn=S + 40, estimated_bytes=1)
+    await run.destination.send_seed(begin, b"")
+    chunk = SeedChunk(seed_id=seed_id, sequence=0, kind="data", raw_bytes=1)
+    await run.destination.send_seed(chunk, b"x")
+    if end:
+        last = SeedEnd(seed_id=seed_id, sequence=1, timeline=1, end_lsn=S + 99)
+        await run.destination.send_seed(last, b"")
+
+
+async def test_a_seed_goes_only_to_those_that_want_it(run: Run) -> None:
+    await run.connect()
+    run.ends["link"].want_seed("an operator asked")
+    await until(lambda: run.heard(SeedWanted), "it is passed on")
+    await seed(run, "s1")
+    await until(lambda: run.heard(SeedFinished), "it is in place")
+    assert run.heard(SeedFinished) == [SeedFinished("s1", "")]
+    assert run.ends["link"].seeds_done == ["s1"]
+    assert run.ends["bucket"].seeds_done == []
+    assert run.ends["bucket"].chain_start == at(1, S), "its chain goes on"
+
+
+async def test_one_that_asks_while_a_seed_for_another_is_on_its_way_is_heard_after_it(
+    run: Run,
+) -> None:
+    await run.connect()
+    run.ends["link"].want_seed("an operator asked")
+    await until(lambda: run.heard(SeedWanted), "it is passed on")
+    await seed(run, "s1", end=False)
+    run.ends["bucket"].want_seed("it is empty")
+    await asyncio.sleep(0.1)
+    assert len(run.heard(SeedWanted)) == 1
+    last = SeedEnd(seed_id="s1", sequence=1, timeline=1, end_lsn=S + 99)
+    await run.destination.send_seed(last, b"")
+    await until(lambda: len(run.heard(SeedWanted)) == 2, "now")
+    assert run.heard(SeedWanted)[1] == SeedWanted("it is empty")
+    await seed(run, "s2")
+    await until(lambda: len(run.heard(SeedFinished)) == 2, "both are in place")
+    assert run.ends["bucket"].seeds_done == ["s2"]
+    assert run.ends["link"].seeds_done == ["s1"]
+
+
+async def test_a_seed_that_one_of_two_gives_up_goes_on_for_the_other(run: Run) -> None:
+    for end in run.ends.values():
+        end.seed_wanted = True
+    assert (await run.connect()).seed_wanted
+    run.ends["bucket"].chunk_failures.append(LogshipError(Code.BAD_TAR, "not a tar archive"))
+    await seed(run, "s1")
+    await until(lambda: run.heard(SeedFinished), "it is over")
+    assert run.heard(SeedFinished) == [SeedFinished("s1", "not a tar archive")]
+    assert run.ends["link"].seeds_done == ["s1"]
+    await seed(run, "s2")
+    await until(lambda: len(run.heard(SeedFinished)) == 2, "the next")
+    assert run.ends["link"].seeds_done == ["s1"], "it has one"
+    assert run.ends["bucket"].seeds_done == ["s2"]
+
+
+async def test_a_seed_that_all_give_up_ends_its_maker(run: Run) -> None:
+    await run.connect()
+    for end in run.ends.values():
+        end.chunk_failures.append(LogshipError(Code.BAD_TAR, "not a tar archive"))
+    with pytest.raises(LogshipError) as caught:
+        await seed(run, "s1")
+    assert caught.value.code is Code.SEED_FAILED
