@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from applier.receivers.link import LinkReceiver
 from logship.errors import Code, LogshipError
-from logship.frames import SeedBegin, SeedChunk
+from logship.frames import GapFound, SeedBegin, SeedChunk
 from logship.link.keys import KeyPair
 from logship.link.windows import SPAN_COST_BYTES
 from shipper.destinations import Lost, Rewind
@@ -244,6 +244,28 @@ async def test_a_gap_of_the_chain_before_does_not_set_a_seeds_back(rig: LinkRig)
     await shipping.hear_durable(at(1, 9 * S + 1000))
     assert rig.intake.wal_of(1) == wal_bytes(1, 9 * S, 1000)
     assert [rewind.position for rewind in shipping.heard(Rewind)] == [at(1, 9 * S)]
+    await shipping.close()
+
+
+async def test_what_came_by_another_road_lets_the_shipper_go_on_behind_it(rig: LinkRig) -> None:
+    shipping = Shipping(rig)  # type: ignore[arg-type]
+    await shipping.connect()
+    await shipping.send(1000)
+    await shipping.hear_durable(at(1, S + 1000))
+    hole = GapFound(
+        timeline=1, from_lsn=S + 1000, available_lsn=S + 9000, code="wal-in-bucket", what="spilled"
+    )
+    shipping.destination.send_gap(hole)
+    await until(lambda: rig.intake.of_kind("gap") == [hole], "the hole is known")
+    await rig.intake.wal(1, S + 1000, wal_bytes(1, S + 1000, 8500))
+    assert rig.intake.listener is not None
+    rig.intake.listener.resume(at(1, S + 9500), "the bucket had it")
+    (rewind,) = await shipping.hear(Rewind)
+    assert rewind.position == at(1, S + 9500)
+    shipping.go_on_at(rewind.position)
+    await shipping.send(5000)
+    await shipping.hear_durable(at(1, S + 14_500))
+    assert rig.intake.wal_of(1) == wal_bytes(1, S, 14_500)
     await shipping.close()
 
 
