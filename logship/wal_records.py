@@ -8,8 +8,8 @@ xl_xact_abort), `rmgrlist.h`, `src/include/catalog/pg_control.h` (XLOG_* and Che
 
 Records are walked by their headers: nothing but the marks is looked into, and no record's CRC is
 checked (a store's bytes have checksums of their own); that each record names the one before it
-(`xl_prev`), and each page what is left of a record, is.  So that a walk never takes stale or
-damaged bytes for records.
+(`xl_prev`), and each page what is left of a record, is: no stale or damaged bytes are taken for
+records.
 """
 
 from __future__ import annotations

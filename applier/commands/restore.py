@@ -17,8 +17,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import os
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,12 +113,8 @@ def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -
     )
     check_place(place)
     run_as = RunAs.of(settings.postgres.run_as or None)
-    machine = Machine(
-        discover(settings.postgres.installations, run_as=run_as),
-        run_as,
-        settings.directory / "installations",
-        frozenset(() if own is None else own.overrides),
-    )
+    installations = discover(settings.postgres.installations, run_as=run_as)
+    overrides = frozenset(() if own is None else own.overrides)
     spool = place.into.with_name(f".{place.into.name}.wal")
     sources = open_from_settings(settings, args.name, places_of(args), spool)
     try:
@@ -123,9 +122,25 @@ def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -
         progress.step("window", {})
         for line in window_lines(window):
             progress.line(line)
-        return asyncio.run(restore(sources, window, target, place, machine, progress.step))
+        with _probe_cache(settings) as cache:
+            machine = Machine(installations, run_as, cache, overrides)
+            return asyncio.run(restore(sources, window, target, place, machine, progress.step))
     finally:
         sources.close()
+
+
+@contextlib.contextmanager
+def _probe_cache(settings: ApplierSettings) -> Iterator[Path]:
+    """The applier's own; of another user's applier none, as it could not read what we leave."""
+    try:
+        is_ours = settings.directory.stat().st_uid == os.geteuid()
+    except OSError:
+        is_ours = False
+    if is_ours:
+        yield settings.directory / "installations"
+        return
+    with tempfile.TemporaryDirectory(prefix="logship-installations-") as directory:
+        yield Path(directory)
 
 
 def _readable(result: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -145,11 +145,26 @@ class BucketWal:
         return max(fitting, key=lambda one: one.end, default=None)
 
     def fetch(self, one: WalObject) -> bytes:
-        """Its bytes.  Raises LogshipError: of the store, IDENTITY_MISSING, OBJECT_DAMAGED."""
+        """Its bytes.  An object that was joined into its segment's since the listing is taken
+        from there.  Raises LogshipError: of the store, IDENTITY_MISSING, OBJECT_DAMAGED."""
+        raw = self._get(one)
+        if raw is None:
+            segment = segment_start(one.start, self.line.segment_bytes)
+            end = segment_end(one.start, self.line.segment_bytes)
+            key = self.bucket.keys.segment(one.timeline, segment, self.line.segment_bytes)
+            joined = self._get(WalObject(one.timeline, segment, end, key, one.modified_at))
+            if joined is None:
+                raise damaged(
+                    self.bucket.where(one.key), "it was there a while ago, and is not any more"
+                )
+            raw = joined[one.start - segment : one.end - segment]
+        return raw
+
+    def _get(self, one: WalObject) -> bytes | None:
         where = self.bucket.where(one.key)
         fetched = self.bucket.store.get(one.key)
         if fetched is None:
-            raise damaged(where, "it was there when a restore began, and is not any more")
+            return None
         head = read_head(fetched.metadata, Place(one.timeline, Lsn(one.start)), where)
         body = self.bucket.identities.open(fetched.data, where)
         raw = unpack(body, head, self.line.segment_bytes, where)

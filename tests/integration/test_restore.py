@@ -24,6 +24,7 @@ from applier.settings import ApplierSettings, load_applier_settings
 from logship.errors import Code, LogshipError, RefusedError
 from logship.lsn import Lsn
 from logship.objects.directory import DirectoryStore
+from logship.objects.encryption import Recipients, generate_identity
 from logship.postgres.installations import discover
 from logship.postgres.postmaster import remove_shared_memory
 from logship.postgres.run_as import RunAs
@@ -39,6 +40,9 @@ from tests.support.waiting import free_port
 pytestmark = pytest.mark.integration
 
 MOMENTS = 20
+
+newest_only = pytest.mark.parametrize("recorded", [18], indirect=True)
+"""For what does not depend on the major."""
 
 _SETTINGS = """
 directory = "{directory}/applier"
@@ -77,6 +81,7 @@ class Site:
                 port=free_port(),
             )
         )
+        self.identity_file = directory / "identity"
         self.restored: list[Path] = []
         self._machine: Machine | None = None
 
@@ -97,6 +102,7 @@ class Site:
             bucket_url=self.bucket_url if bucket else "",
             seed_directories=[self.directory / "seeds"],
             timeline=timeline,
+            identity_files=[self.identity_file] if self.identity_file.exists() else [],
         )
         return open_from_settings(self.settings, NAME, places, self.directory / "spool")
 
@@ -306,6 +312,7 @@ async def test_on_a_quiet_database_the_last_state_is_that_of_any_later_moment(
     assert "nothing was committed later" in restored.result["stopped_at"]
 
 
+@newest_only
 async def test_past_what_is_known_and_before_what_is_kept_is_refused_at_once(
     site: Site, recorded: Recording
 ) -> None:
@@ -338,6 +345,7 @@ async def test_a_restore_point_is_found_by_name_also_over_a_pages_end(
         site.end_servers()
 
 
+@newest_only
 async def test_names_that_are_not_there_or_not_one_are_refused(
     site: Site, recorded: Recording
 ) -> None:
@@ -349,6 +357,7 @@ async def test_names_that_are_not_there_or_not_one_are_refused(
     assert all(each in refusal.what for each in listed)
 
 
+@newest_only
 async def test_an_lsn_is_restored_to_up_to_the_record_that_reaches_it(
     site: Site, recorded: Recording
 ) -> None:
@@ -364,6 +373,7 @@ async def test_an_lsn_is_restored_to_up_to_the_record_that_reaches_it(
     assert "before the first moment" in refusal.what
 
 
+@newest_only
 async def test_the_newest_fitting_seed_is_taken(site: Site, recorded: Recording) -> None:
     sources = await asyncio.to_thread(site.sources, bucket=True)
     try:
@@ -382,6 +392,7 @@ async def test_the_newest_fitting_seed_is_taken(site: Site, recorded: Recording)
 # --- what is left ---------------------------------------------------------------------------
 
 
+@newest_only
 async def test_what_is_restored_stands_alone(site: Site, recorded: Recording) -> None:
     restored = await site.restore(LATEST)
     shown = dict(
@@ -405,6 +416,7 @@ async def test_what_is_restored_stands_alone(site: Site, recorded: Recording) ->
     assert not (into / "data" / "postmaster.pid").exists()
 
 
+@newest_only
 async def test_read_only_stays_where_it_is(site: Site, recorded: Recording) -> None:
     at = moments(recorded, 99, 1)[0]
     restored = await site.restore(Target("time", time=at), open_mode="read-only")
@@ -430,6 +442,7 @@ async def test_from_the_bucket_alone(recorded: Recording, site: Site) -> None:
     assert restored.result["fetched_bytes"] > 0
 
 
+@newest_only
 async def test_from_a_store_whose_hole_the_bucket_fills(
     recorded: Recording, site: Site, place: Path
 ) -> None:
@@ -467,6 +480,58 @@ async def test_from_a_store_whose_hole_the_bucket_fills(
         assert 0 < restored.result["fetched_bytes"] <= 2 * segment_bytes
     finally:
         holey.end_servers()
+
+
+@newest_only
+async def test_a_damaged_object_ends_it_and_is_named(
+    recorded: Recording, place: Path, site: Site
+) -> None:
+    directory = place / "damaged"
+    directory.mkdir(mode=0o755)
+    damaged = Site(directory, recorded)
+    (directory / "seeds").symlink_to(site.directory / "seeds")
+    recorded.fill_bucket(damaged.bucket, seed=4)
+    sources = await asyncio.to_thread(damaged.sources, bucket=True)
+    (stretch,) = sources.window().stretches
+    start = stretch.seeds[-1].info.start_lsn
+    assert sources.kept.bucket is not None
+    needed = [one for one in sources.kept.bucket.objects[1] if one.start > start]
+    sources.close()
+    path = directory / "bucket" / needed[1].key
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    try:
+        with pytest.raises(LogshipError) as caught:
+            await damaged.restore(LATEST, bucket=True)
+        assert caught.value.code is Code.OBJECT_DAMAGED
+        assert needed[1].key in caught.value.what
+        assert not (damaged.restored[-1] / "data" / "postmaster.pid").exists()
+    finally:
+        damaged.end_servers()
+
+
+@newest_only
+async def test_from_an_encrypted_bucket_with_its_identity_only(
+    recorded: Recording, place: Path, site: Site
+) -> None:
+    directory = place / "sealed"
+    directory.mkdir(mode=0o755)
+    sealed = Site(directory, recorded)
+    (directory / "seeds").symlink_to(site.directory / "seeds")
+    pair = generate_identity()
+    recorded.fill_bucket(sealed.bucket, seed=6, recipients=Recipients([pair.recipient]))
+    at = moments(recorded, 17, 1)[0]
+    try:
+        with pytest.raises(LogshipError) as caught:
+            await sealed.restore(Target("time", time=at), bucket=True)
+        assert caught.value.code is Code.IDENTITY_MISSING
+        sealed.identity_file.write_text(pair.file_text)
+        sealed.identity_file.chmod(0o600)
+        restored = await sealed.restore(Target("time", time=at), bucket=True)
+        assert restored.rows() == recorded.expected_at(at)
+    finally:
+        sealed.end_servers()
 
 
 @pytest.fixture(scope="module", params=[14, 18])
@@ -512,6 +577,7 @@ async def test_over_a_timeline_switch(switched: Site) -> None:
 # --- the commands ---------------------------------------------------------------------------
 
 
+@newest_only
 async def test_the_commands_show_the_window_and_restore(site: Site, recorded: Recording) -> None:
     config = ("--config", site.settings_file, "--seeds", site.directory / "seeds")
     outcome = await run("applier", "window", NAME, *config)

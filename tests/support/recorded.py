@@ -16,7 +16,7 @@ import psycopg
 from applier.operations.record import Heard, InstanceRecord, save_record
 from applier.store import Store
 from logship.bucket.keys import Keys, Place
-from logship.bucket.seed_archive import SeedArchiveWriter, list_seeds
+from logship.bucket.seed_archive import PLAIN, Seals, SeedArchiveWriter, list_seeds
 from logship.bucket.wal_objects import Head, Marker, metadata_of, pack
 from logship.lsn import Lsn
 from logship.objects import ObjectStore
@@ -149,14 +149,21 @@ class Recording:
             store.close()
 
     def fill_bucket(
-        self, bucket: ObjectStore, *, seed: int, until: int | None = None, since: int = 0
+        self,
+        bucket: ObjectStore,
+        *,
+        seed: int,
+        until: int | None = None,
+        since: int = 0,
+        recipients: Seals = PLAIN,
     ) -> None:
         """As a shipper would have sent it: spans of any size, segments in one object, a marker."""
         chosen = random.Random(seed)
         digest = "d" * 64
-        bucket.put(self.keys.profile(digest), msgspec.json.encode(self.profile))
+        profile = msgspec.json.encode(self.profile)
+        bucket.put(self.keys.profile(digest), recipients.seal(profile))
         for timeline, content in self.histories.items():
-            bucket.put(self.keys.history(timeline), content)
+            bucket.put(self.keys.history(timeline), recipients.seal(content))
         for timeline, start, end in self.spans():
             lsn = max(start, segment_start(since, self.line.segment_bytes))
             while lsn < min(end, until or end):
@@ -165,12 +172,12 @@ class Recording:
                 whole = stop - segment == self.line.segment_bytes and lsn == segment
                 if whole and chosen.random() < 0.5:
                     key = self.keys.segment(timeline, lsn, self.line.segment_bytes)
-                    self._put(bucket, key, timeline, lsn, stop)
+                    self._put(bucket, key, timeline, lsn, stop, recipients)
                 else:
                     while lsn < stop:
                         cut = min(stop, lsn + chosen.choice((9000, 100_000, 500_000)))
                         key = self.keys.wal(Place(timeline, Lsn(lsn)))
-                        self._put(bucket, key, timeline, lsn, cut)
+                        self._put(bucket, key, timeline, lsn, cut, recipients)
                         lsn = cut
                 lsn = stop
             if timeline == 1 and self.fork is not None and until is None:
@@ -178,7 +185,15 @@ class Recording:
                 place = Place(1, Lsn(end))
                 bucket.put(self.keys.wal(place), b"", metadata_of(head))
 
-    def _put(self, bucket: ObjectStore, key: str, timeline: int, start: int, end: int) -> None:
+    def _put(
+        self,
+        bucket: ObjectStore,
+        key: str,
+        timeline: int,
+        start: int,
+        end: int,
+        recipients: Seals,
+    ) -> None:
         body, raw_bytes, checksum = pack([seal(self.bytes_of(timeline, start, end))])
         head = Head(
             timeline=timeline,
@@ -189,7 +204,7 @@ class Recording:
             flush_timeline=timeline,
             sent_at=self.ended_at,
         )
-        bucket.put(key, body, metadata_of(head))
+        bucket.put(key, recipients.seal(body), metadata_of(head))
 
 
 class Recorder:
