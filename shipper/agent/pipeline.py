@@ -59,7 +59,11 @@ class SealPipeline:
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._in_pipeline += 1
         self._drained.clear()
-        putting = asyncio.ensure_future(self._queue.put((span, effort, future)))
+        item = (span, effort, future)
+        if not self._queue.full():
+            self._queue.put_nowait(item)
+            return
+        putting = asyncio.ensure_future(self._queue.put(item))
         try:
             await asyncio.wait({putting, self.sender}, return_when=asyncio.FIRST_COMPLETED)
         finally:
