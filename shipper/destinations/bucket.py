@@ -212,6 +212,7 @@ class BucketDestination:
 
     async def close(self, reason: str) -> None:
         self._drop()
+        self._segments.stop()
         if self._hint_due:
             await self._run_blocking(self._save_hint)
 

@@ -132,8 +132,13 @@ class BucketSegments:
             self._parts.clear()
             self._waiting = self._recall(objects)
         self._objects = objects
-        if self._task is None or self._task.done():
+        if self._task is None or self._task.done() or self._task.cancelling():
             self._task = asyncio.create_task(self._work())
+
+    def stop(self) -> None:
+        """Do nothing more until the next `use`; what a thread has begun goes on."""
+        if self._task is not None:
+            self._task.cancel()
 
     def stored(self, packed: PackedWal) -> None:
         assert self._seen is not None and self._objects is not None

@@ -124,6 +124,9 @@ class World:
         accepted = await destination.connect(facts())
         assert accepted.position is not None
         assert accepted.position >= self.acked, "what was acknowledged is gone"
+        assert accepted.durable is not None
+        self.check(accepted.durable.lsn)
+        self.acked = accepted.durable
         destination.resume(accepted.position)
         sending = asyncio.create_task(self._send(destination, accepted.position.lsn, spans))
         try:

@@ -108,7 +108,6 @@ async def test_what_is_to_be_removed_is_remembered_over_a_restart(rig: BucketFar
     await until(lambda: segments(rig), "it is joined")
     await until(lambda: (rig.state / "bucket-segments.json").exists(), "it is written down")
     assert parts_of(rig, 1)
-    shipping.destination._segments._task.cancel()  # type: ignore[attr-defined]
     await shipping.close()
     again = await started(rig)
     await until(lambda: parts_of(rig, 1) == 0, "the parts are gone")
