@@ -10,10 +10,10 @@ from structlog.testing import capture_logs
 
 from applier.receivers.link import LinkReceiver
 from logship.errors import Code, LogshipError
-from logship.frames import SeedBegin, SeedChunk
+from logship.frames import GapFound, SeedBegin, SeedChunk
 from logship.link.keys import KeyPair
 from logship.link.windows import SPAN_COST_BYTES
-from shipper.destinations import Lost
+from shipper.destinations import Lost, Rewind
 from shipper.destinations.link import LinkDestination, ShipperIdentity
 from tests.integration.destination_contract import Shipping, facts
 from tests.integration.receiver_contract import AnsweringReceiverContract
@@ -226,6 +226,28 @@ async def test_a_seed_waits_for_a_connection_that_has_a_primary(rig: LinkRig) ->
     await destination.connect(facts())
     await until(lambda: rig.intake.of_kind("seed_chunk"), "the seed goes on")
     await destination.close("done")
+
+
+async def test_what_came_by_another_road_lets_the_shipper_go_on_behind_it(rig: LinkRig) -> None:
+    shipping = Shipping(rig)  # type: ignore[arg-type]
+    await shipping.connect()
+    await shipping.send(1000)
+    await shipping.hear_durable(at(1, S + 1000))
+    hole = GapFound(
+        timeline=1, from_lsn=S + 1000, available_lsn=S + 9000, code="wal-in-bucket", what="spilled"
+    )
+    shipping.destination.send_gap(hole)
+    await until(lambda: rig.intake.of_kind("gap") == [hole], "the hole is known")
+    await rig.intake.wal(1, S + 1000, wal_bytes(1, S + 1000, 8500))
+    assert rig.intake.listener is not None
+    rig.intake.listener.resume(at(1, S + 9500), "the bucket had it")
+    (rewind,) = await shipping.hear(Rewind)
+    assert rewind.position == at(1, S + 9500)
+    shipping.go_on_at(rewind.position)
+    await shipping.send(5000)
+    await shipping.hear_durable(at(1, S + 14_500))
+    assert rig.intake.wal_of(1) == wal_bytes(1, S, 14_500)
+    await shipping.close()
 
 
 async def test_instances_do_not_wait_for_each_other(rig: LinkRig) -> None:

@@ -37,6 +37,7 @@ class SeedFeed:
         self._ending: asyncio.Task[None] | None = None
         self._begun = False
         self._done = 0
+        self._given = False
 
     @property
     def is_ending(self) -> bool:
@@ -49,11 +50,11 @@ class SeedFeed:
         BUCKET_REFUSED.  A bucket that does not answer is waited for.
         """
         intake, seed_id = self._attachment.intake, info.begin.seed_id
-        self._begun, self._done = False, 0
+        self._begun, self._done, self._given = False, 0, False
         try:
             if info.profile is not None:
                 await intake.profile(info.profile)
-            while self._ending is None:
+            while not self._given:
                 # Read again it gives the same frames; what was handed on is passed over.
                 await self._hand_on(contents, info)
         except FencedError:
@@ -96,6 +97,7 @@ class SeedFeed:
                     await intake.seed_chunk(frame, payload)
                     self._done = sequence + 1
             case SeedEnd():
+                self._given = True
                 self._ending = asyncio.create_task(self._end(frame))
 
     async def _end(self, end: SeedEnd) -> None:

@@ -60,6 +60,24 @@ def test_an_instance_without_a_key_or_with_two_is_refused() -> None:
     assert "both given" in problems(f"{ONE}public_key = '{KEY}'\n")[0][2]
 
 
+BUCKET = "[bucket]\nurl = 's3://archive/logship'\n"
+
+
+def test_with_a_bucket_no_key_is_needed_and_no_link_listens() -> None:
+    settings = parse(f"{BUCKET}[instances.a]\nport = 7432\n")
+    assert settings.is_attached("a") and not settings.has_link
+    settings = parse(f"{BUCKET}{ONE}bucket = false\n")
+    assert not settings.is_attached("one") and settings.has_link
+    assert not parse(ONE).is_attached("one")
+
+
+def test_an_instance_needs_one_of_the_two_roads() -> None:
+    ((_, key, what),) = problems(f"{BUCKET}[instances.a]\nport = 1\nbucket = false\n")
+    assert key == "instances.a.public_key" and "no bucket" in what
+    ((_, key, what),) = problems(f"{ONE}bucket = true\n")
+    assert key == "instances.one.bucket" and "no table [bucket]" in what
+
+
 def test_a_name_that_no_instance_can_have_is_refused() -> None:
     ((line, _, what),) = problems('[instances."Big One"]\nport = 1\npublic_key_file = "x"\n')
     assert line == 1

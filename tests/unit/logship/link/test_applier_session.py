@@ -368,6 +368,19 @@ def test_setting_the_stream_ahead_is_the_callers_bug() -> None:
         opened().resume_at(at(1, S + 1), "", NOW)
 
 
+def test_what_came_by_another_road_lets_the_peer_go_on_behind_it() -> None:
+    session = opened()
+    hear_wal(session, S, 100)
+    (send,) = session.resume_at(at(1, 3 * S + 7), "it is here", NOW, beyond=True)
+    assert isinstance(send, Send)
+    assert send.frame == ResumeAt(timeline=1, lsn=3 * S + 7, why="it is here")
+    assert hear_wal(session, S + 100, 50) == [], "sent before it heard that"
+    assert handed_up(hear_wal(session, 3 * S + 7, 50)).epoch == session.epoch
+    (acked,) = session.ack(at(1, 3 * S + 57), at(1, 3 * S + 57), 0, NOW)
+    assert isinstance(acked, Send)
+    assert isinstance(acked.frame, Ack) and acked.frame.durable_lsn == 3 * S + 57
+
+
 def test_a_lost_last_span_is_noticed_by_the_heartbeat() -> None:
     session = opened()
     beat = ShipperHeartbeat(timeline=1, flush_lsn=0, sent_at=0.0, sent_timeline=1, sent_lsn=S + 10)
