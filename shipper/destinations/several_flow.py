@@ -19,7 +19,7 @@ import msgspec
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, OtherRoad
 from logship.lsn import Lsn, Position
-from logship.wal import History, parse_history
+from logship.wal import History, parse_history, segment_start
 from shipper.destinations import Accepted, Acked, DestinationEvent, Facts, Lost, Rewind
 from shipper.destinations.several_members import Member, Role
 from shipper.destinations.several_spill import Spill, SpillRule
@@ -28,6 +28,8 @@ FORWARD_BYTES = 16 << 20
 """WAL that no member needs is skipped if there is so much of it."""
 NEAR_BYTES = 1 << 20
 """So near to the primary's flush position counts as caught up."""
+SPAN_BYTES = 1 << 20
+"""No more in one span, so that one that comes later takes them too."""
 TURN_SECONDS = 2.0
 BUDGET_SECONDS = 5.0
 
@@ -180,7 +182,7 @@ class Flow:
         self.stream = min(takers, default=None)
         known = set.intersection(*(each.known_timelines for each in connected))
         acked = self._acked()
-        self._max_span_bytes = min(each.max_span_bytes for each in connected)
+        self._max_span_bytes = min(SPAN_BYTES, *(each.max_span_bytes for each in connected))
         return Accepted(
             position=self.stream,
             # One that comes later is given what the others had already.
@@ -430,7 +432,10 @@ class Flow:
         if not self.spill.begun:
             self.spill.begun = True
             commands.append(_spills(self.spill, where))
-        if its_end is not None and its_end >= where:
+        # The primary keeps the whole segment that the slot is in.
+        segment_bytes = self.facts.profile.wal_segment_size
+        joins_at = Position(where.timeline, segment_start(where.lsn, segment_bytes))
+        if its_end is not None and its_end >= joins_at:
             bucket.next = its_end
             commands.append(GoOnAt(bucket.name, its_end))
         else:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from logship.errors import Code, LogshipError
-from logship.lsn import Position
+from logship.lsn import Lsn, Position
+from shipper.destinations import Lost, Rewind
 from shipper.destinations.several import SeveralDestinations, SeveralMember
 from shipper.destinations.several_members import Role
-from tests.integration.destination_contract import DestinationContract
+from shipper.destinations.several_spill import SpillRule
+from tests.integration.destination_contract import DestinationContract, Shipping
 from tests.integration.test_destination_link import LinkFarEnd
+from tests.support.bucket_far_end import BucketFarEnd
 from tests.support.fake_bucket import FakeBucket
-from tests.support.link_frames import SEGMENT_BYTES, at
+from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -96,3 +102,41 @@ async def rig() -> AsyncIterator[LinkAndBucketFarEnd]:
 
 class TestSeveralDestinations(DestinationContract):
     pass
+
+
+async def test_what_is_spilled_twice_with_a_hole_between_can_be_followed(tmp_path: Path) -> None:
+    bucket, link = BucketFarEnd(tmp_path), FakeBucket(at(1, S))
+    members = [
+        SeveralMember("link", Role.REQUIRED, link),
+        SeveralMember("bucket", Role.SPILL, bucket.make_destination()),
+    ]
+    several = SeveralDestinations(members, spill=SpillRule(100_000, 0.0))
+    rig: Any = SimpleNamespace(make_destination=lambda: several)
+    shipping = Shipping(rig)
+    link.away = True
+    await shipping.connect(flush_lsn=Lsn(S + 5000), slot_restart_lsn=Lsn(S))
+    await shipping.send(5000)
+    await shipping.hear_durable(at(1, S + 5000))
+    link.away = False
+    (rewind,) = await shipping.hear(Rewind)
+    shipping.go_on_at(rewind.position)
+    await shipping.send(S)
+    await until(lambda: several._flow.spill and not several._flow.spill.active, "it is over")
+    await shipping.send(3 * S)
+    assert link.end == at(1, 5 * S)
+
+    link.vanish()
+    await shipping.hear(Lost)
+    accepted = await shipping.connect(flush_lsn=Lsn(5 * S + 9000), slot_restart_lsn=Lsn(5 * S))
+    assert accepted.position == at(1, 5 * S)
+    await shipping.send(9000)
+    await shipping.hear_durable(at(1, 5 * S + 9000))
+    await shipping.close()
+    followed = list(bucket.objects())
+    second = [data for place, _, data in followed if place.lsn >= 5 * S]
+    assert b"".join(second) == wal_bytes(1, 5 * S, 9000)
+    markers = [head.marker for _, head, _ in followed if head.marker is not None]
+    assert [(marker.kind, marker.lsn) for marker in markers] == [
+        ("gap", 5 * S),
+        ("timeline", 5 * S),
+    ]

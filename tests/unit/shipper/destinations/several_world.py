@@ -127,7 +127,13 @@ class World:
     @property
     def facts(self) -> Facts:
         return Facts(
-            profile(), 1, Lsn(self.flush), True, "", "reserved", slot_restart_lsn=Lsn(self.slot)
+            profile(wal_segment_size=S),
+            1,
+            Lsn(self.flush),
+            True,
+            "",
+            "reserved",
+            slot_restart_lsn=Lsn(self.slot),
         )
 
     def connect(self) -> bool:

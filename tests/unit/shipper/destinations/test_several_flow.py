@@ -419,6 +419,22 @@ def test_a_second_spill_begins_with_what_the_link_has_by_then() -> None:
     assert world.is_done
 
 
+def test_a_second_spill_in_the_segment_where_the_first_ended_goes_on_there() -> None:
+    world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, RULE)
+    world.connect()
+    world.lose("link")
+    world.live(12, 100)
+    world.settle()
+    had = world.far["bucket"].durable
+    world.live(4, 100)
+    assert S < had < world.far["link"].durable < 2 * S
+    world.lose("link")
+    world.live(12, 100)
+    assert world.far["bucket"].runs == [[S, world.flush]]
+    world.settle()
+    assert world.is_done
+
+
 def test_what_is_nowhere_is_a_hole_that_only_a_seed_ends() -> None:
     world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, RULE)
     world.connect()
