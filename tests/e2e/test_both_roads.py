@@ -162,10 +162,12 @@ def test_a_link_that_is_cut_under_load_is_stood_in_for_and_catches_up_by_itself(
     events = shipper.events()
     said = [event["event"] for event in events]
     assert "spilling to the bucket" in said
-    assert "spilling is over: the link has everything" in said
-    if away == "everything":
-        # It asked for what the primary had no more, before the applier looked by itself.
-        assert "wal-in-bucket" in [event.get("code") for event in events]
+    if away == "link":
+        assert "spilling is over: the link has everything" in said
+    # An applier that waits for long reads by itself; one whose shipper comes soon is told to.
+    asked = "wal-in-bucket" in [event.get("code") for event in events]
+    looked = "reads a bucket" in [event["event"] for event in pair.applier.events()]
+    assert asked or looked
 
 
 def has_everything(status: Any) -> bool:
