@@ -91,11 +91,17 @@ class Arrival:
             known = Code(code) if code in set(Code) else Code.SEED_FAILED
             await self._broke(LogshipError(known, what, retryable=True))
 
-    async def keep_or_give_up(self, seed_id: str) -> bool:
-        """A sender came that holds the seed `seed_id` ("": none).  True: no other is wanted."""
+    async def keep_or_give_up(self, seed_id: str, *, from_bucket: bool = False) -> bool:
+        """A sender came that holds the seed `seed_id` ("": none).  True: no other is wanted.
+
+        from_bucket: a reader of the bucket came, which begins every seed anew.  What arrives by
+        the other road is left alone.
+        """
         if self._ending is not None:
             return True  # all of it is here
-        if self.seeder is not None and (self.is_from_bucket or self.seeder.seed_id == seed_id):
+        if self.seeder is not None and self.is_from_bucket != from_bucket:
+            return True
+        if self.seeder is not None and not from_bucket and self.seeder.seed_id == seed_id:
             return True
         await self.give_up("the shipper started over")
         return False

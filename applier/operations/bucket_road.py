@@ -121,7 +121,8 @@ class BucketRoad:
 
     async def hello(self, hello: Hello, listener: IntakeListener) -> Resume:
         instance = self._instance
-        resume = await instance.admit(hello, believed=self._is_believed(hello))
+        believed = self._is_believed(hello)
+        resume = await instance.admit(hello, believed=believed, from_bucket=True)
         self._listener = listener
         self._is_dry = False
         if not instance.is_connected:

@@ -169,7 +169,9 @@ class Instance:
         self.bucket.link_came()
         return resume
 
-    async def admit(self, hello: Hello, *, believed: bool | None = None) -> Resume:
+    async def admit(
+        self, hello: Hello, *, believed: bool | None = None, from_bucket: bool = False
+    ) -> Resume:
         """Look whether the sender's cluster is ours, and where the sender goes on.
 
         believed: whether its profile counts; None: as it is on a link.  Raises as `hello`, also
@@ -190,7 +192,9 @@ class Instance:
             await self._remember_primary(hello)
             await self.following.primary_changed(profile)
         # Who has no primary has no seed to begin either, and gives up nobody else's.
-        resuming = not hello.primary_reachable or await self.arrival.keep_or_give_up(hello.seed_id)
+        resuming = not hello.primary_reachable or await self.arrival.keep_or_give_up(
+            hello.seed_id, from_bucket=from_bucket
+        )
         self._check_fence()
         placed = self.following.placed
         store = self.opened_store

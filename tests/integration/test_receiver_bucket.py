@@ -17,6 +17,7 @@ from logship.bucket.wal_objects import Marker
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn, Position
+from logship.objects import ObjectStore
 from logship.objects.directory import DirectoryStore
 from logship.seal import Sealed
 from shipper.destinations import Accepted, Acked, DestinationEvent, Facts, Lost
@@ -24,6 +25,7 @@ from tests.integration.receiver_contract import ReceiverContract
 from tests.support.bucket_writer import BucketWriter
 from tests.support.fake_intake import FakeBucketIntake
 from tests.support.link_frames import SEGMENT_BYTES, at, profile, wal_bytes
+from tests.support.s3_server import S3Bucket
 from tests.support.stores import WatchedStore
 from tests.support.waiting import until
 
@@ -39,9 +41,9 @@ class BucketRig:
     window_bytes = 400_000
     silence_seconds = 3 * POLL_SECONDS
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         self.intake = FakeBucketIntake(at(1, S), S)
-        self.store = WatchedStore(DirectoryStore(directory))
+        self.store = WatchedStore(store)
         self.receiver = BucketReceiver(
             {"orders": self.intake},
             self.store,
@@ -145,13 +147,25 @@ class BucketEnd:
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[BucketRig]:
-    made = BucketRig(tmp_path / "bucket")
+    made = BucketRig(DirectoryStore(tmp_path / "bucket"))
     yield made
     await made.stop()
 
 
 class TestBucketReceiver(ReceiverContract):
     pass
+
+
+class TestBucketReceiverOnS3(ReceiverContract):
+    """Of a real S3 server."""
+
+    @pytest.fixture
+    async def rig(self, s3_bucket: S3Bucket) -> AsyncIterator[BucketRig]:
+        store = s3_bucket.store()
+        made = BucketRig(store)
+        yield made
+        await made.stop()
+        store.close()
 
 
 # --- how it reads ---------------------------------------------------------------------------------

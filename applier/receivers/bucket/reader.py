@@ -284,6 +284,7 @@ class BucketReader:
         self._seed_at = None
         if self._seeds.is_ending and not ordered:
             self._seed_marker = ""
+            await self._sleep(self._reading.poll_seconds)
             return  # one is here, and is being put in place
         profile, pause = self._attachment.hello.profile, self._reading.poll_seconds
         while self._is_wanted():

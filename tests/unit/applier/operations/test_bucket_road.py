@@ -219,6 +219,29 @@ async def test_a_link_that_comes_does_not_end_a_seed_that_comes_from_the_bucket(
     assert instance.bucket.read_from() == 0.0, "it is read on to the seed's end"
 
 
+async def test_a_reader_that_comes_does_not_end_a_seed_of_the_link_which_survives_a_cut(
+    instance: Instance, listener: Listener
+) -> None:
+    instance.bucket.is_open = True
+    await instance.hello(hello(), listener)
+    await instance.seed_begin(SEED)
+    instance.lost(listener, "the network is away")
+    resume = await instance.bucket.hello(hello(), Listener())
+    assert not resume.seed_wanted
+    resume = await instance.hello(hello(seed_id="s1"), listener)
+    assert resume.seed_id == "s1"
+
+
+async def test_a_reader_that_comes_again_begins_its_seed_anew(
+    instance: Instance, listener: Listener
+) -> None:
+    instance.bucket.is_open = True
+    await instance.bucket.hello(hello(), listener)
+    await instance.bucket.seed_begin(SEED)
+    assert (await instance.bucket.hello(hello(), listener)).seed_wanted
+    assert instance.arrival.seeder is None
+
+
 async def test_the_links_word_on_the_primary_counts_while_it_is_there(
     instance: Instance, listener: Listener, receiver: BucketReceiver, writer: BucketWriter
 ) -> None:
