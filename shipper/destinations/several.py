@@ -31,11 +31,9 @@ from shipper.destinations import (
     SeedFinished,
     SeedWanted,
 )
-from shipper.destinations.several_flow import (
-    BUDGET_SECONDS,
+from shipper.destinations.several_commands import (
     Command,
     Connect,
-    Flow,
     GoOnAt,
     Hole,
     Part,
@@ -44,6 +42,7 @@ from shipper.destinations.several_flow import (
     SkipTo,
     Up,
 )
+from shipper.destinations.several_flow import BUDGET_SECONDS, Flow
 from shipper.destinations.several_members import Member, Role
 from shipper.destinations.several_seeds import SeveralSeeds
 from shipper.destinations.several_spill import SpillRule

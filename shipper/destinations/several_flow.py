@@ -4,15 +4,14 @@ The stream is read once, from the least position that a member still needs.  Eac
 place of its own where what it is sent goes on; what lies below is not sent to it.  A member that
 can't be served from where the stream is makes it start again there: a Rewind, upwards.
 
-Of two members that both need the stream, at places far apart, one starves while the other is
-served.  They take turns of `TURN_SECONDS`.
+All of this is one state: where the stream is, who is where, and what that lets the source
+forget.  What can be told apart from it has modules of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -20,9 +19,24 @@ from logship.errors import Code, LogshipError
 from logship.frames import GapFound, OtherRoad
 from logship.lsn import Lsn, Position
 from logship.wal import History, parse_history, segment_start
-from shipper.destinations import Accepted, Acked, DestinationEvent, Facts, Lost, Rewind
+from shipper.destinations import Accepted, Acked, Facts, Lost, Rewind
+from shipper.destinations.several_commands import (
+    Command,
+    Connect,
+    GoOnAt,
+    Hole,
+    Part,
+    Say,
+    SendHistory,
+    SkipTo,
+    Up,
+    misses,
+    skips,
+    spills,
+)
 from shipper.destinations.several_members import Member, Role
 from shipper.destinations.several_spill import Spill, SpillRule
+from shipper.destinations.several_turns import Turns
 
 FORWARD_BYTES = 16 << 20
 """WAL that no member needs is skipped if there is so much of it."""
@@ -30,66 +44,7 @@ NEAR_BYTES = 1 << 20
 """So near to the primary's flush position counts as caught up."""
 SPAN_BYTES = 1 << 20
 """No more in one span, so that one that comes later takes them too."""
-TURN_SECONDS = 2.0
 BUDGET_SECONDS = 5.0
-
-
-class Up(NamedTuple):
-    """Tell who sends."""
-
-    event: DestinationEvent
-
-
-class Connect(NamedTuple):
-    """Reach this member, and keep trying."""
-
-    name: str
-
-
-class Part(NamedTuple):
-    """End its connection; it is not tried again until Connect."""
-
-    name: str
-    why: str
-
-
-class GoOnAt(NamedTuple):
-    """`resume` of this member."""
-
-    name: str
-    position: Position
-
-
-class SkipTo(NamedTuple):
-    """`skip_to` of this member; tell `skipped` where it goes on."""
-
-    name: str
-    position: Position
-    why: str
-
-
-class Hole(NamedTuple):
-    """`send_gap` of this member."""
-
-    name: str
-    gap: GapFound
-
-
-class SendHistory(NamedTuple):
-    name: str
-    timeline: int
-    content: bytes
-
-
-class Say(NamedTuple):
-    """A line for the log."""
-
-    level: str
-    event: str
-    fields: Mapping[str, str]
-
-
-Command = Up | Connect | Part | GoOnAt | SkipTo | Hole | SendHistory | Say
 
 
 class Flow:
@@ -118,7 +73,7 @@ class Flow:
         self._max_span_bytes = 0
         self._histories: dict[int, bytes] = {}
         self._told: Acked | None = None
-        self._turn_began: float | None = None
+        self._turns = Turns()
         self._unserved: GapFound | None = None
         """What the link misses and the primary has no more: the bucket is asked for it."""
         first, *_ = self.members.values()
@@ -137,7 +92,8 @@ class Flow:
         """A new try to connect: all members anew."""
         self.greeting = self._void = True
         self.stream = None
-        self._told = self._turn_began = self._unserved = None
+        self._told = self._unserved = None
+        self._turns = Turns()
         for member in self.members.values():
             member.parted(member.error, now)
         self._learn(facts)
@@ -236,7 +192,7 @@ class Flow:
                     code=str(Code.PRIMARY_BEHIND),
                     what=f"it has WAL up to {member.next}, the primary is at {newest}",
                 )
-                commands += [_misses(member), Hole(member.name, member.gap)]
+                commands += [misses(member), Hole(member.name, member.gap)]
         return commands
 
     # --- what members say -----------------------------------------------------------------
@@ -383,7 +339,7 @@ class Flow:
             what=f"it follows timeline {member.next.timeline}, of which the primary's timeline "
             f"{line.timeline} does not descend",
         )
-        return [_misses(member), Hole(member.name, member.gap)]
+        return [misses(member), Hole(member.name, member.gap)]
 
     def gap(self, gap: GapFound) -> list[Command]:
         """The source can't go on from where the stream is: those who need it have a hole."""
@@ -402,12 +358,12 @@ class Flow:
         if spill is not None and member is spill.bucket:
             available = Position(gap.timeline, Lsn(gap.available_lsn))
             if member.next is not None and available > member.next:
-                said = _skips(member, available)
+                said = skips(member, available)
                 member.next = None
                 return [said, SkipTo(member.name, available, gap.what)]
         member.gap = gap
         if spill is None or member is not spill.link:
-            return [_misses(member), Hole(member.name, gap)]
+            return [misses(member), Hole(member.name, gap)]
         self._unserved = gap
         if spill.bucket.connected:
             return self._resolve()
@@ -431,7 +387,7 @@ class Flow:
             return commands
         if not self.spill.begun:
             self.spill.begun = True
-            commands.append(_spills(self.spill, where))
+            commands.append(spills(self.spill, where))
         # The primary keeps the whole segment that the slot is in.
         segment_bytes = self.facts.profile.wal_segment_size
         joins_at = Position(where.timeline, segment_start(where.lsn, segment_bytes))
@@ -459,7 +415,7 @@ class Flow:
                 what=f"it was spilled to the bucket, which has it up to {its_end}",
             )
         spill.link.gap = gap
-        return [_misses(spill.link), Hole(spill.link.name, gap)]
+        return [misses(spill.link), Hole(spill.link.name, gap)]
 
     def _judge_spill(self, now: float) -> list[Command]:
         spill = self.spill
@@ -500,36 +456,12 @@ class Flow:
                 member.caught_up()
                 fields = {"destination": member.name}
                 commands.append(Say("info", "a destination has caught up", fields))
-        self._take_turns(now)
+        if self._turns.are_due(list(self.members.values()), self.stream, self.flush_lsn, now):
+            self.stream = None
         return [*commands, *self._settle(), *self._acks()]
 
     def _is_near(self, member: Member) -> bool:
         return member.next is not None and member.next.lsn + NEAR_BYTES >= self.flush_lsn
-
-    def _take_turns(self, now: float) -> None:
-        """Set aside who is served, if others starved for long enough meanwhile."""
-        takers = [each for each in self.members.values() if each.takes]
-        starving = [each for each in takers if self._starves(each)]
-        served = [each for each in takers if each not in starving]
-        if all(each.role is Role.OPTIONAL for each in starving) and any(
-            each.role is not Role.OPTIONAL for each in served
-        ):
-            starving = []  # an optional one waits for those that are not
-        if not starving or len(starving) == len(takers):
-            self._turn_began = None
-        elif self._turn_began is None:
-            self._turn_began = now
-        elif now - self._turn_began > TURN_SECONDS:
-            self._turn_began = None
-            for member in served:
-                member.aside_until = now + TURN_SECONDS
-            self.stream = None
-
-    def _starves(self, member: Member) -> bool:
-        """There is WAL for it, and the stream is busy further back."""
-        if self.stream is None or member.next is None or member.next.lsn >= self.flush_lsn:
-            return False
-        return member.next > self.stream
 
     # --- what follows ---------------------------------------------------------------------
 
@@ -602,26 +534,3 @@ def _far(stream: Position, least: Position) -> bool:
 
 def _nobody() -> LogshipError:
     return LogshipError(Code.LINK_LOST, "no destination is connected", retryable=True)
-
-
-def _misses(member: Member) -> Say:
-    gap = member.gap
-    assert gap is not None
-    fields = {
-        "destination": member.name,
-        "code": gap.code,
-        "missing_from": f"{gap.timeline}:{Lsn(gap.from_lsn)}",
-        "available_from": str(Lsn(gap.available_lsn)),
-        "what": gap.what,
-    }
-    return Say("error", "a destination misses WAL that the primary can't give it", fields)
-
-
-def _skips(member: Member, position: Position) -> Say:
-    fields = {"destination": member.name, "from": str(member.next), "to": str(position)}
-    return Say("warning", "the spill goes on after a hole", fields)
-
-
-def _spills(spill: Spill, where: Position) -> Say:
-    fields = {"why": spill.why, "link_has": str(where)}
-    return Say("warning", "spilling to the bucket", fields)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from logship.bucket.keys import Keys, Place
@@ -162,10 +163,12 @@ def test_a_link_that_is_cut_under_load_is_stood_in_for_and_catches_up_by_itself(
     events = shipper.events()
     said = [event["event"] for event in events]
     assert "spilling to the bucket" in said
-    assert "spilling is over: the link has everything" in said
-    if away == "everything":
-        # It asked for what the primary had no more, before the applier looked by itself.
-        assert "wal-in-bucket" in [event.get("code") for event in events]
+    if away == "link":
+        assert "spilling is over: the link has everything" in said
+    # An applier that waits for long reads by itself; one whose shipper comes soon is told to.
+    asked = "wal-in-bucket" in [event.get("code") for event in events]
+    looked = "reads a bucket" in [event["event"] for event in pair.applier.events()]
+    assert asked or looked
 
 
 def has_everything(status: Any) -> bool:
@@ -235,6 +238,13 @@ def cut_the_link(
     pair.wait_status("main", lambda s: s["link"]["state"] == "connected", "it is back")
 
 
+def rows_on_standby(pair: Pair) -> int:
+    try:
+        return int(pair.standby_sql("main", COUNT)[0][0])
+    except psycopg.Error:
+        return 0  # replay may end a query
+
+
 def cut_the_bucket(pair: Pair, s3: HttpProxy, load: Load) -> None:
     s3.away()
 
@@ -249,7 +259,7 @@ def cut_the_bucket(pair: Pair, s3: HttpProxy, load: Load) -> None:
     bucket_is("lost")
     expected = load.rows
     wait_until(
-        lambda: pair.standby_sql("main", COUNT)[0][0] >= expected,
+        lambda: rows_on_standby(pair) >= expected,
         PATIENCE_SECONDS,
         "the link goes on",
     )

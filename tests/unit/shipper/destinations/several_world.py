@@ -14,10 +14,9 @@ from logship.frames import GapFound
 from logship.lsn import Lsn, Position
 from logship.wal import segment_start
 from shipper.destinations import Accepted, Acked, Facts, Rewind
-from shipper.destinations.several_flow import (
+from shipper.destinations.several_commands import (
     Command,
     Connect,
-    Flow,
     GoOnAt,
     Hole,
     Part,
@@ -26,6 +25,7 @@ from shipper.destinations.several_flow import (
     SkipTo,
     Up,
 )
+from shipper.destinations.several_flow import Flow
 from shipper.destinations.several_members import Role
 from shipper.destinations.several_spill import SpillRule
 from tests.support.link_frames import at, profile

@@ -8,9 +8,11 @@ from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn
 from shipper.destinations import Accepted, Acked, Rewind
-from shipper.destinations.several_flow import TURN_SECONDS, Flow, GoOnAt, Hole, SendHistory, Up
+from shipper.destinations.several_commands import GoOnAt, Hole, SendHistory, Up
+from shipper.destinations.several_flow import Flow
 from shipper.destinations.several_members import Role
 from shipper.destinations.several_spill import SpillRule
+from shipper.destinations.several_turns import TURN_SECONDS
 from tests.support.link_frames import at
 from tests.unit.shipper.destinations.several_world import FarEnd, S, World
 
