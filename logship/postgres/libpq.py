@@ -284,6 +284,7 @@ class LibpqConnection:
             return
         self.is_drained, self._is_quiet = False, True
         if self._arrived is None or not self._arrived():
+            self.is_drained = self._is_quiet = False
             _wake(waiter)
 
     def put_copy_data(self, message: bytes) -> bool:

@@ -67,6 +67,7 @@ __all__ = [
 ]
 
 _SLOT_NAME = re.compile(r"\A[a-z0-9_]{1,63}\Z")
+_AT_ONCE_BYTES = 32 * 1024
 _BACKUP_MESSAGES_PER_TURN = 32  # of 32 KiB: 1 MiB between two looks at the event loop
 
 
@@ -263,23 +264,26 @@ class ReplicationConnection:
             return [end]
         if not self._streaming:
             raise RuntimeError("not streaming: call start_replication first")
-        offer = None if at_once is None else partial(self._offer, max_bytes, at_once)
-        while not self._taken and not self._copy_ended:
-            self._take_batch(max_bytes)
-            if not self._taken and not self._copy_ended:
-                await self._connection.readable(offer)
-                if self._failure is not None:
-                    failure, self._failure = self._failure, None
-                    raise failure
+        offer = None if at_once is None else partial(self._offer, at_once)
+        while True:
+            if not self._copy_ended:
+                self._take_batch(max_bytes)
+            if self._taken or self._copy_ended:
+                break
+            await self._connection.readable(offer)
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
         # A drained connection gives a turn by itself, as it waits.
         self._owes_turn = not self._connection.is_drained
         taken, self._taken = self._taken, []
         return taken or [await self._finish_stream()]
 
-    def _offer(self, max_bytes: int, at_once: Callable[[list[StreamEvent]], bool]) -> bool:
-        """In the loop: have `at_once` take what came.  False: the reader has to."""
+    def _offer(self, at_once: Callable[[list[StreamEvent]], bool]) -> bool:
+        """In the loop: have `at_once` take what came.  False: the reader has to, and takes what
+        comes until its turn as well."""
         try:
-            self._take_batch(max_bytes)
+            self._take_batch(_AT_ONCE_BYTES)
             if not self._connection.is_drained or self._copy_ended:
                 return False
             if not self._taken:
@@ -292,9 +296,9 @@ class ReplicationConnection:
         return False
 
     def _take_batch(self, max_bytes: int) -> None:
-        """Take what is there, and note whether the COPY ended after it.  An error that comes
-        after some events is left to the next call."""
-        received_bytes = 0
+        """Take what is there beside what is taken, and note whether the COPY ended after it.  An
+        error that comes after some events is left to the next call."""
+        received_bytes = sum(len(one.data) for one in self._taken if isinstance(one, XLogData))
         while not self._taken or received_bytes < max_bytes:
             try:
                 message = self._connection.take_copy_data()

@@ -330,21 +330,28 @@ class SimReplicationConnection:
         assert successor is not None
         return EndOfTimeline(successor, Lsn(fork))
 
-    async def receive_batch(self, max_bytes: int) -> list[Any]:
+    async def receive_batch(
+        self, max_bytes: int, at_once: Callable[[list[Any]], bool] | None = None
+    ) -> list[Any]:
         await asyncio.sleep(0)
+        waited = False
         while True:
             if self.broken:
                 raise _unreachable()
             if self._end is not None:
                 end, self._end = self._end, None
                 return [end]
-            events = self._take(max_bytes)
+            events = self._take(max_bytes, in_halves=not waited)
             if events:
-                return events
+                offered = at_once if waited and self._position is not None else None
+                if offered is None or not offered(events):
+                    return events
+                continue
             self._changed.clear()
             await self._changed.wait()
+            waited = True
 
-    def _take(self, max_bytes: int) -> list[Any]:
+    def _take(self, max_bytes: int, *, in_halves: bool) -> list[Any]:
         server = self._server
         assert self._position is not None, "not streaming"
         timeline, lsn = self._position
@@ -362,7 +369,7 @@ class SimReplicationConnection:
         events: list[Any] = []
         stop = min(end, lsn + max(1, max_bytes))
         data = memoryview(self._read(timeline, lsn, stop))
-        half = len(data) // 2 + 1
+        half = len(data) // 2 + 1 if in_halves else len(data)
         for piece in (data[:half], data[half:]):
             if piece:
                 events.append(XLogData(lsn, Lsn(end), piece, 0.0))
