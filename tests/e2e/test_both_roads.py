@@ -21,7 +21,7 @@ from logship.lsn import Lsn
 from logship.objects import ObjectStore
 from tests.conftest import PrimaryFactory
 from tests.support.http_proxy import HttpProxy
-from tests.support.pair import PATIENCE_SECONDS, Pair
+from tests.support.pair import PATIENCE_SECONDS, BucketRoad, Pair
 from tests.support.s3_server import S3Bucket
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
@@ -38,7 +38,8 @@ SMALL_WAL = {
     "checkpoint_timeout": "30s",
 }
 """So that WAL which no slot holds is gone soon."""
-SPILL = 'role = "spill"\nspill_after_seconds = 1.5'
+QUICK = "max_delay_seconds = 0.2"
+SPILL = f'{QUICK}\nrole = "spill"\nspill_after_seconds = 1.5'
 
 
 class Load:
@@ -99,7 +100,7 @@ class Statuses:
 
 @pytest.fixture
 def pair(shared_tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(shared_tmp_path, bucket=f'url = "file://{shared_tmp_path}/bucket"')
+    made = Pair(shared_tmp_path, bucket=BucketRoad(f"file://{shared_tmp_path}/bucket"))
     yield made
     made.destroy()
 
@@ -201,19 +202,14 @@ def test_either_of_two_required_roads_may_be_cut_and_both_have_everything_in_the
 ) -> None:
     server = primary(wal_segsize_mb=1, settings=SMALL_WAL)
     with HttpProxy(s3_bucket.endpoint_url) as s3, contextlib.ExitStack() as stack:
-        keys = f"""
-url = "{s3_bucket.url}"
-endpoint_url = "{s3.endpoint_url}"
-timeout_seconds = 2
-attempts = 1
-"""
-        pair = Pair(shared_tmp_path, bucket=keys)
+        road = BucketRoad(s3_bucket.url, s3.endpoint_url, timeout_seconds=2, attempts=1)
+        pair = Pair(shared_tmp_path, bucket=road)
         stack.callback(pair.destroy)
         network = Network(pair.link_port)
         stack.callback(network.close)
         store = s3_bucket.store()
         stack.callback(store.close)
-        pair.protect("main", server, address=network.endpoint)
+        pair.protect("main", server, address=network.endpoint, bucket=QUICK)
         with Load(server) as load:
             cut_the_link(pair, network, server, store, load)
             cut_the_bucket(pair, s3, load)

@@ -13,16 +13,15 @@ import psycopg
 import pytest
 
 from tests.conftest import PrimaryFactory
+from tests.e2e.test_road import COUNT, insert, prepare
 from tests.support.http_proxy import HttpProxy
 from tests.support.installations import all_majors
 from tests.support.pair import BucketRoad, Pair
 from tests.support.s3_server import S3Bucket
-from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 
-COUNT = "select count(*) from t"
 QUICK = "max_delay_seconds = 0.2"
 
 
@@ -44,15 +43,6 @@ def bucket_pair(shared_tmp_path: Path, road: BucketRoad) -> Iterator[Pair]:
     made = Pair(shared_tmp_path, bucket=road)
     yield made
     made.destroy()
-
-
-def prepare(server: PrimaryServer) -> None:
-    server.execute("create table t (id int generated always as identity primary key, v text)")
-    insert(server, 1000)
-
-
-def insert(server: PrimaryServer, count: int = 1) -> None:
-    server.execute(f"insert into t (v) select repeat('v', 100) from generate_series(1, {count})")
 
 
 @all_majors

@@ -74,8 +74,8 @@ _BUCKET = """
 [bucket]
 url = "{url}"
 {endpoint}
-timeout_seconds = 5
-attempts = 2
+timeout_seconds = {timeout_seconds}
+attempts = {attempts}
 {more}
 """
 
@@ -87,10 +87,18 @@ class BucketRoad(NamedTuple):
     endpoint_url: str = ""
     applier: str = "poll_seconds = 0.2"
     """More lines of the applier's `[bucket]`."""
+    timeout_seconds: int = 5
+    attempts: int = 2
 
     def section(self, more: str) -> str:
         endpoint = f'endpoint_url = "{self.endpoint_url}"' if self.endpoint_url else ""
-        return _BUCKET.format(url=self.url, endpoint=endpoint, more=more)
+        return _BUCKET.format(
+            url=self.url,
+            endpoint=endpoint,
+            timeout_seconds=self.timeout_seconds,
+            attempts=self.attempts,
+            more=more,
+        )
 
 
 class Process:
