@@ -98,6 +98,10 @@ class PushesAcks(Protocol):
 class Destination(Protocol):
     """One far end.  Methods are called in one event loop."""
 
+    @property
+    def far_end(self) -> str:
+        """What an operator calls it, for logs: "the applier", "the bucket"."""
+
     async def connect(self, facts: Facts) -> Accepted:
         """Try once to reach the far end and be accepted.
 

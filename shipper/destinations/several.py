@@ -82,6 +82,9 @@ class SeveralDestinations:
     budget_seconds: how long an optional member may keep the others waiting.
     """
 
+    far_end = "a destination"
+    """Which of them is said by name where it is lost or refuses."""
+
     def __init__(
         self,
         members: Sequence[SeveralMember],
