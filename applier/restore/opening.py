@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from applier.restore.sources import Archive, Sources, open_sources
 from applier.restore.window import Heard
 from applier.settings import ApplierSettings, BucketSettings
@@ -44,7 +46,7 @@ def open_from_settings(
                 Code.USAGE, f"there is no directory {directory}", "name one that holds seeds"
             )
     own_seeds = [settings.seeds_directory] if settings.seeds_directory.is_dir() else []
-    bucket = _bucket_settings(settings, name, places)
+    bucket = bucket_settings(settings, name, places)
     files = [*places.identity_files, *(bucket.identity_files if bucket is not None else [])]
     identities = Identities(files)
     return open_sources(
@@ -61,7 +63,7 @@ def open_from_settings(
     )
 
 
-def _bucket_settings(settings: ApplierSettings, name: str, places: Places) -> BucketSettings | None:
+def bucket_settings(settings: ApplierSettings, name: str, places: Places) -> BucketSettings | None:
     """Of the bucket to read: the one named, else the settings' own, if the instance is in it."""
     if not places.use_bucket:
         return None
@@ -70,14 +72,18 @@ def _bucket_settings(settings: ApplierSettings, name: str, places: Places) -> Bu
         known = name in settings.instances
         return settings.bucket if not known or settings.is_attached(name) else None
     try:
-        parse_bucket_url(url)
+        is_directory = parse_bucket_url(url).directory is not None
     except ValueError as error:
         raise UsageError(
             Code.USAGE, f"{url!r} is no bucket: {error}", "s3://BUCKET/PREFIX or file:///DIRECTORY"
         ) from error
-    if settings.bucket is not None and url == settings.bucket.url:
-        return settings.bucket
-    return BucketSettings(url=url)
+    own = settings.bucket
+    if own is None:
+        return BucketSettings(url=url)
+    if is_directory == (own.place.directory is not None):
+        # Another bucket of the same server, with the same credentials.
+        return msgspec.structs.replace(own, url=url)
+    return BucketSettings(url=url, identity_files=own.identity_files)
 
 
 def _heard_by_applier(settings: ApplierSettings, name: str) -> Heard | None:
