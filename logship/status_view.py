@@ -154,6 +154,8 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
         if _get(document, "gap", "filling"):
             fate = "is missing, and looked for in the bucket"
         yield "gap", f"WAL from {start} to {again} {fate}: {what}"
+    if document.get("bucket"):
+        yield "bucket", _bucket(document)
     for road in document.get("other_roads") or []:
         yield f"also to {_text(road, 'name')}", _other_road(road)
     yield "version check", _text(document, "compat", "verdict")
@@ -162,6 +164,18 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
         timeline, lsn = _text(promotion, "opened_timeline"), _text(promotion, "opened_lsn")
         yield "promoted", f"opened on timeline {timeline} at {lsn}"
         yield "lost", _text(promotion, "lost")
+
+
+def _bucket(document: Document) -> str:
+    state = _text(document, "bucket", "state")
+    if state == "failed":
+        return f"failed, and is tried again: {_text(document, 'bucket', 'error')}"
+    if state == "reading" and _get(document, "incarnation") is None:
+        return "is asked, nothing of this instance was found yet"
+    return {
+        "idle": "idle, not needed now",
+        "up-to-date": "up to date, all that is there was read",
+    }.get(state, state)
 
 
 def _other_road(road: Document) -> str:
