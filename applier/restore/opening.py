@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -34,6 +35,19 @@ class Places(NamedTuple):
     timeline: int | None = None
 
 
+@contextlib.contextmanager
+def with_a_way_out() -> Iterator[None]:
+    """A bucket that does not answer is not the end: the hint says how to do without."""
+    try:
+        yield
+    except LogshipError as error:
+        if error.code not in (Code.BUCKET_UNREACHABLE, Code.BUCKET_REFUSED):
+            raise
+        hint = f"{error.hint} (--no-bucket does with what is on this machine's disks)"
+        raise LogshipError(error.code, error.what, hint, retryable=error.retryable) from error
+
+
+@with_a_way_out()
 def open_from_settings(
     settings: ApplierSettings, name: str, places: Places, spool_directory: Path
 ) -> Sources:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from applier.restore.opening import Places, bucket_settings
+from applier.restore.opening import Places, bucket_settings, with_a_way_out
 from applier.restore.restoring import Place, check_place
 from applier.settings import ApplierSettings, BucketSettings
-from logship.errors import RefusedError, UsageError
+from logship.errors import Code, LogshipError, RefusedError, UsageError
 
 OWN = BucketSettings(
     url="s3://wal-archive/logship",
@@ -53,3 +53,11 @@ def test_a_file_in_the_place_of_the_directory_is_not_called_full(tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(RefusedError, match="is no directory"):
         check_place(Place(tmp_path / "file", 1, "promote"))
+
+
+def test_a_bucket_that_is_away_can_be_left_out_and_that_is_said() -> None:
+    away = LogshipError(Code.BUCKET_UNREACHABLE, "nobody answers", "look at it", retryable=True)
+    with pytest.raises(LogshipError, match="nobody answers") as caught, with_a_way_out():
+        raise away
+    assert caught.value.hint.startswith("look at it (--no-bucket does")
+    assert caught.value.retryable
