@@ -54,6 +54,8 @@ def set_up_logs(settings: LogSettings, *, stream: TextIO | None = None) -> None:
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
     logging.captureWarnings(True)
+    # Where it found credentials, at each start of each command.
+    logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
 
 
 def redact_event(

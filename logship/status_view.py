@@ -101,7 +101,7 @@ def _row(document: Document, now: float) -> tuple[str, ...]:
         _protection(document),
         _text(document, "primary", "flush_lsn"),
         _text(document, "store", "durable"),
-        _transfer_gap(document),
+        _transfer_gap(document, now),
         size(_get(document, "apply_gap", "bytes")),
         _text(document, "standby", "state"),
         str(len(alarms)) if alarms else "-",
@@ -139,7 +139,7 @@ def _position_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     yield "standby positions", f"flushed {flush}, replayed {replay}"
     if _get(document, "standby", "last_error"):
         yield "standby's last error", _text(document, "standby", "last_error")
-    yield "transfer gap", _transfer_gap(document)
+    yield "transfer gap", _transfer_gap(document, now)
     yield "apply gap", size(_get(document, "apply_gap", "bytes"))
 
 
@@ -154,6 +154,8 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
         if _get(document, "gap", "filling"):
             fate = "is missing, and looked for in the bucket"
         yield "gap", f"WAL from {start} to {again} {fate}: {what}"
+    if document.get("bucket"):
+        yield "bucket", _bucket(document)
     for road in document.get("other_roads") or []:
         yield f"also to {_text(road, 'name')}", _other_road(road)
     yield "version check", _text(document, "compat", "verdict")
@@ -162,6 +164,18 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
         timeline, lsn = _text(promotion, "opened_timeline"), _text(promotion, "opened_lsn")
         yield "promoted", f"opened on timeline {timeline} at {lsn}"
         yield "lost", _text(promotion, "lost")
+
+
+def _bucket(document: Document) -> str:
+    state = _text(document, "bucket", "state")
+    if state == "failed":
+        return f"failed, and is tried again: {_text(document, 'bucket', 'error')}"
+    if state == "reading" and _get(document, "incarnation") is None:
+        return "is asked, nothing of this instance was found yet"
+    return {
+        "idle": "idle, not needed now",
+        "up-to-date": "up to date, all that is there was read",
+    }.get(state, state)
 
 
 def _other_road(road: Document) -> str:
@@ -211,11 +225,14 @@ def _protection(document: Document) -> str:
     return configured if configured == in_effect else f"{configured}, in effect {in_effect}"
 
 
-def _transfer_gap(document: Document) -> str:
+def _transfer_gap(document: Document, now: float) -> str:
     byte_count = _get(document, "transfer_gap", "bytes")
     seconds = _get(document, "transfer_gap", "seconds")
     if byte_count is None and seconds is None:
         return UNKNOWN
+    if _get(document, "link", "state") == "bucket":
+        # As of the newest object: nobody here knows what the primary has done since.
+        return f"{size(byte_count)}, {_ago(_get(document, 'primary', 'heard_at'), now)}"
     return f"{size(byte_count)}, {duration(seconds)}"
 
 

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -> dict[str, Any]:
-    from applier.restore.opening import open_from_settings
+    from applier.restore.opening import open_from_settings, with_a_way_out
     from applier.restore.restoring import Machine, Place, check_place, restore
     from applier.restore.window import window_lines
     from logship.postgres.installations import discover
@@ -118,7 +118,8 @@ def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -
     spool = place.into.with_name(f".{place.into.name}.wal")
     sources = open_from_settings(settings, args.name, places_of(args), spool)
     try:
-        window = sources.window()
+        with with_a_way_out():
+            window = sources.window()
         progress.step("window", {})
         for line in window_lines(window):
             progress.line(line)

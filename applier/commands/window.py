@@ -70,7 +70,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = load_applier_settings(args.config)
-    from applier.restore.opening import open_from_settings
+    from applier.restore.opening import open_from_settings, with_a_way_out
     from applier.restore.window import window_lines
     from logship.logs import set_up_logs
     from logship.settings import LogSettings
@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="logship-window-") as spool:
         sources = open_from_settings(settings, args.name, places_of(args), Path(spool) / "wal")
         try:
-            window = sources.window()
+            with with_a_way_out():
+                window = sources.window()
         finally:
             sources.close()
     if args.json:

@@ -110,7 +110,10 @@ class BucketRoad:
         if failure is not None:
             return {"state": "failed", "error": failure.what}
         if not self.is_attached:
-            return {"state": "idle", "error": None}
+            start = self.read_from()
+            # Nothing of the instance may be there yet: it is looked for.
+            wanted = start is not None and start <= time.monotonic()
+            return {"state": "reading" if wanted else "idle", "error": None}
         return {"state": "up-to-date" if self._is_dry else "reading", "error": None}
 
     # --- Intake -----------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import msgspec
 
 from applier.restore.sources import Archive, Sources, open_sources
 from applier.restore.window import Heard
@@ -32,6 +35,19 @@ class Places(NamedTuple):
     timeline: int | None = None
 
 
+@contextlib.contextmanager
+def with_a_way_out() -> Iterator[None]:
+    """A bucket that does not answer is not the end: the hint says how to do without."""
+    try:
+        yield
+    except LogshipError as error:
+        if error.code not in (Code.BUCKET_UNREACHABLE, Code.BUCKET_REFUSED):
+            raise
+        hint = f"{error.hint} (--no-bucket does with what is on this machine's disks)"
+        raise LogshipError(error.code, error.what, hint, retryable=error.retryable) from error
+
+
+@with_a_way_out()
 def open_from_settings(
     settings: ApplierSettings, name: str, places: Places, spool_directory: Path
 ) -> Sources:
@@ -44,7 +60,7 @@ def open_from_settings(
                 Code.USAGE, f"there is no directory {directory}", "name one that holds seeds"
             )
     own_seeds = [settings.seeds_directory] if settings.seeds_directory.is_dir() else []
-    bucket = _bucket_settings(settings, name, places)
+    bucket = bucket_settings(settings, name, places)
     files = [*places.identity_files, *(bucket.identity_files if bucket is not None else [])]
     identities = Identities(files)
     return open_sources(
@@ -61,7 +77,7 @@ def open_from_settings(
     )
 
 
-def _bucket_settings(settings: ApplierSettings, name: str, places: Places) -> BucketSettings | None:
+def bucket_settings(settings: ApplierSettings, name: str, places: Places) -> BucketSettings | None:
     """Of the bucket to read: the one named, else the settings' own, if the instance is in it."""
     if not places.use_bucket:
         return None
@@ -70,14 +86,18 @@ def _bucket_settings(settings: ApplierSettings, name: str, places: Places) -> Bu
         known = name in settings.instances
         return settings.bucket if not known or settings.is_attached(name) else None
     try:
-        parse_bucket_url(url)
+        is_directory = parse_bucket_url(url).directory is not None
     except ValueError as error:
         raise UsageError(
             Code.USAGE, f"{url!r} is no bucket: {error}", "s3://BUCKET/PREFIX or file:///DIRECTORY"
         ) from error
-    if settings.bucket is not None and url == settings.bucket.url:
-        return settings.bucket
-    return BucketSettings(url=url)
+    own = settings.bucket
+    if own is None:
+        return BucketSettings(url=url)
+    if is_directory == (own.place.directory is not None):
+        # Another bucket of the same server, with the same credentials.
+        return msgspec.structs.replace(own, url=url)
+    return BucketSettings(url=url, identity_files=own.identity_files)
 
 
 def _heard_by_applier(settings: ApplierSettings, name: str) -> Heard | None:

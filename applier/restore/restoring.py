@@ -97,6 +97,10 @@ def check_place(place: Place) -> None:
     into = place.into
     if not into.is_absolute():
         raise UsageError(Code.USAGE, f"{into} is not absolute", "write the directory in full")
+    if not 1 <= place.port <= 65535:
+        raise UsageError(
+            Code.USAGE, f"{place.port} is no port", "--port takes a number from 1 to 65535"
+        )
     check_socket_path(place.layout.socket_directory, place.port, "the directory's socket")
     check_socket_path(place.wal_directory, _WAL_PORT, "the directory's WAL socket")
     try:
@@ -104,7 +108,8 @@ def check_place(place: Place) -> None:
     except OSError as error:
         raise _refused(f"{into} can't be looked at: {error.strerror}", "check its owner") from error
     if is_used:
-        raise _refused(f"{into} is not empty", "name a directory that is empty or not there yet")
+        what = "is not empty" if into.is_dir() else "is no directory"
+        raise _refused(f"{into} {what}", "name a directory that is empty or not there yet")
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         if _is_taken(family, address, place.port):
             raise _refused(f"port {place.port} is in use on this machine", "name another: --port P")

@@ -49,7 +49,8 @@ def parse_time(text: str) -> int:
         raise UsageError(
             Code.USAGE,
             f"{text!r} is no time",
-            "write it as 2026-03-01T12:00:00+01:00; without a zone it is UTC",
+            "write it as 2026-03-01T12:00:00+01:00: date, time, offset from UTC; names of zones "
+            "are not taken, and without an offset it is UTC",
         ) from error
     if found.tzinfo is None:
         found = found.replace(tzinfo=UTC)

@@ -123,14 +123,16 @@ class Agent:
         await self._destination.close(ended.what)
         if ended.code == Code.LINK_LOST:
             if self._reminder.due(ended.what):
-                log.warning("lost the link", why=ended.what)
+                log.warning(
+                    "lost the connection", destination=self._destination.far_end, why=ended.what
+                )
         elif ended.code == Code.PRIMARY_NOT_READY and ended.retryable:
             log.info("connecting anew", why=ended.what)
         else:
             await self._after_refusal(ended)
 
     async def _connect(self) -> tuple[SourceIdentity, Accepted]:
-        """Until the applier accepts.  Returns what was said to it: the hello tells of a
+        """Until the far end accepts.  Returns what was said to it: the hello tells of a
         primary that was asked just before, also after minutes of trying."""
         backoff = Backoff()
         while True:
@@ -144,13 +146,19 @@ class Agent:
             except LogshipError as error:
                 if error.retryable:
                     if self._reminder.due(error.what):
-                        log.warning("can't reach the applier", **error.as_dict())
+                        log.warning(
+                            "can't reach the destination",
+                            destination=self._destination.far_end,
+                            **error.as_dict(),
+                        )
                     await asyncio.sleep(backoff.next_seconds())
                 else:
                     await self._after_refusal(error)
                 continue
             resume = str(accepted.position) if accepted.position else "nowhere yet"
-            log.info("the applier accepts", resume=resume)
+            log.info(
+                "the destination accepts", destination=self._destination.far_end, resume=resume
+            )
             return identity, accepted
 
     async def _open_source(self) -> SourceIdentity:
@@ -210,7 +218,9 @@ class Agent:
         while True:
             try:
                 await self._destination.connect(facts)
-                log.info("told the applier that the primary can't be reached")
+                log.info(
+                    "connected, and waits for the primary", destination=self._destination.far_end
+                )
                 backoff = Backoff()
                 error = await self._until_lost()
             except LogshipError as caught:
@@ -219,7 +229,11 @@ class Agent:
                 await self._after_refusal(error)
                 continue
             if self._reminder.due(error.what):
-                log.warning("can't tell the applier that the primary is away", **error.as_dict())
+                log.warning(
+                    "can't reach the destination, and the primary is away",
+                    destination=self._destination.far_end,
+                    **error.as_dict(),
+                )
             if error.code == Code.INSTANCE_BUSY:
                 # Another shipper has a primary: it is for long, and each try is a line there.
                 await asyncio.sleep(BUSY_RETRY_SECONDS)
@@ -243,9 +257,7 @@ class Agent:
         # By its code: what else it says may hold a number that is another one each time.
         if self._reminder.due(error.code):
             if error.code == Code.FENCED:
-                log.error(
-                    "FENCED: the applier accepts nothing more of this instance", **error.as_dict()
-                )
+                log.error("FENCED: nothing more of this instance is accepted", **error.as_dict())
             else:
                 log.error("refused", **error.as_dict())
         await asyncio.sleep(1.0 if error.retryable else REFUSED_RETRY_SECONDS)
@@ -264,7 +276,12 @@ class Agent:
         if not event.error:
             log.info("the seed is in place", seed_id=event.seed_id)
             return
-        log.error("the applier gave up the seed", seed_id=event.seed_id, why=event.error)
+        log.error(
+            "the seed was given up",
+            destination=self._destination.far_end,
+            seed_id=event.seed_id,
+            why=event.error,
+        )
         if self._seed_task is None or self._seed_task.done():
             self._seed_again()
 

@@ -90,7 +90,7 @@ class Shipping:
         self._greeted_away = not source.reachable
         self._reminder = Reminder()
         if accepted.seed_wanted:
-            want_seed("the applier has no seed")
+            want_seed(f"{destination.far_end} has no seed")
 
     async def run(self) -> LogshipError:
         """Ship until the connection ends; returns why.

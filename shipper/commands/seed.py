@@ -43,9 +43,14 @@ def run(args: argparse.Namespace) -> int:
 
     settings = load_shipper_settings(args.config)
     if settings.bucket is None or settings.bucket.role == "spill":
+        why = (
+            "has no [bucket]"
+            if settings.bucket is None
+            else "has a bucket of the role spill, which takes WAL but no seeds"
+        )
         raise UsageError(
             Code.USAGE,
-            f"{args.config} has no bucket that seeds are put into",
+            f"{args.config} {why}",
             f"for a seed over the link, on the recovery server: applier seed {settings.instance}",
         )
     order = settings.instance_directory / ORDER_NAME

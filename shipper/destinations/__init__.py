@@ -98,6 +98,10 @@ class PushesAcks(Protocol):
 class Destination(Protocol):
     """One far end.  Methods are called in one event loop."""
 
+    @property
+    def far_end(self) -> str:
+        """What an operator calls it, for logs: "the applier", "the bucket"."""
+
     async def connect(self, facts: Facts) -> Accepted:
         """Try once to reach the far end and be accepted.
 
@@ -112,7 +116,10 @@ class Destination(Protocol):
         """The primary's state changed, or time passed; cheap, may be called often."""
 
     async def room(self, size_bytes: int) -> None:
-        """Wait until `size_bytes` more may be in flight.  Raises LogshipError(LINK_LOST)."""
+        """Wait until `size_bytes` more may be in flight.  Raises LogshipError(LINK_LOST).
+
+        Also asked outside of a task, and given up where it begins to wait.
+        """
 
     def resume(self, position: Position) -> None:
         """Spans go on at `position`: that of `Accepted` or of the last Rewind.

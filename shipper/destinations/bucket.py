@@ -98,6 +98,8 @@ class BucketOptions:
 class BucketDestination:
     """See `shipper.destinations.Destination`."""
 
+    far_end = "the bucket"
+
     def __init__(
         self,
         store: ObjectStore,

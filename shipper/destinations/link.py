@@ -85,6 +85,8 @@ class _Change:
 class LinkDestination:
     """See `shipper.destinations.Destination`."""
 
+    far_end = "the applier"
+
     def __init__(
         self,
         endpoint: str,

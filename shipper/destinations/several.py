@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import structlog
 
@@ -91,6 +91,7 @@ class SeveralDestinations:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._destinations = {each.name: each.destination for each in members}
+        self.far_end = " or ".join(self._destinations)
         self._flow = Flow(
             {each.name: each.role for each in members},
             spill=spill,
@@ -377,6 +378,7 @@ class SeveralDestinations:
                 return  # what comes is dropped
             if not members:
                 # Nobody has a place for it just now: one is on its way, or a Rewind.
+                await _leave_at_once()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(TICK_SECONDS):
                         await self._wait()
@@ -401,8 +403,10 @@ class SeveralDestinations:
             limit_seconds = min(limit_seconds, member.patience_seconds(began_at))
         has_room = True
         try:
-            async with asyncio.timeout(limit_seconds):
-                await self._destinations[member.name].room(size_bytes)
+            if not _ends_at_once(self._destinations[member.name].room(size_bytes)):
+                await _leave_at_once()
+                async with asyncio.timeout(limit_seconds):
+                    await self._destinations[member.name].room(size_bytes)
         except TimeoutError:
             has_room = False
         except LogshipError as error:
@@ -484,6 +488,22 @@ class SeveralDestinations:
 
 def _closed() -> LogshipError:
     return LogshipError(Code.LINK_LOST, "no destination is connected", retryable=True)
+
+
+def _ends_at_once(waiting: Coroutine[Any, Any, None]) -> bool:
+    """Whether it ends without waiting; else nothing was done.  Raises what it raises."""
+    try:
+        waiting.send(None)
+    except StopIteration:
+        return True
+    waiting.close()
+    return False
+
+
+async def _leave_at_once() -> None:
+    """Where `room` was asked outside of a task, to be told at once whether there is room, it is
+    closed here: a time-out is for tasks alone."""
+    await asyncio.sleep(0)
 
 
 def _cut(sealed: Sealed, skipped_bytes: int) -> Sealed:

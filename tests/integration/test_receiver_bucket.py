@@ -76,6 +76,8 @@ class BucketRig:
 class BucketEnd:
     """A sender that writes into the rig's bucket, and looks what the receiver does with it."""
 
+    far_end = "the bucket"
+
     def __init__(self, rig: BucketRig) -> None:
         self.rig = rig
         self._writer: BucketWriter | None = None

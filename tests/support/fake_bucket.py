@@ -36,6 +36,8 @@ class FakeBucket:
     `room_bytes`: what may be sent until it is raised again; None is no limit.
     """
 
+    far_end = "the bucket"
+
     def __init__(self, start: Position | None) -> None:
         self.auto_durable = True
         self.away = False

@@ -168,6 +168,8 @@ class FakeDestination:
     `refusals`: raised by the next `connect` calls, one each.
     """
 
+    far_end = "the far end"
+
     def __init__(self, accepted: Accepted | None = None) -> None:
         self.accepted = accepted
         self.refusals: list[Exception] = []

@@ -241,9 +241,12 @@ class BucketReader:
         pause = self._reading.poll_seconds
         while True:
             contents: Contents | None = await self._aside(self._find)
-            self._attachment.answered()
-            if contents is not None or not self._is_wanted():
+            if contents is not None:
+                # What failed before is over once more of it was read, not because it is listed.
                 return contents
+            self._attachment.answered()
+            if not self._is_wanted():
+                return None
             await self._sleep(pause)
             pause = min(2 * pause, MAX_SEED_PAUSE_SECONDS)
 

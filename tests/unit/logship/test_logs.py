@@ -104,3 +104,11 @@ def test_libraries_logs_come_in_the_same_form() -> None:
         "warning",
         "aiohttp.server",
     )
+
+
+def test_no_command_tells_where_aws_credentials_were_found() -> None:
+    out = io.StringIO()
+    set_up_logs(LogSettings(), stream=out)
+    logging.getLogger("botocore.credentials").info("Found credentials in environment variables.")
+    logging.getLogger("botocore.credentials").warning("they can't be renewed")
+    assert [line["event"] for line in lines(out)] == ["they can't be renewed"]

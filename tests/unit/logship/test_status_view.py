@@ -210,3 +210,32 @@ def test_sizes(value: int | None, text: str) -> None:
 )
 def test_durations(value: float | None, text: str) -> None:
     assert duration(value) == text
+
+
+def test_by_a_bucket_alone_the_gap_is_of_the_moment_that_was_last_heard_of() -> None:
+    by_bucket = {
+        **FOLLOWING,
+        "link": {"state": "bucket", "since": NOW - 200},
+        "primary": {**FOLLOWING["primary"], "heard_at": NOW - 900},
+        "transfer_gap": {"bytes": 0, "seconds": 0.0},
+    }
+    assert "0 B, 15 min ago" in render_table([by_bucket], now=NOW)
+    assert re.search(r"transfer gap: +0 B, 15 min ago", render_detail(by_bucket, now=NOW))
+
+
+@pytest.mark.parametrize(
+    ("state", "incarnation", "shown"),
+    [
+        ("idle", FOLLOWING["incarnation"], "idle, not needed now"),
+        ("reading", None, "is asked, nothing of this instance was found yet"),
+        ("reading", FOLLOWING["incarnation"], "reading"),
+        ("up-to-date", FOLLOWING["incarnation"], "up to date, all that is there was read"),
+        ("failed", None, "failed, and is tried again: nobody answers"),
+    ],
+)
+def test_what_becomes_of_the_bucket_is_said(
+    state: str, incarnation: dict[str, Any] | None, shown: str
+) -> None:
+    bucket = {"state": state, "error": "nobody answers" if state == "failed" else None}
+    detail = render_detail({**FOLLOWING, "incarnation": incarnation, "bucket": bucket}, now=NOW)
+    assert re.search(f"^bucket: +{shown}$", detail, re.MULTILINE)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from applier.operations import bucket_road
 from applier.operations.instance import Instance
@@ -284,3 +285,37 @@ async def test_an_instance_without_a_link_is_read_at_once_one_with_a_link_after_
     assert instance.bucket.read_from() == 0.0
     await instance.fence("promotion")
     assert instance.bucket.read_from() is None
+
+
+async def test_an_alarm_of_the_bucket_stays_until_more_of_it_was_read(
+    instance: Instance,
+    listener: Listener,
+    receiver: BucketReceiver,
+    store: WatchedStore,
+    writer: BucketWriter,
+) -> None:
+    await ship(instance, 4 * S, 4 * S + 500)
+    put(writer, 4 * S + 500, 4 * S + 1000)
+    key = next(info.key for info in store.inner.listing("") if "/profiles/" in info.key)
+    whole = store.inner.get(key)
+    assert whole is not None
+    store.inner.put(key, b"damaged", metadata=whole.metadata)
+    with capture_logs() as logged:
+        instance.lost(listener, "the network is away")
+        await until(lambda: instance.alarms.has(Code.OBJECT_DAMAGED), "it is noticed")
+        store.forget()
+        await until(lambda: sum(each == ("get", key) for each in store.keys) > 2, "tried again")
+        status = instance.bucket.status()
+        assert status is not None and status["state"] == "failed"
+        assert [line["event"] for line in logged if "alarm" in line["event"]] == ["alarm"]
+        store.inner.put(key, whole.data, metadata=whole.metadata)
+        await durable_at(instance, 4 * S + 1000)
+        await until(lambda: not instance.alarms.has(Code.OBJECT_DAMAGED), "it is over")
+
+
+async def test_a_bucket_without_a_word_of_the_instance_is_asked_not_idle(
+    instance: Instance, store: WatchedStore
+) -> None:
+    instance.settings = msgspec.structs.replace(instance.settings, public_key="")
+    instance.bucket.is_open = True
+    assert instance.bucket.status() == {"state": "reading", "error": None}

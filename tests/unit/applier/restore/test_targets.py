@@ -34,7 +34,9 @@ def test_times_are_read_as_iso_and_postgresql_write_them(text: str, time: int) -
     assert parse_time(shown_time(time)) == time
 
 
-@pytest.mark.parametrize("text", ["", "noon", "12:00", "2026-02-30", "2026-03-01 25:00"])
+@pytest.mark.parametrize(
+    "text", ["", "noon", "12:00", "2026-02-30", "2026-03-01 25:00", "2026-03-01 12:00 CET"]
+)
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is no time"):
         parse_time(text)

@@ -443,3 +443,16 @@ async def test_a_source_that_needs_no_primary_says_hello_without_one(run: Run) -
     assert run.destination.connects[1].reachable
     assert len(run.remembered) == 1
     await run.shipped(S + 200)
+
+
+async def test_the_log_says_where_it_ships_to(run: Run) -> None:
+    run.destination.refusals.append(
+        LogshipError(Code.BUCKET_UNREACHABLE, "nobody answers", retryable=True)
+    )
+    with capture_logs() as logged:
+        run.start()
+        await run.shipped(S + 1000)
+    said = {line["event"]: line.get("destination") for line in logged}
+    assert said["can't reach the destination"] == "the far end"
+    assert said["the destination accepts"] == "the far end"
+    assert not any("applier" in event or "link" in event for event in said)

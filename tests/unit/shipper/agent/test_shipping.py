@@ -112,7 +112,7 @@ async def test_nothing_is_read_before_the_far_end_has_a_place_for_it(run: Run) -
     run.source.flush(S + 1000)
     run.start(None, seed_wanted=True)
     await until(lambda: run.told, "the first observation")
-    assert run.wanted == ["the applier has no seed"]
+    assert run.wanted == ["the far end has no seed"]
     assert run.source.starts == []
     run.destination.say(Rewind(at(1, S), "a seed begins here"))
     await run.shipped(S + 1000)

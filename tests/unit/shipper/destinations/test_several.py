@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, SeedBegin, SeedChunk, SeedEnd
 from logship.lsn import Lsn, Position
+from shipper.agent.pipeline import SealPipeline
 from shipper.destinations import (
     Accepted,
     DestinationEvent,
@@ -25,8 +26,10 @@ from shipper.destinations import several as several_module
 from shipper.destinations.several import SeveralDestinations, SeveralMember
 from shipper.destinations.several_members import Role
 from shipper.destinations.several_spill import SpillRule
+from shipper.sources import WalBytes
 from tests.support.fake_bucket import FakeBucket
-from tests.support.link_frames import SEGMENT_BYTES, at, profile, sealed_wal
+from tests.support.fakes import FakeSource
+from tests.support.link_frames import SEGMENT_BYTES, at, profile, sealed_wal, wal_bytes
 from tests.support.waiting import until
 
 S = SEGMENT_BYTES
@@ -377,3 +380,33 @@ async def test_a_seed_that_all_give_up_ends_its_maker(run: Run) -> None:
     with pytest.raises(LogshipError) as caught:
         await seed(run, "s1")
     assert caught.value.code is Code.SEED_FAILED
+
+
+async def test_room_is_told_outside_of_a_task_as_well(run: Run) -> None:
+    """A shipper hands small WAL on in the callback that received it."""
+    await run.connect()
+    run.tell(S + 3000)
+    pipeline = SealPipeline(FakeSource(start_lsn=S), run.destination, compress=True)
+    put: asyncio.Queue[bool | Exception] = asyncio.Queue()
+
+    def push() -> None:
+        data = wal_bytes(1, run.sent.lsn, 1000)
+        try:
+            put.put_nowait(pipeline.put_at_once(WalBytes(1, run.sent.lsn, [data], 1000)))
+        except Exception as error:
+            put.put_nowait(error)
+
+    try:
+        asyncio.get_running_loop().call_soon(push)
+        assert await put.get() is True
+        assert run.ends["link"].end == run.ends["bucket"].end == at(1, S + 1000)
+        run.sent = at(1, S + 1000)
+        run.ends["link"].room_bytes = 0
+        asyncio.get_running_loop().call_soon(push)
+        assert await put.get() is False
+        for name in ("link", "bucket"):
+            run.ends[name].cut()
+        asyncio.get_running_loop().call_soon(push)
+        assert await put.get() is False
+    finally:
+        await pipeline.close()
