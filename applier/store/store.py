@@ -13,6 +13,7 @@ import structlog
 
 from applier.store import layout
 from applier.store.core import StoreCore, open_store
+from applier.store.positions import Extent
 from applier.store.reading import FileSlice
 from applier.store.refusals import unusable
 from applier.store.runs import Run
@@ -122,6 +123,12 @@ class Store:
         """End of the bytes that no crash takes away."""
         chain = self._core.positions
         return None if chain is None else chain.durable
+
+    def current_extent(self) -> tuple[int, Extent] | None:
+        """The newest timeline of the current chain, and its written bytes there; None: no chain.
+        A chain that begins in it, or right at its end, sets nothing aside."""
+        chain = self._core.positions
+        return None if chain is None else (chain.written.timeline, chain.growing)
 
     @property
     def current_seed_id(self) -> str:

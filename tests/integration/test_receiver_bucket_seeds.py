@@ -210,6 +210,32 @@ async def test_an_operator_may_order_one(
     await until(lambda: intake.written == at(1, 6 * S), "and its WAL")
 
 
+async def test_one_too_old_for_the_wal_that_is_held_is_refused_while_a_standby_needs_that(
+    receiver: BucketReceiver, intake: FakeBucketIntake, store: WatchedStore, writer: BucketWriter
+) -> None:
+    """Retention has removed the WAL between the seed and what the standby still needs."""
+    intake.seed_wanted, intake.placed_seed_id = False, "ab00"
+    intake.hold(at(1, 8 * S), wal_bytes(1, 8 * S, 4 * S))
+    writer.write_many(1, 5 * S, 7 * S, S // 2)
+    write_seed(store, 5 * S + 40, "ab01")
+    receiver.start(["orders"])
+    reader = receiver.readers["orders"]
+    await until(lambda: intake.of_kind("bucket_dry") or intake.of_kind("gap"), "it is read")
+    with pytest.raises(LogshipError, match=r"ab01 .* 1:0/5\S+ .* leads from there to 1:0/C") as no:
+        await reader.usable_seed()
+    assert no.value.code is Code.SEED_FAILED and "--from link" in no.value.hint
+    reader.order_seed(SeedOrder("an operator asked"))
+    await until(lambda: intake.of_kind("bucket_failed"), "the order is refused")
+    assert intake.of_kind("seed_begin") == [] and intake.wal_of(1) == wal_bytes(1, 8 * S, 4 * S)
+    writer.write_many(1, 7 * S, 12 * S - 100, S // 2)
+    with pytest.raises(LogshipError, match="would be cut off"):
+        await reader.usable_seed()
+    writer.write_wal(1, 12 * S - 100, wal_bytes(1, 12 * S - 100, 100))
+    reader.order_seed(SeedOrder("an operator asked"))
+    await seeded(intake, "ab01")
+    await until(lambda: intake.written == at(1, 12 * S), "all that was held is there again")
+
+
 async def test_a_bucket_that_goes_away_in_mid_seed_is_waited_for_and_the_seed_goes_on(
     receiver: BucketReceiver, intake: FakeBucketIntake, store: WatchedStore, writer: BucketWriter
 ) -> None:

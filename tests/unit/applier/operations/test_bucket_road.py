@@ -13,6 +13,7 @@ from applier.operations import bucket_road
 from applier.operations.instance import Instance
 from applier.operations.state import instance_status
 from applier.receivers.bucket.receiver import BucketReceiver
+from applier.receivers.seed.placement import SeedPlaced
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, SeedBegin
 from logship.lsn import Lsn
@@ -253,6 +254,32 @@ async def test_the_links_word_on_the_primary_counts_while_it_is_there(
     )
     await durable_at(instance, 5 * S)
     assert instance.record.profile == newer
+
+
+async def test_what_a_standby_needs_is_not_set_aside_for_an_older_seed(
+    instance: Instance, listener: Listener
+) -> None:
+    assert instance.bucket.held() is None
+    await instance.hello(hello(), listener)
+    await instance.seed_begin(SEED)
+    for number in range(4, 9):
+        await ship(instance, number * S, (number + 1) * S)
+    await durable_at(instance, 9 * S)
+    assert instance.store is not None
+    await instance.store.remove_below({1: 6 * S})
+    held = instance.bucket.held()
+    assert held is not None
+    assert not held.has_from(at(1, 5 * S)) and held.has_from(at(1, 6 * S))
+    assert not held.has_from(at(1, 9 * S)), "there is nothing yet"
+    assert held.needed_up_to(at(1, 5 * S)) is None, "nobody runs on it"
+    instance.following.placed = SeedPlaced(
+        seed_id="s1", timeline=1, start_lsn=4 * S + 40, end_lsn=4 * S + 900, bytes=1, files=1
+    )
+    held = instance.bucket.held()
+    assert held is not None
+    assert held.needed_up_to(at(1, 5 * S)) == at(1, 9 * S)
+    for kept in (at(1, 6 * S), at(1, 9 * S), at(1, 12 * S), at(2, 4 * S)):
+        assert held.needed_up_to(kept) is None, kept
 
 
 def heard(instance: Instance) -> tuple[int, int, float] | None:
