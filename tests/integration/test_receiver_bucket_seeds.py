@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -255,6 +256,30 @@ async def test_a_bucket_that_goes_away_in_mid_seed_is_waited_for_and_the_seed_go
     assert len(intake.of_kind("seed_begin")) == 1
     assert intake.of_kind("seed_chunk") == list(range(len(intake.seed_parts)))
     assert intake.of_kind("seed_stopped") == []
+
+
+async def test_a_stop_while_a_part_of_a_seed_is_fetched_waits_for_that_and_ends(
+    receiver: BucketReceiver, intake: FakeBucketIntake, store: WatchedStore, writer: BucketWriter
+) -> None:
+    writer.write_many(1, 3 * S, 4 * S, S // 2)
+    write_seed(store, 3 * S + 40, "ab01")
+    asked, gate = threading.Event(), threading.Event()
+
+    def hang(operation: str, key: str) -> None:
+        if operation == "get" and key.endswith("/base/000000"):
+            asked.set()
+            assert gate.wait(10)
+
+    store.fail = hang
+    receiver.start(["orders"])
+    await until(asked.is_set, "a part is asked for")
+    stopping = asyncio.create_task(receiver.stop())
+    done, _ = await asyncio.wait([stopping], timeout=2 * POLL_SECONDS)
+    assert not done
+    gate.set()
+    async with asyncio.timeout(10):
+        await stopping
+    assert intake.of_kind("bucket_failed") == []
 
 
 async def test_a_damaged_seed_is_given_up_and_the_one_before_it_is_taken(
