@@ -9,7 +9,7 @@ import structlog
 
 from applier.operations.kept_seeds import KeptSeeds
 from applier.receivers.seed.receiver import SeedOutOfOrderError, SeedReceiver
-from logship.errors import Code, LogshipError
+from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import SeedBegin, SeedChunk, SeedEnd
 from logship.lsn import Lsn, Position
 from logship.wal import segment_start
@@ -37,9 +37,36 @@ class Arrival:
         self.kept = KeptSeeds(instance)
         self.is_from_bucket = False
         """Whether `seeder` is fed from a bucket: who comes by the link must not end it."""
+        self.asked_of_link = False
+        """An operator wants one of the link's shipper, and none has begun there since."""
         self._ending: asyncio.Task[None] | None = None
         self._waits_for_wal = False
         self._alarm: Code | None = None
+
+    def is_wanted(self, *, from_bucket: bool) -> bool:
+        """Whether the sender that came is to bring one.  What is the link's to bring a bucket
+        does not: its seeds are older, and nobody asked for them."""
+        instance = self._instance
+        if self.asked_of_link and not from_bucket:
+            return True
+        placed = instance.following.placed
+        if placed is None:
+            return instance.settings.seed == "auto"
+        # One that was asked for began a chain and never came to its end.
+        begun = instance.opened_store.current_seed_id
+        if from_bucket and begun != instance.record.bucket_seed_id:
+            return False
+        return begun not in ("", placed.seed_id)
+
+    def check_possible(self) -> None:
+        """Raises RefusedError: one is arriving already, and is not forgotten for another."""
+        instance = self._instance
+        from_bucket = self.is_from_bucket and instance.bucket.is_attached
+        # One that is complete but for WAL that will not come must not block the next for ever.
+        if not self.give_up_abandoned(connected=instance.has_primary or from_bucket):
+            raise RefusedError(
+                Code.SEED_FAILED, f"a seed of {instance.name} is already arriving", "wait for it"
+            )
 
     async def begin(self, frame: SeedBegin, *, from_bucket: bool = False) -> None:
         """Make room for the seed and begin its chain of WAL.  Raises LogshipError: no seed."""
@@ -68,6 +95,8 @@ class Arrival:
             await seeder.abort()
             raise
         self.seeder, self.is_from_bucket = seeder, from_bucket
+        if not from_bucket:
+            self.asked_of_link = False
         await self.kept.begin(frame)
         instance.following.chain_began()
         self._clear_alarm()

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from applier.receivers import FencedError, IntakeListener, Positions, Resume
+from applier.receivers import FencedError, Held, IntakeListener, Positions, Resume
 from logship import status
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, Hello, SeedBegin, SeedChunk, SeedEnd, ShipperHeartbeat
 from logship.identity import Incarnation, Profile
-from logship.lsn import Position
 
 if TYPE_CHECKING:
     from applier.operations.instance import Instance
@@ -155,10 +154,13 @@ class BucketRoad:
         if self._listener is not None:
             self._listener.failed(error)
 
-    def holds(self, position: Position) -> bool:
+    def held(self) -> Held | None:
         store = self._instance.store
-        runs = store.runs() if store is not None else []
-        return bool(runs) and runs[0].reaches(position)
+        chain = store.current_extent() if store is not None else None
+        if chain is None:
+            return None
+        timeline, (start, end) = chain
+        return Held(timeline, start, end, self._instance.following.placed is not None)
 
     def positions(self) -> Positions | None:
         return self._instance.positions()

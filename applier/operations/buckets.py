@@ -11,7 +11,7 @@ import structlog
 
 from applier.operations.bucket_retention import BucketRetention
 from applier.operations.instance import Instance
-from applier.receivers.bucket.reader import BucketReader, SeedOrder, no_seed
+from applier.receivers.bucket.reader import BucketReader, SeedOrder
 from applier.receivers.bucket.receiver import BucketReceiver
 from applier.settings import ApplierSettings, BucketSettings
 from logship.bucket.seed_archive import SeedInfo
@@ -97,23 +97,19 @@ class Buckets:
                     f"{name} is attached to no bucket",
                     "add the table [bucket] to the settings, or name a directory",
                 )
-            info = await self._usable(instance, reader, reader.store)
+            info = await self._usable(instance, reader)
             reader.order_seed(order)
         else:
             store = _directory(source)
             reader = self._receiver.reader_of(name, store, order)
-            info = await self._usable(instance, reader, store)
+            info = await self._usable(instance, reader)
             task = asyncio.create_task(self._seed_from(name, reader))
             self._orders.add(task)
             task.add_done_callback(self._orders.discard)
         return answer | {"seed_id": info.begin.seed_id}
 
-    async def _usable(
-        self, instance: Instance, reader: BucketReader, store: ObjectStore
-    ) -> SeedInfo:
+    async def _usable(self, instance: Instance, reader: BucketReader) -> SeedInfo:
         info = await reader.usable_seed()
-        if info is None:
-            raise no_seed(store, instance.name)
         instance.check_seed_possible()
         return info
 

@@ -35,7 +35,7 @@ from applier.receivers.seed.placement import recover_placement
 from applier.store import Store
 from applier.store.commit_indexing import CommitIndexing
 from logship import durable
-from logship.errors import Code, LogshipError, RefusedError
+from logship.errors import Code, LogshipError
 from logship.frames import (
     GapFound,
     Hello,
@@ -76,8 +76,6 @@ class Instance:
         self.failure: LogshipError | None = None
         """Why the instance could not be opened: nothing is received or promoted until it is."""
         self._listener: IntakeListener | None = None
-        self._seed_asked = False
-        """An operator asked for a seed and none has begun since."""
         self._store_turn = asyncio.Lock()
         self._record_turn = asyncio.Lock()
         self.promotion_turn = asyncio.Lock()
@@ -212,7 +210,7 @@ class Instance:
         return Resume(
             position=store.durable,
             known_timelines=tuple(store.histories()),
-            seed_wanted=self._wants_seed(store) and not resuming,
+            seed_wanted=self.arrival.is_wanted(from_bucket=from_bucket) and not resuming,
             seed_id=seeder.seed_id if seeder is not None and same else "",
             seed_sequence=seeder.next_sequence if seeder is not None and same else 0,
             seed_done=placed is not None and placed.seed_id == hello.seed_id,
@@ -233,15 +231,6 @@ class Instance:
             await self.remember(
                 incarnation=profile.incarnation, profile=profile, protection=hello.protection
             )
-
-    def _wants_seed(self, store: Store) -> bool:
-        if self._seed_asked:
-            return True
-        placed = self.following.placed
-        if placed is None:
-            return self.settings.seed == "auto"
-        # One that was asked for began a chain and never came to its end.
-        return store.current_seed_id not in ("", placed.seed_id)
 
     async def _check_incarnation(self, profile: Profile) -> None:
         known = self.record.incarnation
@@ -443,30 +432,26 @@ class Instance:
         A sender whose WAL does not fit is refused over and over, and connected for moments
         only; a seed is what it needs.  Raises RefusedError: one is arriving already.
         """
-        # One that is complete but for WAL that will not come must not block the next for ever.
         self.check_seed_possible()
-        self._seed_asked = True
+        self.arrival.asked_of_link = True
         if self._listener is not None:
             self._listener.seed_requested(why)
 
     def check_seed_possible(self) -> None:
         """Raises RefusedError: one is arriving already."""
         self._check_fence()
-        from_bucket = self.arrival.is_from_bucket and self.bucket.is_attached
-        if not self.arrival.give_up_abandoned(connected=self.has_primary or from_bucket):
-            raise RefusedError(
-                Code.SEED_FAILED, f"a seed of {self.name} is already arriving", "wait for it"
-            )
+        self.arrival.check_possible()
 
     async def seed_begin(self, frame: SeedBegin, *, from_bucket: bool = False) -> None:
         self._check_fence()
         store = self.opened_store
+        if from_bucket:
+            await self.remember(bucket_seed_id=frame.seed_id)
         try:
             await self.arrival.begin(frame, from_bucket=from_bucket)
         except LogshipError as error:
             self._store_refused(store, error)
             raise
-        self._seed_asked = False
         self.gaps.over()
         await self._heed_set_aside(frame.timeline)
 

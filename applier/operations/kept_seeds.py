@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +25,7 @@ from logship.bucket.seed_archive import SeedArchiveWriter
 from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedChunk, SeedEnd
 from logship.objects.directory import DirectoryStore
+from logship.threads import run_to_the_end
 
 if TYPE_CHECKING:
     from applier.operations.instance import Instance
@@ -167,7 +167,7 @@ class _Copy:
             while self._waiting:
                 frame, payload = self._waiting.pop(0)
                 self._has_room.set()
-                await _to_the_end(partial(self._take, frame, payload))
+                await run_to_the_end(None, partial(self._take, frame, payload))
                 if isinstance(frame, SeedEnd):
                     self._instance.alarms.clear(Code.SEED_NOT_KEPT)
                     await self._kept.apply_retention(time.time(), dry_run=False)
@@ -214,14 +214,3 @@ class _Room:
                 "seed itself and to stay free",
                 retryable=True,
             )
-
-
-async def _to_the_end(work: Callable[[], None]) -> None:
-    """In a thread.  A cancelled copy still waits for what runs: there must be no second beside
-    it."""
-    call = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        await asyncio.shield(call)
-    except asyncio.CancelledError:
-        await asyncio.wait([call])
-        raise

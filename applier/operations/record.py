@@ -70,6 +70,8 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
     fence: Fence | None = None
     promotion: Promotion | None = None
     heard: Heard | None = None
+    bucket_seed_id: str = ""
+    """The last seed that a bucket began: cut off by a restart, it is the bucket's to bring."""
     held_lsn: int | None = None
     """Where the version check stopped the standby; None while it passes.  WAL from here on was
     never checked against this standby, whatever restarts in between."""

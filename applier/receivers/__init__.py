@@ -45,6 +45,32 @@ class Positions(NamedTuple):
     applied: Lsn
 
 
+class Held(NamedTuple):
+    """The current chain of a store, as it was in that moment.  May go to another thread."""
+
+    timeline: int
+    """Its newest."""
+    start_lsn: Lsn
+    """Where its WAL of that timeline starts."""
+    end_lsn: Lsn
+    is_needed: bool
+    """Whether a standby is there, which may have to be recovered with it."""
+
+    def has_from(self, position: Position) -> bool:
+        """Whether it has WAL from `position` on, which a chain that begins there keeps."""
+        return self._fits(position) and position.lsn < self.end_lsn
+
+    def needed_up_to(self, start: Position) -> Position | None:
+        """To where WAL must come again if a chain began at `start`, where a segment does: it
+        would set that WAL aside, and a standby needs it.  None: nothing is lost."""
+        end = Position(self.timeline, self.end_lsn)
+        return None if not self.is_needed or self._fits(start) or start > end else end
+
+    def _fits(self, position: Position) -> bool:
+        same = position.timeline == self.timeline
+        return same and self.start_lsn <= position.lsn <= self.end_lsn
+
+
 class FencedError(RefusedError):
     """The instance was promoted (or is being): nothing of the old line is accepted."""
 
@@ -161,8 +187,8 @@ class BucketIntake(Intake, Protocol):
     def promoted(self) -> FencedError | None:
         """The instance was promoted for good: who still writes to the bucket is to be told."""
 
-    def holds(self, position: Position) -> bool:
-        """Whether the store has the WAL from `position` on, all of it up to where it is."""
+    def held(self) -> Held | None:
+        """What the store has; None: nothing."""
 
     def bucket_failed(self, error: LogshipError) -> None:
         """The bucket, or an object in it, can't be used; it is tried again."""

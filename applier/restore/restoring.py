@@ -46,6 +46,7 @@ from logship.postgres.installations import Installation, choose
 from logship.postgres.probe import probe
 from logship.postgres.process import Server
 from logship.postgres.run_as import RunAs
+from logship.threads import run_to_the_end
 from logship.wal import segment_start
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -230,7 +231,7 @@ class _Restore:
         frames = seed.frames()
         told_at = time.monotonic()
         try:
-            while (found := await asyncio.to_thread(next, frames, None)) is not None:
+            while (found := await run_to_the_end(None, lambda: next(frames, None))) is not None:
                 frame, payload = found
                 if isinstance(frame, SeedBegin):
                     await receiver.begin(frame)
@@ -247,7 +248,7 @@ class _Restore:
                 await receiver.abort()
             raise
         finally:
-            await asyncio.to_thread(frames.close)
+            await run_to_the_end(None, frames.close)
 
     async def _replay(self, standby: Standby) -> None:
         stop, sources = self._stop, self._sources

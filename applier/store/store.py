@@ -13,6 +13,7 @@ import structlog
 
 from applier.store import layout
 from applier.store.core import StoreCore, open_store
+from applier.store.positions import Extent
 from applier.store.reading import FileSlice
 from applier.store.refusals import unusable
 from applier.store.runs import Run
@@ -20,6 +21,7 @@ from applier.store.syncing import SyncThread
 from logship.durable import Bytes, Disk, RealDisk
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
+from logship.threads import run_to_the_end
 from logship.wal import History, WalLine
 
 _log = structlog.get_logger(__name__)
@@ -123,6 +125,12 @@ class Store:
         chain = self._core.positions
         return None if chain is None else chain.durable
 
+    def current_extent(self) -> tuple[int, Extent] | None:
+        """The newest timeline of the current chain, and its written bytes there; None: no chain.
+        A chain that begins in it, or right at its end, sets nothing aside."""
+        chain = self._core.positions
+        return None if chain is None else (chain.written.timeline, chain.growing)
+
     @property
     def current_seed_id(self) -> str:
         """The seed that began the current chain, "" if none did."""
@@ -219,7 +227,7 @@ class Store:
             await self._flush()
             started_at = time.time()
             try:
-                await _finish(
+                await run_to_the_end(
                     self._write_thread,
                     lambda: self._core.begin_chain(
                         timeline, start_lsn, seed_id=seed_id, started_at=started_at
@@ -243,7 +251,9 @@ class Store:
             self._check_open()
             await self._flush()
             try:
-                return await _finish(self._write_thread, lambda: self._core.remove_below(floors))
+                return await run_to_the_end(
+                    self._write_thread, lambda: self._core.remove_below(floors)
+                )
             except OSError as error:
                 raise LogshipError(
                     Code.STORE_FAILED,
@@ -261,7 +271,9 @@ class Store:
         """
         async with self._writing:
             self._check_open()
-            await _finish(self._write_thread, lambda: self._core.add_history(timeline, content))
+            await run_to_the_end(
+                self._write_thread, lambda: self._core.add_history(timeline, content)
+            )
 
     async def append(self, timeline: int, start_lsn: int, data: Bytes) -> Position:
         """Write a span; returns the written position afterwards.  Not durable yet: `flush`.
@@ -282,7 +294,7 @@ class Store:
                 return self._write(timeline, start_lsn, data)
             before = self.written
             try:
-                return await _finish(
+                return await run_to_the_end(
                     self._write_thread, lambda: self._core.write(timeline, start_lsn, data)
                 )
             finally:
@@ -473,22 +485,6 @@ def _told(error: Exception) -> LogshipError:
         "the log has the details; please report them",
         retryable=True,
     )
-
-
-async def _finish(thread: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
-    """Run `work` in `thread`; a cancelled caller still waits for its end, so that whoever
-    takes the lock next does not write beside it."""
-    future = asyncio.get_running_loop().run_in_executor(thread, work)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError:
-                continue
-        _retrieved(future)
-        raise
 
 
 def _retrieved(future: asyncio.Future[_T]) -> None:

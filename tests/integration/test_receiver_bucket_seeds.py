@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -210,6 +211,32 @@ async def test_an_operator_may_order_one(
     await until(lambda: intake.written == at(1, 6 * S), "and its WAL")
 
 
+async def test_one_too_old_for_the_wal_that_is_held_is_refused_while_a_standby_needs_that(
+    receiver: BucketReceiver, intake: FakeBucketIntake, store: WatchedStore, writer: BucketWriter
+) -> None:
+    """Retention has removed the WAL between the seed and what the standby still needs."""
+    intake.seed_wanted, intake.placed_seed_id = False, "ab00"
+    intake.hold(at(1, 8 * S), wal_bytes(1, 8 * S, 4 * S))
+    writer.write_many(1, 5 * S, 7 * S, S // 2)
+    write_seed(store, 5 * S + 40, "ab01")
+    receiver.start(["orders"])
+    reader = receiver.readers["orders"]
+    await until(lambda: intake.of_kind("bucket_dry") or intake.of_kind("gap"), "it is read")
+    with pytest.raises(LogshipError, match=r"ab01 .* 1:0/5\S+ .* leads from there to 1:0/C") as no:
+        await reader.usable_seed()
+    assert no.value.code is Code.SEED_FAILED and "--from link" in no.value.hint
+    reader.order_seed(SeedOrder("an operator asked"))
+    await until(lambda: intake.of_kind("bucket_failed"), "the order is refused")
+    assert intake.of_kind("seed_begin") == [] and intake.wal_of(1) == wal_bytes(1, 8 * S, 4 * S)
+    writer.write_many(1, 7 * S, 12 * S - 100, S // 2)
+    with pytest.raises(LogshipError, match="would be cut off"):
+        await reader.usable_seed()
+    writer.write_wal(1, 12 * S - 100, wal_bytes(1, 12 * S - 100, 100))
+    reader.order_seed(SeedOrder("an operator asked"))
+    await seeded(intake, "ab01")
+    await until(lambda: intake.written == at(1, 12 * S), "all that was held is there again")
+
+
 async def test_a_bucket_that_goes_away_in_mid_seed_is_waited_for_and_the_seed_goes_on(
     receiver: BucketReceiver, intake: FakeBucketIntake, store: WatchedStore, writer: BucketWriter
 ) -> None:
@@ -229,6 +256,30 @@ async def test_a_bucket_that_goes_away_in_mid_seed_is_waited_for_and_the_seed_go
     assert len(intake.of_kind("seed_begin")) == 1
     assert intake.of_kind("seed_chunk") == list(range(len(intake.seed_parts)))
     assert intake.of_kind("seed_stopped") == []
+
+
+async def test_a_stop_while_a_part_of_a_seed_is_fetched_waits_for_that_and_ends(
+    receiver: BucketReceiver, intake: FakeBucketIntake, store: WatchedStore, writer: BucketWriter
+) -> None:
+    writer.write_many(1, 3 * S, 4 * S, S // 2)
+    write_seed(store, 3 * S + 40, "ab01")
+    asked, gate = threading.Event(), threading.Event()
+
+    def hang(operation: str, key: str) -> None:
+        if operation == "get" and key.endswith("/base/000000"):
+            asked.set()
+            assert gate.wait(10)
+
+    store.fail = hang
+    receiver.start(["orders"])
+    await until(asked.is_set, "a part is asked for")
+    stopping = asyncio.create_task(receiver.stop())
+    done, _ = await asyncio.wait([stopping], timeout=2 * POLL_SECONDS)
+    assert not done
+    gate.set()
+    async with asyncio.timeout(10):
+        await stopping
+    assert intake.of_kind("bucket_failed") == []
 
 
 async def test_a_damaged_seed_is_given_up_and_the_one_before_it_is_taken(

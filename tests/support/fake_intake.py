@@ -9,7 +9,7 @@ from typing import Any
 
 import zmq
 
-from applier.receivers import FencedError, IntakeListener, Positions, Resume
+from applier.receivers import FencedError, Held, IntakeListener, Positions, Resume
 from applier.receivers.seed.receiver import SeedOutOfOrderError
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, Hello, SeedBegin, SeedChunk, SeedEnd, ShipperHeartbeat
@@ -84,6 +84,11 @@ class FakeIntake:
         self._durable = position
         if self.listener is not None:
             self.listener.positions_changed()
+
+    def hold(self, start: Position, data: bytes) -> None:
+        """A chain from `start` on, with this WAL, durable."""
+        self._wal = {start.timeline: (start.lsn, bytearray(data))}
+        self._durable = self.written
 
     def forget_from(self, position: Position) -> None:
         """As a store that was opened again: what was not durable is gone."""
@@ -239,11 +244,12 @@ class FakeBucketIntake(FakeIntake):
     def promoted(self) -> FencedError | None:
         return self.promoted_at
 
-    def holds(self, position: Position) -> bool:
+    def held(self) -> Held | None:
         written = self.written
-        if written is None or position.timeline not in self._wal:
-            return False
-        return self._wal[position.timeline][0] <= position.lsn <= written.lsn
+        if written is None:
+            return None
+        start = Lsn(self._wal[written.timeline][0])
+        return Held(written.timeline, start, written.lsn, bool(self.placed_seed_id))
 
     def bucket_failed(self, error: LogshipError) -> None:
         self.log.append(("bucket_failed", error))

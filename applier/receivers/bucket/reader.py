@@ -16,11 +16,12 @@ from applier.receivers.bucket.contents import Contents, choose_incarnation, make
 from applier.receivers.bucket.cursor import MAX_PAUSE_SECONDS
 from applier.receivers.bucket.follower import Follower, now
 from applier.receivers.bucket.seed_feed import SeedFeed
-from applier.receivers.bucket.seeds import Holds, newest_usable
+from applier.receivers.bucket.seeds import Choice, Leads, Loss, leads, newest_usable
 from logship.bucket.epoch_record import Fence, fence_epoch
 from logship.bucket.keys import Keys
 from logship.bucket.seed_archive import Opens, SeedInfo
 from logship.errors import Code, LogshipError, RefusedError
+from logship.identity import Profile
 from logship.lsn import Position
 from logship.objects import ObjectStore
 
@@ -41,8 +42,8 @@ class BucketReader:
 
     `run` until it is cancelled.  `wake` when something changed that `BucketIntake` tells of.
 
-    order: take a seed, hand on what follows it, and end.  holds: whether WAL from a position on
-    is to be had without this store; by default, whether the intake has it.
+    order: take a seed, hand on what follows it, and end.  elsewhere: whether another store leads
+    from one position to another; blocking.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class BucketReader:
         reading: Reading,
         *,
         order: SeedOrder | None = None,
-        holds: Holds | None = None,
+        elsewhere: Leads | None = None,
     ) -> None:
         self.instance = instance
         self.store = store
@@ -63,7 +64,7 @@ class BucketReader:
         self._reading = reading
         self._order = order
         self._once = order is not None
-        self._holds = holds or intake.holds
+        self._elsewhere = elsewhere
         self._attachment = Attachment(intake, self)
         self._seeds = SeedFeed(self._attachment, reading, self._seed_ended)
         self._follower: Follower | None = None
@@ -113,29 +114,26 @@ class BucketReader:
         self._order = order
         self.wake()
 
-    async def usable_seed(self) -> SeedInfo | None:
-        """The seed that an order would take now.  Raises LogshipError: of the store, …"""
+    async def usable_seed(self) -> SeedInfo:
+        """The seed that an order would take now.  Raises LogshipError: SEED_FAILED if there is
+        none, of the store, …"""
         contents = await self._aside(self._find)
-        if contents is None:
-            return None
-        profile = await self._aside(contents.newest_profile)
-        if profile is None:
-            return None
-        found: SeedInfo | None = await self._aside(
-            lambda: newest_usable(contents, profile, self._holds)
-        )
-        return found
+        profile = await self._aside(contents.newest_profile) if contents is not None else None
+        if contents is None or profile is None:
+            raise no_seed(self.store, self.instance)
+        choice = await self._choose(contents, profile)
+        if choice.seed is None:
+            raise self._no_seed(choice)
+        return choice.seed
 
-    def has_object_at(self, position: Position) -> bool:
-        """Whether WAL goes on from `position` in the bucket.  Blocking."""
+    def leads(self, start: Position, end: Position) -> bool:
+        """Whether the bucket has WAL from `start`, where a segment does, up to `end`.  Blocking."""
         contents = self._find()
-        if contents is None:
+        profile = contents.newest_profile() if contents is not None else None
+        if contents is None or profile is None:
             return False
-        profile = contents.newest_profile()
-        if profile is None:
-            return False
-        items = contents.look(position, profile.wal_segment_size)
-        return any(item.place[:2] == position for item in items)
+        segment_bytes = profile.wal_segment_size
+        return leads(contents, contents.look(start, segment_bytes), start, end, segment_bytes)
 
     def _is_wanted(self) -> bool:
         if self._is_done:
@@ -291,23 +289,15 @@ class BucketReader:
             return  # one is here, and is being put in place
         profile, pause = self._attachment.hello.profile, self._reading.poll_seconds
         while self._is_wanted():
-            info = await self._aside(
-                lambda: newest_usable(
-                    contents,
-                    profile,
-                    self._holds,
-                    seed_id=marker,
-                    avoid=frozenset(self._seeds.failed_ids),
-                )
-            )
+            choice = await self._choose(contents, profile, seed_id=marker)
             self._attachment.answered()
-            if info is not None:
+            if choice.seed is not None:
                 self._seed_marker, self._order = "", None
-                await self._seeds.take(contents, info)
+                await self._seeds.take(contents, choice.seed)
                 return
             if ordered:
                 self._order = None
-                raise no_seed(self.store, self.instance)
+                raise self._no_seed(choice)
             if not marker and self._intake.positions() is not None:
                 # WAL goes on without it.
                 self._seed_at = now() + MAX_SEED_PAUSE_SECONDS
@@ -315,6 +305,20 @@ class BucketReader:
             self._intake.bucket_dry()
             await self._sleep(pause)
             pause = min(2 * pause, MAX_SEED_PAUSE_SECONDS)
+
+    async def _choose(self, contents: Contents, profile: Profile, *, seed_id: str = "") -> Choice:
+        held, avoid = self._intake.held(), frozenset(self._seeds.failed_ids)
+        choice: Choice = await self._aside(
+            lambda: newest_usable(
+                contents, profile, held, elsewhere=self._elsewhere, seed_id=seed_id, avoid=avoid
+            )
+        )
+        return choice
+
+    def _no_seed(self, choice: Choice) -> RefusedError:
+        if choice.refused is None:
+            return no_seed(self.store, self.instance)
+        return would_lose(self.store, self.instance, choice.refused)
 
     def _seed_ended(self, error: Exception | None) -> None:
         if isinstance(error, LogshipError):
@@ -357,6 +361,19 @@ def no_seed(store: ObjectStore, instance: str) -> RefusedError:
         Code.SEED_FAILED,
         f"{store.name} has no complete seed of {instance} that can be recovered",
         f"have one taken on the production host; applier seed {instance} --from link asks for it",
+    )
+
+
+def would_lose(store: ObjectStore, instance: str, refused: Loss) -> RefusedError:
+    """The newest seed is too old for the WAL that is there."""
+    seed, end = refused
+    return RefusedError(
+        Code.SEED_FAILED,
+        f"the seed {seed.begin.seed_id} of {store.name} begins at "
+        f"{Position(seed.timeline, seed.start_lsn)}, where WAL is not held any more, and what "
+        f"leads from there to {end} is not all there: the standby that runs would be cut off",
+        f"have a newer one taken: applier seed {instance} --from link; or order it again when the "
+        f"bucket has all WAL up to {end}",
     )
 
 

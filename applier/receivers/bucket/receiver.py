@@ -13,7 +13,6 @@ from applier.receivers.bucket.attachment import Reading
 from applier.receivers.bucket.cursor import PARALLEL_GETS
 from applier.receivers.bucket.reader import BucketReader, SeedOrder
 from logship.bucket.seed_archive import PLAIN, Opens
-from logship.lsn import Position
 from logship.objects import ObjectStore
 
 _THREADS: Final = 2 * PARALLEL_GETS
@@ -66,13 +65,15 @@ class BucketReceiver:
         """For `run_instead`: seeds `name` from another store, hands on the WAL that is there,
         and ends."""
         main = self.readers.get(name)
-        intake = self._intakes[name]
-
-        def holds(position: Position) -> bool:
-            return intake.holds(position) or (main is not None and main.has_object_at(position))
-
+        elsewhere = main.leads if main is not None else None
         return BucketReader(
-            name, intake, store, self._identities, self._reading, order=order, holds=holds
+            name,
+            self._intakes[name],
+            store,
+            self._identities,
+            self._reading,
+            order=order,
+            elsewhere=elsewhere,
         )
 
     async def run_instead(self, name: str, reader: BucketReader) -> None:

@@ -13,6 +13,7 @@ from applier.receivers.bucket.contents import Contents
 from logship.bucket.seed_archive import SeedInfo, read_seed
 from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedChunk, SeedEnd
+from logship.threads import run_to_the_end
 
 log = structlog.get_logger(__name__)
 
@@ -66,12 +67,12 @@ class SeedFeed:
 
     async def _hand_on(self, contents: Contents, info: SeedInfo) -> None:
         """Until the frames end, or the bucket does not answer."""
-        loop, threads = asyncio.get_running_loop(), self._reading.threads
+        threads = self._reading.threads
         frames = read_seed(contents.store, contents.keys, info, contents.identities)
         try:
             while True:
                 try:
-                    got = await loop.run_in_executor(threads, next, frames, None)
+                    got = await run_to_the_end(threads, lambda: next(frames, None))
                 except LogshipError as error:
                     if error.code is not Code.BUCKET_UNREACHABLE:
                         raise
@@ -83,7 +84,7 @@ class SeedFeed:
                 self._attachment.answered()
                 await self._frame(*got)
         finally:
-            await loop.run_in_executor(threads, _close, frames)
+            await run_to_the_end(threads, lambda: _close(frames))
 
     async def _frame(self, frame: SeedFrame, payload: bytes) -> None:
         intake = self._attachment.intake

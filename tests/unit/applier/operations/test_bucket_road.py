@@ -14,6 +14,8 @@ from applier.operations import bucket_road
 from applier.operations.instance import Instance
 from applier.operations.state import instance_status
 from applier.receivers.bucket.receiver import BucketReceiver
+from applier.receivers.seed.placement import SeedPlaced
+from applier.service import Service
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, SeedBegin
 from logship.lsn import Lsn
@@ -243,6 +245,43 @@ async def test_a_reader_that_comes_again_begins_its_seed_anew(
     assert instance.arrival.seeder is None
 
 
+def place(instance: Instance, seed_id: str) -> None:
+    instance.following.placed = SeedPlaced(
+        seed_id=seed_id, timeline=1, start_lsn=4 * S + 40, end_lsn=4 * S + 900, bytes=1, files=1
+    )
+
+
+async def test_a_seed_asked_of_the_link_does_not_come_from_the_bucket(
+    instance: Instance, listener: Listener
+) -> None:
+    instance.bucket.is_open = True
+    await instance.hello(hello(), listener)
+    await instance.seed_begin(SEED)
+    await instance.arrival.give_up("it is in place")
+    place(instance, "s1")
+    instance.request_seed("an operator asked")
+    instance.lost(listener, "the network is away")
+    assert not (await instance.bucket.hello(hello(), Listener())).seed_wanted
+    assert (await instance.hello(hello(), listener)).seed_wanted
+
+
+@pytest.mark.parametrize("begun_by", ["link", "bucket"])
+async def test_a_seed_that_a_restart_cut_off_comes_again_from_where_it_came(
+    begun_by: str, service: Service, listener: Listener
+) -> None:
+    instance = service.open_instances["orders"]
+    instance.bucket.is_open = True
+    await instance.hello(hello(), listener)
+    await instance.seed_begin(SEED)
+    cut_off = msgspec.structs.replace(SEED, seed_id="s2")
+    await instance.seed_begin(cut_off, from_bucket=begun_by == "bucket")
+    await instance.close()
+    await instance.open()
+    place(instance, "s1")
+    resume = await instance.bucket.hello(hello(), Listener())
+    assert resume.seed_wanted == (begun_by == "bucket")
+
+
 async def test_the_links_word_on_the_primary_counts_while_it_is_there(
     instance: Instance, listener: Listener, receiver: BucketReceiver, writer: BucketWriter
 ) -> None:
@@ -254,6 +293,30 @@ async def test_the_links_word_on_the_primary_counts_while_it_is_there(
     )
     await durable_at(instance, 5 * S)
     assert instance.record.profile == newer
+
+
+async def test_what_a_standby_needs_is_not_set_aside_for_an_older_seed(
+    instance: Instance, listener: Listener
+) -> None:
+    assert instance.bucket.held() is None
+    await instance.hello(hello(), listener)
+    await instance.seed_begin(SEED)
+    for number in range(4, 9):
+        await ship(instance, number * S, (number + 1) * S)
+    await durable_at(instance, 9 * S)
+    assert instance.store is not None
+    await instance.store.remove_below({1: 6 * S})
+    held = instance.bucket.held()
+    assert held is not None
+    assert not held.has_from(at(1, 5 * S)) and held.has_from(at(1, 6 * S))
+    assert not held.has_from(at(1, 9 * S)), "there is nothing yet"
+    assert held.needed_up_to(at(1, 5 * S)) is None, "nobody runs on it"
+    place(instance, "s1")
+    held = instance.bucket.held()
+    assert held is not None
+    assert held.needed_up_to(at(1, 5 * S)) == at(1, 9 * S)
+    for kept in (at(1, 6 * S), at(1, 9 * S), at(1, 12 * S), at(2, 4 * S)):
+        assert held.needed_up_to(kept) is None, kept
 
 
 def heard(instance: Instance) -> tuple[int, int, float] | None:
