@@ -100,14 +100,16 @@ def _first_later(records: Records, stretch: Stretch, time: int) -> Mark | None:
     starts = range(first, end, segment_bytes)
 
     @cache
-    def last_time(number: int) -> int:
-        """Of the segment, or the nearest one before it that has any."""
-        if number < 0:
-            return 0
+    def time_in(number: int) -> int | None:
         begin = starts[number]
         limit = min(end, segment_end(begin, segment_bytes))
         found = kept.last_commit_in(records.history, begin, limit)
-        return found.time if found is not None else last_time(number - 1)
+        return found.time if found is not None else None
+
+    def last_time(number: int) -> int:
+        """Of the segment, or the nearest one before it that has any."""
+        times = (time_in(each) for each in range(number, -1, -1))
+        return next((time for time in times if time is not None), 0)
 
     number = bisect_left(
         range(len(starts)), True, key=lambda n: last_time(n) > time - SLACK_MICROSECONDS

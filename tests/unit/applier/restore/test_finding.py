@@ -17,6 +17,7 @@ from applier.restore.seeds import SeedChoice
 from applier.restore.targets import LATEST, Target
 from applier.restore.window import Heard, Window, make_window
 from applier.store import Store
+from applier.store.commit_times import Times
 from logship.bucket.keys import SeedName
 from logship.bucket.seed_archive import SeedInfo
 from logship.errors import Code, LogshipError
@@ -54,12 +55,13 @@ def seed_choice(start: int, end: int) -> SeedChoice:
 
 
 class Made:
-    """WAL from `START` on in a store, with a seed at its start."""
+    """WAL from `start` on in a store, with a seed at its start."""
 
-    def __init__(self, directory: Path) -> None:
-        self.factory = RecordFactory(LINE, START)
+    def __init__(self, directory: Path, start: int = START) -> None:
+        self.factory = RecordFactory(LINE, start)
         self.seed_end = 0
         self._directory = directory
+        self._start = start
 
     def commit(self, seconds: float, *, more_bytes: int = 0) -> Mark:
         return self.factory.commit(NOON + int(seconds * SECOND), more_bytes=more_bytes)
@@ -67,14 +69,14 @@ class Made:
     def seeded(self) -> None:
         self.seed_end = self.factory.filler(10).end_lsn
 
-    def records(self) -> tuple[Records, Callable[[], None]]:
+    def records(self, times: Times | None = None) -> tuple[Records, Callable[[], None]]:
         async def fill() -> None:
             store = Store.open(self._directory, LINE, keep_free_bytes=0)
-            await store.begin_chain(1, START)
-            lsn = START
+            await store.begin_chain(1, self._start)
+            lsn = self._start
             while lsn < self.factory.end:
                 stop = min(self.factory.end, segment_end(lsn, MEGABYTE))
-                data = bytes(self.factory.data[lsn - START : stop - START])
+                data = bytes(self.factory.data[lsn - self._start : stop - self._start])
                 await store.append(1, lsn, data)
                 lsn = stop
             await store.flush()
@@ -82,10 +84,10 @@ class Made:
 
         asyncio.run(fill())
         store = Store.open(self._directory, LINE, keep_free_bytes=0, read_only=True)
-        return Records(Kept(LINE, store, None, None, {}), ALONE), store.close
+        return Records(Kept(LINE, store, None, None, times or {}), ALONE), store.close
 
     def window(self, records: Records, heard: Heard | None = None) -> Window:
-        seed = seed_choice(START + 40, self.seed_end)
+        seed = seed_choice(self._start + 40, self.seed_end)
         return make_window(records.kept, ALONE, [seed], heard)
 
 
@@ -137,6 +139,25 @@ def test_a_commit_over_a_segments_end_is_not_missed(wal: Made) -> None:
     wal.commit(6)
     records, close = wal.records()
     assert find_stop(records, wal.window(records), at(4)).lsn == crossing.start_lsn
+    close()
+
+
+def test_a_year_without_a_commit_is_passed_over(tmp_path: Path) -> None:
+    empty = 3000
+    start = START + empty * MEGABYTE
+    made = Made(tmp_path / "wal", start)
+    made.seeded()
+    made.factory.filler(MEGABYTE)
+    only = made.commit(1)
+    made.commit(2)
+    records, close = made.records({(1, START + n * MEGABYTE): None for n in range(empty)})
+    window = made.window(records)
+    (stretch,) = window.stretches
+    longer = stretch._replace(
+        wal=Interval(START, stretch.wal.end), earliest_lsn=Lsn(START), earliest_time=NOON
+    )
+    stop = find_stop(records, window._replace(stretches=(longer,)), at(0.5))
+    assert stop.lsn == only.start_lsn
     close()
 
 
