@@ -22,7 +22,7 @@ class Tail(NamedTuple):
     """What the WAL below a place ends with."""
 
     end: Lsn
-    """Of the last whole record."""
+    """Of the last whole record.  The padding after a segment switch is part of the switch."""
     last_xact_time: int | None
     """Of the last commit or abort; None: there is none."""
     last_time: int | None
@@ -47,8 +47,8 @@ class Records:
         yield from walk.finish()
 
     def end_at_or_after(self, position: int, limit: int) -> Lsn | None:
-        """Where the first record that reaches to `position` ends; None: none does, below
-        `limit`.  `position` itself, where a record ends there."""
+        """Where the first record that reaches to `position` ends; None: none that is whole below
+        `limit` does.  `position` itself, where a record ends there."""
         page = position - 1 - (position - 1) % WAL_PAGE_BYTES
         walk = RecordWalk(self.kept.line, page, until=position)
         for piece in self.kept.pieces(self.history, page, limit):
@@ -60,7 +60,8 @@ class Records:
         if walk.first_start is not None and walk.first_start >= position:
             # What the page begins with is the rest of a record that began before `position`.
             return walk.first_start
-        return walk.end if walk.end is not None and walk.end >= position else None
+        end = _end_below(walk, limit)
+        return end if end is not None and end >= position else None
 
     def tail(self, start: int, end: int) -> Tail:
         """Of the WAL [start, end), from its end backwards; `start` a segment's start."""
@@ -72,10 +73,11 @@ class Records:
             marks, walk = self._walk(begin, end)
             last_time = max((mark.time for mark in marks if mark.time is not None), default=None)
             xacts = [mark for mark in marks if mark.kind in XACT_ENDS and mark.time is not None]
+            found_end = _end_below(walk, end)
             if xacts:
-                return Tail(walk.end or Lsn(end), xacts[-1].time, last_time)
+                return Tail(found_end or Lsn(end), xacts[-1].time, last_time)
             if begin == first:
-                return self._tail_by_segments(start, first, walk.end, last_time)
+                return self._tail_by_segments(start, first, found_end, last_time)
             size_bytes *= 8
 
     def _tail_by_segments(
@@ -95,3 +97,11 @@ class Records:
 
     def _walk(self, start: int, end: int) -> tuple[list[Mark], RecordWalk]:
         return marks_in(self.kept.pieces(self.history, start, end), self.kept.line, start)
+
+
+def _end_below(walk: RecordWalk, limit: int) -> Lsn | None:
+    """End of the last record that is whole below `limit`, up to where WAL was walked."""
+    if walk.end is not None and walk.end > limit:
+        # A segment switch without all of its padding.
+        return walk.last_start
+    return walk.end

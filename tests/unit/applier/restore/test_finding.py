@@ -14,6 +14,7 @@ from applier.restore.intervals import Interval
 from applier.restore.kept import Kept
 from applier.restore.records import Records
 from applier.restore.seeds import SeedChoice
+from applier.restore.serving import ServedWal
 from applier.restore.targets import LATEST, Target
 from applier.restore.window import Heard, Window, make_window
 from applier.store import Store
@@ -197,6 +198,26 @@ def test_an_lsn_in_the_padding_after_a_switch_is_at_its_end(wal: Made) -> None:
     for lsn in (switch.start_lsn + 24, switch.start_lsn + 30_000, switch.end_lsn):
         stop = find_stop(records, wal.window(records), Target("lsn", lsn=Lsn(lsn)))
         assert stop.replayed_lsn == switch.end_lsn
+    close()
+
+
+@pytest.mark.parametrize("held_bytes", [24, 100, 3 * 8192, 20 * 8192])
+def test_the_latest_is_before_a_switch_of_which_the_padding_is_not_held(
+    wal: Made, held_bytes: int
+) -> None:
+    """held_bytes: from the start of the switch's record on."""
+    last = wal.commit(1)
+    switch = wal.factory.switch()
+    del wal.factory.data[switch.start_lsn + held_bytes - START :]
+    records, close = wal.records()
+    window = wal.window(records)
+    (stretch,) = window.stretches
+    assert stretch.latest_lsn == last.end_lsn
+    asked = [Target("lsn", lsn=Lsn(wal.factory.end)), Target("lsn", lsn=Lsn(last.end_lsn + 24))]
+    for target in (LATEST, at(1), *asked):
+        stop = find_stop(records, window, target)
+        assert (stop.lsn, stop.replayed_lsn) == (last.end_lsn, last.end_lsn)
+        ServedWal(records.kept, ALONE, None, START, stop.lsn)
     close()
 
 
