@@ -93,7 +93,8 @@ def _find_time(records: Records, window: Window, time: int) -> Stop:
 
 
 def _first_later(records: Records, stretch: Stretch, time: int) -> Mark | None:
-    """The first transaction's end after `time`, not before the stretch's earliest moment."""
+    """The first transaction's end after `time`, not before the stretch's earliest moment; None
+    where all of the stretch was read, and there is none."""
     kept, segment_bytes = records.kept, records.kept.line.segment_bytes
     first = segment_start(stretch.earliest_lsn, segment_bytes)
     end = stretch.wal.end
@@ -116,7 +117,7 @@ def _first_later(records: Records, stretch: Stretch, time: int) -> Mark | None:
     )
     # From the segment before on: a commit may begin there and end in this one.
     begin = starts[max(number - 1, 0)] if starts else first
-    for mark in records.marks(begin, end):
+    for mark in records.marks(begin, end, to_the_end=True):
         if mark.kind not in XACT_ENDS or mark.time is None or mark.time <= time:
             continue
         if mark.start_lsn >= stretch.earliest_lsn:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from applier.restore.kept import Kept
+from logship.bucket.wal_objects import damaged
+from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.wal import WAL_PAGE_BYTES, History, segment_start
 from logship.wal_records import Kind, Mark, RecordWalk, marks_in
@@ -36,15 +38,34 @@ class Records:
         self.kept = kept
         self.history = history
 
-    def marks(self, start: int, end: int) -> Iterator[Mark]:
+    def marks(self, start: int, end: int, *, to_the_end: bool = False) -> Iterator[Mark]:
         """All marks of records that begin in [start, end), `start` a page's start, in order.
-        A record that begins before `end` and ends after it is not among them."""
+        A record that begins before `end` and ends after it is not among them.
+
+        to_the_end: raise LogshipError(STORE_DAMAGED, OBJECT_DAMAGED) where no records follow
+        before `end`, rather than end there.
+        """
         walk = RecordWalk(self.kept.line, start)
         for piece in self.kept.pieces(self.history, start, end):
             yield from walk.feed(piece)
             if walk.stopped:
-                return
-        yield from walk.finish()
+                break
+        else:
+            yield from walk.finish()
+        if to_the_end and walk.stopped_at is not None and walk.stopped_at < end:
+            raise self._damaged(walk.stopped, walk.stopped_at)
+
+    def _damaged(self, why: str, at: Lsn) -> LogshipError:
+        part = next(self.kept.parts(self.history, at, at + 1))
+        what = f"the WAL is not whole: {why}, on timeline {part.timeline}"
+        if part.fetched is not None:
+            assert self.kept.bucket is not None
+            return damaged(self.kept.bucket.bucket.where(part.fetched.key), what)
+        return LogshipError(
+            Code.STORE_DAMAGED,
+            f"in the store {what}",
+            "check the disk; --to-lsn reaches what lies before, a newer seed what lies after",
+        )
 
     def end_at_or_after(self, position: int, limit: int) -> Lsn | None:
         """Where the first record that reaches to `position` ends; None: none that is whole below

@@ -143,6 +143,26 @@ def test_a_commit_over_a_segments_end_is_not_missed(wal: Made) -> None:
     close()
 
 
+def test_damage_is_not_taken_for_the_end(wal: Made) -> None:
+    first = wal.commit(1)
+    wal.factory.filler(MEGABYTE)
+    damaged_at = wal.factory.end + 8192 - wal.factory.end % 8192
+    wal.factory.filler(MEGABYTE)
+    last = wal.commit(2)
+    wal.commit(2)
+    # The page is as a disk gives it that lost a write.
+    wal.factory.data[damaged_at - START : damaged_at - START + 8192] = bytes(8192)
+    records, close = wal.records()
+    window = wal.window(records)
+    assert find_stop(records, window, LATEST).lsn > last.end_lsn
+    with pytest.raises(LogshipError) as caught:
+        find_stop(records, window, at(1.5))
+    assert caught.value.code is Code.STORE_DAMAGED
+    assert str(Lsn(damaged_at)) in caught.value.what
+    assert find_stop(records, window, at(0.5)).lsn == first.start_lsn
+    close()
+
+
 def test_a_year_without_a_commit_is_passed_over(tmp_path: Path) -> None:
     empty = 3000
     start = START + empty * MEGABYTE
