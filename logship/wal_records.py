@@ -136,6 +136,8 @@ class RecordWalk:
         self.stopped = ""
         """Why nothing more is read: no records follow here ("the end"), `until` was reached, or
         what is wrong."""
+        self.stopped_at: Lsn | None = None
+        """Where that is."""
         self._line = line
         self._until = until
         self._magic = PAGE_MAGIC[line.major]
@@ -170,7 +172,8 @@ class RecordWalk:
         return marks
 
     def _stop(self, why: str, address: int) -> None:
-        self.stopped = f"{why} at {Lsn(address)}"
+        self.stopped_at = Lsn(address)
+        self.stopped = f"{why} at {self.stopped_at}"
 
     def _page(
         self, data: bytes | bytearray | memoryview, offset: int, limit: int, marks: list[Mark]

@@ -58,12 +58,14 @@ class Retention:
         }
 
     async def run_quietly(self, *, with_bucket: bool = True) -> None:
-        """As the service does now and then: what fails is alarmed."""
+        """As the service does now and then: what fails, whatever it is, is alarmed."""
         instance = self._instance
         try:
             await self.run(dry_run=False, with_bucket=with_bucket)
-        except (LogshipError, OSError) as error:
-            what = error.what if isinstance(error, LogshipError) else str(error)
+        except Exception as error:  # a bug with one instance must not end it for all
+            if not isinstance(error, LogshipError | OSError):
+                log.error("a bug in retention", instance=instance.name, exc_info=error)
+            what = error.what if isinstance(error, LogshipError) else str(error) or repr(error)
             instance.alarms.raise_error(
                 LogshipError(
                     Code.RETENTION_FAILED,

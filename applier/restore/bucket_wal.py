@@ -179,8 +179,9 @@ class BucketWal:
         store, keys = self.bucket.store, self.bucket.keys
         for info in store.listing(keys.all_histories):
             try:
-                timeline = int(info.key.removeprefix(keys.all_histories), 16)
+                timeline = keys.timeline_of_history(info.key)
             except ValueError:
+                _log.warning("not a history's key", key=info.key)
                 continue
             content = self.bucket.document(info.key)
             self.histories[timeline] = parse_history(timeline, content)

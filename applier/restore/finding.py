@@ -93,28 +93,31 @@ def _find_time(records: Records, window: Window, time: int) -> Stop:
 
 
 def _first_later(records: Records, stretch: Stretch, time: int) -> Mark | None:
-    """The first transaction's end after `time`, not before the stretch's earliest moment."""
+    """The first transaction's end after `time`, not before the stretch's earliest moment; None
+    where all of the stretch was read, and there is none."""
     kept, segment_bytes = records.kept, records.kept.line.segment_bytes
     first = segment_start(stretch.earliest_lsn, segment_bytes)
     end = stretch.wal.end
     starts = range(first, end, segment_bytes)
 
     @cache
-    def last_time(number: int) -> int:
-        """Of the segment, or the nearest one before it that has any."""
-        if number < 0:
-            return 0
+    def time_in(number: int) -> int | None:
         begin = starts[number]
         limit = min(end, segment_end(begin, segment_bytes))
         found = kept.last_commit_in(records.history, begin, limit)
-        return found.time if found is not None else last_time(number - 1)
+        return found.time if found is not None else None
+
+    def last_time(number: int) -> int:
+        """Of the segment, or the nearest one before it that has any."""
+        times = (time_in(each) for each in range(number, -1, -1))
+        return next((time for time in times if time is not None), 0)
 
     number = bisect_left(
         range(len(starts)), True, key=lambda n: last_time(n) > time - SLACK_MICROSECONDS
     )
     # From the segment before on: a commit may begin there and end in this one.
     begin = starts[max(number - 1, 0)] if starts else first
-    for mark in records.marks(begin, end):
+    for mark in records.marks(begin, end, to_the_end=True):
         if mark.kind not in XACT_ENDS or mark.time is None or mark.time <= time:
             continue
         if mark.start_lsn >= stretch.earliest_lsn:

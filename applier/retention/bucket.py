@@ -123,8 +123,11 @@ def _histories_to_go(
         return []
     going = []
     for each in store.listing(keys.all_histories):
-        name = each.key[len(keys.all_histories) :]
-        if len(name) == 8 and int(name, 16) < min(users):
+        try:
+            timeline = keys.timeline_of_history(each.key)
+        except ValueError:
+            continue  # not ours: left alone
+        if timeline < min(users):
             going.append(each.key)
     return going
 

@@ -12,6 +12,7 @@ from logship.wal import segment_name
 EPOCH_NAME = "epoch"
 
 _PLACE = re.compile(r"\A([0-9A-F]{8})/([0-9A-F]{16})(?:\.([1-9][0-9]{0,5}))?\Z")
+_TIMELINE = re.compile(r"\A[0-9A-F]{8}\Z")
 _SEED = re.compile(r"\A([0-9A-F]{16})-([0-9a-f]{1,64})\Z")
 
 
@@ -98,6 +99,10 @@ class Keys(NamedTuple):
     def history(self, timeline: int) -> str:
         return f"{self.all_histories}{timeline:08X}"
 
+    def timeline_of_history(self, key: str) -> int:
+        """Raises ValueError for what is no history's key."""
+        return parse_timeline(key.removeprefix(self.all_histories))
+
     def profile(self, digest: str) -> str:
         return f"{self.root}profiles/{digest}"
 
@@ -112,3 +117,10 @@ class Keys(NamedTuple):
 
 def epoch_key(instance: str) -> str:
     return f"{instance}/{EPOCH_NAME}"
+
+
+def parse_timeline(name: str) -> int:
+    """Of a folder, or of a history's object.  Raises ValueError."""
+    if _TIMELINE.match(name) is None:
+        raise ValueError(f"not a timeline in a bucket: {name!r}")
+    return int(name, 16)

@@ -7,7 +7,8 @@ once everything before it is stored, or the oldest object of the newest timeline
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import msgspec
 import structlog
 
 from logship import durable
-from logship.bucket.keys import Keys, Place, SeedName
+from logship.bucket.keys import Keys, Place, SeedName, parse_timeline
 from logship.bucket.seed_archive.documents import END
 from logship.bucket.wal_objects import Head, Marker, read_head
 from logship.documents import UNREADABLE
@@ -72,11 +73,13 @@ def look(
         is_first = place == start and place.lsn % segment_bytes == 0
         fresh = marker is not None or is_first
         chain = Chain(place, gap, _beyond(store, keys, place), fresh)
-    timelines = frozenset(
-        int(each.key.removeprefix(keys.all_histories), 16)
-        for each in store.listing(keys.all_histories)
-    )
-    return Found(chain, timelines, _seeded_at(store, keys))
+    return Found(chain, frozenset(_timelines(store, keys)), _seeded_at(store, keys))
+
+
+def _timelines(store: ObjectStore, keys: Keys) -> Iterator[int]:
+    for each in store.listing(keys.all_histories):
+        with contextlib.suppress(ValueError):
+            yield keys.timeline_of_history(each.key)
 
 
 def _follow(
@@ -99,18 +102,23 @@ def _follow(
 
 
 def _newest_start(store: ObjectStore, keys: Keys, segment_bytes: int) -> Place | None:
-    names = {*store.folders(keys.all_wal), *store.folders(keys.all_segments)}
-    if not names:
+    # What stands there and is not ours is left alone, here and below.
+    timelines = set()
+    for name in (*store.folders(keys.all_wal), *store.folders(keys.all_segments)):
+        with contextlib.suppress(ValueError):
+            timelines.add(parse_timeline(name))
+    if not timelines:
         return None
-    timeline = int(max(names), 16)
-    last = ""
+    timeline = max(timelines)
+    last: Lsn | None = None
     for each in store.listing(keys.segments_of(timeline)):
-        last = each.key
-    if last:
-        _, lsn = parse_segment_name(last.rpartition("/")[2], segment_bytes)
-        return Place(timeline, segment_end(lsn, segment_bytes))
+        with contextlib.suppress(ValueError):
+            _, last = parse_segment_name(each.key.rpartition("/")[2], segment_bytes)
+    if last is not None:
+        return Place(timeline, segment_end(last, segment_bytes))
     for each in store.listing(keys.wal_of(timeline)):
-        return Place.parse(each.key.removeprefix(keys.all_wal))._replace(step=0)
+        with contextlib.suppress(ValueError):
+            return Place.parse(each.key.removeprefix(keys.all_wal))._replace(step=0)
     return None
 
 
@@ -120,7 +128,10 @@ def _beyond(store: ObjectStore, keys: Keys, place: Place) -> dict[Place, Head]:
     # The greatest key below that of `place` itself.
     before = keys.wal(place)[:-1] if not place.step else keys.wal(place._replace(step=0))
     for each in store.listing(prefix, start_after=before):
-        there = Place.parse(each.key.removeprefix(keys.all_wal))
+        try:
+            there = Place.parse(each.key.removeprefix(keys.all_wal))
+        except ValueError:
+            continue
         if there < place:
             continue
         found = store.describe(each.key)
@@ -136,7 +147,11 @@ def _beyond(store: ObjectStore, keys: Keys, place: Place) -> dict[Place, Head]:
 
 def _seeded_at(store: ObjectStore, keys: Keys) -> float | None:
     for folder in reversed(store.folders(keys.all_seeds)):
-        found = store.describe(keys.seed(SeedName.parse(folder), END))
+        try:
+            name = SeedName.parse(folder)
+        except ValueError:
+            continue
+        found = store.describe(keys.seed(name, END))
         if found is not None:
             return found.modified_at
     return None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from applier.operations.bucket_retention import BucketRetention
 from applier.operations.instance import Instance
 from logship.bucket.keys import Keys, Place
 from logship.bucket.seed_archive import PLAIN
+from logship.errors import Code
 from logship.frames import SeedBegin
 from logship.identity import Incarnation
 from logship.lsn import Lsn
+from logship.objects import ObjectInfo
 from tests.support.link_frames import SEGMENT_BYTES, hello
 from tests.support.memory_store import MemoryStore
 from tests.unit.applier.operations.conftest import Listener
@@ -60,3 +64,24 @@ async def test_nothing_goes_unless_the_settings_say_so(
     answer = await instance.retention.run(dry_run=False)
     assert "remove_from_bucket" in answer["parts"]["bucket"]["held"]
     assert len(store.objects) == 4
+
+
+class Broken(MemoryStore):
+    """Stands for a bug: it raises what no store is meant to."""
+
+    def listing(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
+        raise ValueError("a bug")
+
+
+async def test_a_bug_with_one_instance_is_alarmed_and_ends_nothing(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    await instance.arrival.begin(START)
+    instance.retention.bucket = BucketRetention(Broken(), PLAIN)
+    await instance.retention.run_quietly()
+    (alarm,) = [a for a in instance.alarms.as_list() if a["code"] == Code.RETENTION_FAILED]
+    assert "a bug" in alarm["what"]
+    instance.retention.bucket = BucketRetention(filled(), PLAIN)
+    await instance.retention.run_quietly()
+    assert not instance.alarms.has(Code.RETENTION_FAILED)

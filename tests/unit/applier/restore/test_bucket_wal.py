@@ -140,3 +140,13 @@ def test_a_spool_keeps_to_its_limit_and_fetches_again(filled: Filled, tmp_path: 
     assert spool.share(last, last.start, 10) is None
     spool.close()
     assert not (tmp_path / "spool").exists()
+
+
+def test_strange_keys_are_passed_over(filled: Filled) -> None:
+    filled.put(START, START + 5000)
+    for prefix in (KEYS.all_histories, KEYS.all_wal, KEYS.all_segments):
+        for name in ("README.t", "0001", "00000001/README"):
+            filled.bucket.store.put(prefix + name, b"x")
+    found = filled.look()
+    assert found.intervals(1) == [Interval(START, START + 5000)]
+    assert found.histories == {}

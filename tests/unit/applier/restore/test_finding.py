@@ -14,9 +14,11 @@ from applier.restore.intervals import Interval
 from applier.restore.kept import Kept
 from applier.restore.records import Records
 from applier.restore.seeds import SeedChoice
+from applier.restore.serving import ServedWal
 from applier.restore.targets import LATEST, Target
 from applier.restore.window import Heard, Window, make_window
 from applier.store import Store
+from applier.store.commit_times import Times
 from logship.bucket.keys import SeedName
 from logship.bucket.seed_archive import SeedInfo
 from logship.errors import Code, LogshipError
@@ -54,12 +56,13 @@ def seed_choice(start: int, end: int) -> SeedChoice:
 
 
 class Made:
-    """WAL from `START` on in a store, with a seed at its start."""
+    """WAL from `start` on in a store, with a seed at its start."""
 
-    def __init__(self, directory: Path) -> None:
-        self.factory = RecordFactory(LINE, START)
+    def __init__(self, directory: Path, start: int = START) -> None:
+        self.factory = RecordFactory(LINE, start)
         self.seed_end = 0
         self._directory = directory
+        self._start = start
 
     def commit(self, seconds: float, *, more_bytes: int = 0) -> Mark:
         return self.factory.commit(NOON + int(seconds * SECOND), more_bytes=more_bytes)
@@ -67,14 +70,14 @@ class Made:
     def seeded(self) -> None:
         self.seed_end = self.factory.filler(10).end_lsn
 
-    def records(self) -> tuple[Records, Callable[[], None]]:
+    def records(self, times: Times | None = None) -> tuple[Records, Callable[[], None]]:
         async def fill() -> None:
             store = Store.open(self._directory, LINE, keep_free_bytes=0)
-            await store.begin_chain(1, START)
-            lsn = START
+            await store.begin_chain(1, self._start)
+            lsn = self._start
             while lsn < self.factory.end:
                 stop = min(self.factory.end, segment_end(lsn, MEGABYTE))
-                data = bytes(self.factory.data[lsn - START : stop - START])
+                data = bytes(self.factory.data[lsn - self._start : stop - self._start])
                 await store.append(1, lsn, data)
                 lsn = stop
             await store.flush()
@@ -82,10 +85,10 @@ class Made:
 
         asyncio.run(fill())
         store = Store.open(self._directory, LINE, keep_free_bytes=0, read_only=True)
-        return Records(Kept(LINE, store, None, None, {}), ALONE), store.close
+        return Records(Kept(LINE, store, None, None, times or {}), ALONE), store.close
 
     def window(self, records: Records, heard: Heard | None = None) -> Window:
-        seed = seed_choice(START + 40, self.seed_end)
+        seed = seed_choice(self._start + 40, self.seed_end)
         return make_window(records.kept, ALONE, [seed], heard)
 
 
@@ -140,6 +143,45 @@ def test_a_commit_over_a_segments_end_is_not_missed(wal: Made) -> None:
     close()
 
 
+def test_damage_is_not_taken_for_the_end(wal: Made) -> None:
+    first = wal.commit(1)
+    wal.factory.filler(MEGABYTE)
+    damaged_at = wal.factory.end + 8192 - wal.factory.end % 8192
+    wal.factory.filler(MEGABYTE)
+    last = wal.commit(2)
+    wal.commit(2)
+    # The page is as a disk gives it that lost a write.
+    wal.factory.data[damaged_at - START : damaged_at - START + 8192] = bytes(8192)
+    records, close = wal.records()
+    window = wal.window(records)
+    assert find_stop(records, window, LATEST).lsn > last.end_lsn
+    with pytest.raises(LogshipError) as caught:
+        find_stop(records, window, at(1.5))
+    assert caught.value.code is Code.STORE_DAMAGED
+    assert str(Lsn(damaged_at)) in caught.value.what
+    assert find_stop(records, window, at(0.5)).lsn == first.start_lsn
+    close()
+
+
+def test_a_year_without_a_commit_is_passed_over(tmp_path: Path) -> None:
+    empty = 3000
+    start = START + empty * MEGABYTE
+    made = Made(tmp_path / "wal", start)
+    made.seeded()
+    made.factory.filler(MEGABYTE)
+    only = made.commit(1)
+    made.commit(2)
+    records, close = made.records({(1, START + n * MEGABYTE): None for n in range(empty)})
+    window = made.window(records)
+    (stretch,) = window.stretches
+    longer = stretch._replace(
+        wal=Interval(START, stretch.wal.end), earliest_lsn=Lsn(START), earliest_time=NOON
+    )
+    stop = find_stop(records, window._replace(stretches=(longer,)), at(0.5))
+    assert stop.lsn == only.start_lsn
+    close()
+
+
 def test_what_was_heard_makes_a_quiet_time_reachable(wal: Made) -> None:
     last = wal.commit(1)
     records, close = wal.records()
@@ -176,6 +218,26 @@ def test_an_lsn_in_the_padding_after_a_switch_is_at_its_end(wal: Made) -> None:
     for lsn in (switch.start_lsn + 24, switch.start_lsn + 30_000, switch.end_lsn):
         stop = find_stop(records, wal.window(records), Target("lsn", lsn=Lsn(lsn)))
         assert stop.replayed_lsn == switch.end_lsn
+    close()
+
+
+@pytest.mark.parametrize("held_bytes", [24, 100, 3 * 8192, 20 * 8192])
+def test_the_latest_is_before_a_switch_of_which_the_padding_is_not_held(
+    wal: Made, held_bytes: int
+) -> None:
+    """held_bytes: from the start of the switch's record on."""
+    last = wal.commit(1)
+    switch = wal.factory.switch()
+    del wal.factory.data[switch.start_lsn + held_bytes - START :]
+    records, close = wal.records()
+    window = wal.window(records)
+    (stretch,) = window.stretches
+    assert stretch.latest_lsn == last.end_lsn
+    asked = [Target("lsn", lsn=Lsn(wal.factory.end)), Target("lsn", lsn=Lsn(last.end_lsn + 24))]
+    for target in (LATEST, at(1), *asked):
+        stop = find_stop(records, window, target)
+        assert (stop.lsn, stop.replayed_lsn) == (last.end_lsn, last.end_lsn)
+        ServedWal(records.kept, ALONE, None, START, stop.lsn)
     close()
 
 

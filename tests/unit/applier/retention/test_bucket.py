@@ -181,6 +181,8 @@ def test_strange_keys_are_left_alone() -> None:
         f"{KEYS.all_wal}nonsense",
         f"{KEYS.all_segments}00000001/x",
         f"{KEYS.root}profiles/a",
+        f"{KEYS.all_histories}README.t",
+        f"{KEYS.all_histories}0x000000",
     }
     store.now = 0
     for key in strange:
