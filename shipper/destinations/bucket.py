@@ -24,6 +24,7 @@ from typing import Final
 
 from logship.bucket.epoch import CONFIRM_SECONDS, Epoch, this_writer
 from logship.bucket.keys import Keys, Place
+from logship.bucket.wal_objects import Marker
 from logship.errors import Code, LogshipError
 from logship.frames import (
     MAX_SPAN_BYTES,
@@ -48,7 +49,7 @@ from shipper.destinations import (
     SeedFinished,
     SeedWanted,
 )
-from shipper.destinations.bucket_chain import Found, load_hint, look, save_hint
+from shipper.destinations.bucket_chain import Found, Remembered, load_hint, look, save_hint
 from shipper.destinations.bucket_log import BucketLog, Limits
 from shipper.destinations.bucket_objects import BucketObjects, MetAnotherError, PackedWal, Seal
 from shipper.destinations.bucket_seeds import BucketSeeds, PatientStore, SeedTaker
@@ -120,7 +121,7 @@ class BucketDestination:
             confirm_seconds=options.confirm_seconds,
         )
         self._hint_file = options.state_directory / "bucket.json"
-        self._hint: Place | None = None
+        self._hint: Remembered | None = None
         self._hint_saved_at = 0.0
         self._threads = ThreadPoolExecutor(options.uploads_at_once + 3, thread_name_prefix="bucket")
         self._busy: set[asyncio.Future[None]] = set()
@@ -136,7 +137,11 @@ class BucketDestination:
         )
         self._wishes_timer: asyncio.TimerHandle | None = None
         self._begun: SeedBegin | None = None
-        """The newest seed, until the log has passed its start."""
+        """The newest seed, until it fails or the log has passed its start."""
+        self._sent: SeedBegin | None = None
+        """The newest seed."""
+        self._seeded_lsn = 0
+        """Where the newest seed starts that was completed here."""
         self._events: deque[DestinationEvent] = deque()
         self._acked: Acked | None = None
         self._changed = asyncio.Event()
@@ -145,6 +150,8 @@ class BucketDestination:
         self._log: BucketLog | None = None
         self._stored: Place | None = None
         """Up to here everything is stored; kept over connections."""
+        self._led_to_lsn = 0
+        """The log leads to a seed from here, and none from here on is complete: 0 if not so."""
         self._distrusted: Place | None = None
 
     # --- connecting -----------------------------------------------------------------------
@@ -162,6 +169,7 @@ class BucketDestination:
         keys = Keys(self._options.instance, facts.profile.incarnation)
         if self._keys != keys:
             self._stored = self._distrusted = self._begun = None
+            self._led_to_lsn = self._seeded_lsn = 0
         segment_bytes = facts.profile.wal_segment_size
         found = await self._look(keys, segment_bytes)
         self._keys, self._profile = keys, facts.profile
@@ -186,6 +194,7 @@ class BucketDestination:
         durable = self._log.position
         if found.chain is not None:
             self._stored = found.chain.place
+        self._led_to_lsn = found.led_to_lsn
         self._wishes.found(found.seeded_at)
         self._look_for_wishes()
         if self._begun is not None and self._log.turn_to(self._begun, mend=False) is not None:
@@ -193,7 +202,7 @@ class BucketDestination:
         return Accepted(
             position=self._log.position,
             known_timelines=found.timelines,
-            seed_wanted=found.seeded_at is None and not self._seeds.seed_id,
+            seed_wanted=self._is_seed_missing(found) and not self._seeds.seed_id,
             max_span_bytes=MAX_SPAN_BYTES,
             durable=durable,
         )
@@ -201,7 +210,7 @@ class BucketDestination:
     async def _look(self, keys: Keys, segment_bytes: int) -> Found:
         def blocking() -> None:
             self._epoch.take(take_over=self._options.take_over)
-            hint = self._stored or load_hint(self._hint_file, self._store.name, keys.incarnation)
+            hint = self._known or load_hint(self._hint_file, self._store.name, keys.incarnation)
             found.append(
                 look(self._store, keys, segment_bytes, hint=hint, distrusted=self._distrusted)
             )
@@ -209,6 +218,11 @@ class BucketDestination:
         found: list[Found] = []
         await self._run_blocking(blocking)
         return found[0]
+
+    @staticmethod
+    def _is_seed_missing(found: Found) -> bool:
+        """Whether who reads this log has nothing to begin with, or to go on with over a gap."""
+        return found.seeded_at is None or bool(found.led_to_lsn)
 
     async def close(self, reason: str) -> None:
         self._drop()
@@ -269,13 +283,14 @@ class BucketDestination:
                 self._begin_seed(frame, self._keys, self._profile)
             case SeedAborted():
                 self._seeds.abort(frame)
+                self._seed_failed(frame.seed_id)
             case SeedChunk() | SeedEnd():
                 await self._seeds.add(frame, payload)
 
     def _begin_seed(self, frame: SeedBegin, keys: Keys, profile: Profile) -> None:
         store = PatientStore(self._store, self._epoch)
         self._seeds.begin(frame, self._make_seed_taker(store, keys, profile), store.stop)
-        self._begun = frame
+        self._begun = self._sent = frame
         self._in_thread(self._wishes.begun)
         if self._log is not None:
             self._rewind_to_seed(self._log, frame, mend=True)
@@ -292,9 +307,19 @@ class BucketDestination:
             self._wishes_timer = self._loop.call_later(LOOK_SECONDS, self._look_for_wishes)
 
     def _seed_ended(self, seed_id: str, error: str) -> None:
-        if not error:
+        if error:
+            self._seed_failed(seed_id)
+        else:
             self._wishes.finished(time.time())
+            self._led_to_lsn = 0
+            if self._sent is not None and self._sent.seed_id == seed_id:
+                self._seeded_lsn = self._sent.start_lsn
         self._tell_event(SeedFinished(seed_id, error))
+
+    def _seed_failed(self, seed_id: str) -> None:
+        """The log must not be led to it any more."""
+        if self._begun is not None and self._begun.seed_id == seed_id:
+            self._begun = None
 
     # --- what becomes of it ---------------------------------------------------------------
 
@@ -316,15 +341,18 @@ class BucketDestination:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _on_stored(self, place: Place, wal: PackedWal | None) -> None:
+    def _on_stored(self, place: Place, last: PackedWal | Marker) -> None:
         self._stored = place
         begun = self._begun
         if begun is not None and place > Place(begun.timeline, Lsn(begun.start_lsn)):
             self._begun = None
         if self._distrusted is not None and place > self._distrusted:
             self._distrusted = None
-        if wal is not None:
-            self._segments.stored(wal)
+        if isinstance(last, Marker):
+            if last.kind == "seed" and last.lsn > self._seeded_lsn:
+                self._led_to_lsn = last.lsn
+        else:
+            self._segments.stored(last)
             position = Position(place.timeline, place.lsn)
             self._acked = Acked(position, position, Lsn(0))
         self._notify()
@@ -333,14 +361,18 @@ class BucketDestination:
             self._in_thread(self._save_hint)
 
     @property
+    def _known(self) -> Remembered | None:
+        return None if self._stored is None else Remembered(self._stored, self._led_to_lsn)
+
+    @property
     def _hint_due(self) -> bool:
-        return self._stored is not None and self._stored != self._hint
+        return self._known is not None and self._known != self._hint
 
     def _save_hint(self) -> None:
-        place, keys = self._stored, self._keys
-        if place is not None and keys is not None:
-            save_hint(self._hint_file, self._store.name, keys.incarnation, place)
-            self._hint = place
+        known, keys = self._known, self._keys
+        if known is not None and keys is not None:
+            save_hint(self._hint_file, self._store.name, keys.incarnation, known)
+            self._hint = known
 
     def _failed(self, error: LogshipError) -> None:
         if isinstance(error, MetAnotherError):

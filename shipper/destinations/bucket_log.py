@@ -38,8 +38,8 @@ class Limits(NamedTuple):
 
 
 class BucketLog:
-    """`on_stored(place, wal)`: everything before `place` is stored, in order; `wal` is what was
-    stored last, None if that was a marker.  `on_failed`: nothing is written any more."""
+    """`on_stored(place, last)`: everything before `place` is stored, in order; `last` is what was
+    stored last.  `on_failed`: nothing is written any more."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class BucketLog:
         limits: Limits,
         run_blocking: RunBlocking,
         *,
-        on_stored: Callable[[Place, PackedWal | None], None],
+        on_stored: Callable[[Place, PackedWal | Marker], None],
         on_failed: Callable[[LogshipError], None],
     ) -> None:
         """chain: the end as it was found; None: there is no log yet."""
@@ -221,7 +221,7 @@ class BucketLog:
         head = self._objects.head(place, context, marker=marker)
         following = head.following(place, self._objects.segment_bytes)
         run = partial(self._objects.put_marker, place, marker, context)
-        done = partial(self._on_stored, following, None)
+        done = partial(self._on_stored, following, marker)
         self._uploads.put(Upload(run, alone=True, done=done))
         self._start(following, alone=True)
 

@@ -1,0 +1,134 @@
+"""The end of a bucket's log: where it leads, and what a restart finds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from logship.frames import GapFound, SeedAborted
+from logship.lsn import Lsn
+from shipper.destinations import Rewind, SeedFinished
+from tests.integration.destination_contract import Seed, Shipping, given
+from tests.support.bucket_far_end import BucketFarEnd
+from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
+from tests.support.memory_store import MemoryStore
+from tests.support.waiting import until
+
+S = SEGMENT_BYTES
+OLD_SEED = "01d5eed"
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[BucketFarEnd]:
+    made = BucketFarEnd(tmp_path, MemoryStore())
+    yield made
+    made.store.vanish()
+
+
+@pytest.fixture
+async def shipping(rig: BucketFarEnd) -> AsyncIterator[Shipping]:
+    made = Shipping(rig)
+    yield made
+    await made.close()
+
+
+async def ship(shipping: Shipping, size_bytes: int) -> None:
+    await shipping.send(size_bytes)
+    await shipping.hear_durable(shipping.sent)
+
+
+def leave_gap(shipping: Shipping) -> None:
+    lsn = shipping.sent.lsn
+    shipping.destination.send_gap(
+        GapFound(timeline=1, from_lsn=lsn, available_lsn=9 * S, code="slot-lost", what="it is gone")
+    )
+
+
+def markers(rig: BucketFarEnd) -> list[tuple[str, str]]:
+    heads = [head.marker for _, head, _ in rig.objects()]
+    return [(marker.kind, marker.seed) for marker in heads if marker is not None]
+
+
+# --- a seed that the log leads to, and that never is complete ---------------------------------
+
+
+async def led_to_a_seed(rig: BucketFarEnd, shipping: Shipping) -> None:
+    """There is an older seed; after a gap the log leads to another, of which a part is there."""
+    await shipping.connect()
+    await Seed(OLD_SEED, start_lsn=S + 40).send(shipping.destination)
+    await shipping.hear(SeedFinished)
+    await ship(shipping, 1000)
+    leave_gap(shipping)
+    await Seed(start_lsn=7 * S + 40).send(shipping.destination, last=3)
+    (rewind,) = await shipping.hear(Rewind)
+    assert rewind.position == at(1, 7 * S)
+    shipping.go_on_at(rewind.position)
+    await ship(shipping, 500)
+    assert markers(rig) == [("gap", ""), ("seed", "5eed1")]
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+async def test_a_restart_wants_a_seed_while_the_one_that_the_log_leads_to_is_unfinished(
+    rig: BucketFarEnd, shipping: Shipping, remembers: bool
+) -> None:
+    await led_to_a_seed(rig, shipping)
+    await shipping.close()
+    if not remembers:
+        (rig.state / "bucket.json").unlink()
+    again = Shipping(rig)
+    accepted = await again.connect()
+    assert accepted.position == at(1, 7 * S + 500)
+    assert accepted.seed_wanted
+    await ship(again, S)
+    await Seed("5eed2", start_lsn=8 * S + 40).send(again.destination)
+    await again.hear(SeedFinished)
+    assert not (await again.connect()).seed_wanted
+    await again.close()
+    third = Shipping(rig)
+    assert not (await third.connect()).seed_wanted
+    assert rig.wal_of(1) == wal_bytes(1, S, 1000) + wal_bytes(1, 7 * S, S + 500)
+    await third.close()
+
+
+async def test_a_seed_that_its_maker_gave_up_is_wanted_again_by_the_next_connection(
+    rig: BucketFarEnd, shipping: Shipping
+) -> None:
+    await led_to_a_seed(rig, shipping)
+    aborted = SeedAborted(seed_id="5eed1", code="x", what="the primary restarted")
+    await shipping.destination.send_seed(aborted, b"")
+    await until(lambda: given(rig, "seed_stopped"), "it is given up")
+    assert (await shipping.connect()).seed_wanted
+
+
+async def test_a_seed_that_the_log_leads_to_and_that_is_complete_is_not_wanted_again(
+    rig: BucketFarEnd, shipping: Shipping
+) -> None:
+    await led_to_a_seed(rig, shipping)
+    await Seed(start_lsn=7 * S + 40).send(shipping.destination, first=3)
+    await shipping.hear(SeedFinished)
+    assert not (await shipping.connect()).seed_wanted
+    await shipping.close()
+    again = Shipping(rig)
+    assert not (await again.connect()).seed_wanted
+    await again.close()
+
+
+async def test_a_gap_does_not_lead_to_a_seed_that_has_failed(
+    rig: BucketFarEnd, shipping: Shipping
+) -> None:
+    await shipping.connect()
+    await ship(shipping, 1000)
+    await Seed(start_lsn=7 * S + 40).send(shipping.destination, last=3)
+    aborted = SeedAborted(seed_id="5eed1", code="x", what="the primary restarted")
+    await shipping.destination.send_seed(aborted, b"")
+    leave_gap(shipping)
+    await until(lambda: given(rig, "gap"), "it arrived")
+    await Seed("5eed2", start_lsn=8 * S + 40).send(shipping.destination)
+    (rewind,) = await shipping.hear(Rewind)
+    assert rewind.position == at(1, 8 * S)
+    shipping.go_on_at(rewind.position)
+    await ship(shipping, 100)
+    assert markers(rig) == [("gap", ""), ("seed", "5eed2")]
+    assert rig.wal_of(1) == wal_bytes(1, Lsn(S), 1000) + wal_bytes(1, 8 * S, 100)
