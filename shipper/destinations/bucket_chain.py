@@ -17,7 +17,7 @@ import structlog
 from logship import durable
 from logship.bucket.keys import Keys, Place, SeedName
 from logship.bucket.seed_archive.documents import END
-from logship.bucket.wal_objects import Head, Marker, read_head
+from logship.bucket.wal_objects import Head, Marker, damaged, read_head
 from logship.documents import UNREADABLE
 from logship.identity import Incarnation
 from logship.lsn import Lsn
@@ -109,7 +109,10 @@ def _follow(
         found = store.describe(key)
         if found is not None:
             head = read_head(found.metadata, place, f"{store.name}: {key}")
-            place, marker = head.following(place, segment_bytes), head.marker
+            following = head.following(place, segment_bytes)
+            if following <= place:
+                raise damaged(f"{store.name}: {key}", f"the log leads back, to {following}")
+            place, marker = following, head.marker
             if marker is not None and marker.kind == "seed":
                 led_to_lsn = marker.lsn
             continue

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from logship.bucket.keys import Place
+from logship.bucket.wal_objects import Marker
+from logship.errors import Code, LogshipError
 from logship.frames import GapFound, SeedAborted
-from logship.lsn import Lsn
+from logship.lsn import Lsn, Position
 from shipper.destinations import Rewind, SeedFinished
+from shipper.destinations.bucket import BucketDestination
 from tests.integration.destination_contract import Seed, Shipping, given
 from tests.support.bucket_far_end import BucketFarEnd
 from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
@@ -132,3 +137,52 @@ async def test_a_gap_does_not_lead_to_a_seed_that_has_failed(
     await ship(shipping, 100)
     assert markers(rig) == [("gap", ""), ("seed", "5eed2")]
     assert rig.wal_of(1) == wal_bytes(1, Lsn(S), 1000) + wal_bytes(1, 8 * S, 100)
+
+
+# --- the log leads forward --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first_bytes", "skipped_bytes"), [(1000, 1500), (S, S + 70), (900, 800)])
+async def test_a_skip_within_the_segment_that_is_being_written_goes_on_where_the_log_ends(
+    rig: BucketFarEnd, shipping: Shipping, first_bytes: int, skipped_bytes: int
+) -> None:
+    await shipping.connect()
+    await ship(shipping, first_bytes)
+    destination = shipping.destination
+    assert isinstance(destination, BucketDestination)
+    shipping.sent = destination.skip_to(at(1, S + skipped_bytes), "the link is down")
+    assert shipping.sent == at(1, S + first_bytes)
+    await ship(shipping, 2000)
+    assert markers(rig) == []
+    assert rig.wal_of(1) == wal_bytes(1, S, first_bytes + 2000)
+    await shipping.close()
+    again = Shipping(rig)
+    assert (await again.connect()).position == at(1, S + first_bytes + 2000)
+    await again.close()
+
+
+async def test_a_skip_to_an_older_timeline_goes_on_where_the_log_ends(
+    rig: BucketFarEnd, shipping: Shipping
+) -> None:
+    await shipping.connect(timeline=2)
+    shipping.destination.send_history(2, b"1\t0/100064\tno recovery target specified\n")
+    shipping.sent = at(2, S)
+    await ship(shipping, 100)
+    destination = shipping.destination
+    assert isinstance(destination, BucketDestination)
+    assert destination.skip_to(at(1, 9 * S), "the link is down") == at(2, S + 100)
+
+
+@pytest.mark.parametrize("kind", ["timeline", "seed"])
+@pytest.mark.parametrize("to", [at(1, S), at(1, S + 1000)])
+async def test_a_log_that_leads_back_is_said_to_be_damaged(
+    rig: BucketFarEnd, shipping: Shipping, kind: str, to: Position
+) -> None:
+    rig.put_wal(at(1, S), 1000)
+    rig.put_marker(Place(1, Lsn(S + 1000)), Marker(kind="gap", code="wal-removed"))
+    rig.put_marker(
+        Place(1, Lsn(S + 1000), 1), Marker(kind=kind, timeline=to.timeline, lsn=to.lsn, seed="5eed")
+    )
+    with pytest.raises(LogshipError, match="leads back") as caught:
+        await asyncio.wait_for(shipping.connect(), 10)
+    assert caught.value.code is Code.OBJECT_DAMAGED
