@@ -17,7 +17,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -124,10 +124,13 @@ class BucketDestination:
         self._hint: Remembered | None = None
         self._hint_saved_at = 0.0
         self._threads = ThreadPoolExecutor(options.uploads_at_once + 3, thread_name_prefix="bucket")
+        self._state_thread = ThreadPoolExecutor(1, thread_name_prefix="bucket-state")
+        """State files are written here, one after the other."""
         self._busy: set[asyncio.Future[None]] = set()
         self._seeds = BucketSeeds(self._in_thread, self._seed_ended)
         self._segments = BucketSegments(
             self._in_thread,
+            self._write_state,
             options.state_directory / "bucket-segments.json",
             grace_seconds=options.compact_grace_seconds,
             sealed=options.sealed,
@@ -228,7 +231,7 @@ class BucketDestination:
         self._drop()
         self._segments.stop()
         if self._hint_due:
-            await self._run_blocking(self._save_hint)
+            await self._save_hint()
 
     # --- sending --------------------------------------------------------------------------
 
@@ -291,7 +294,7 @@ class BucketDestination:
         store = PatientStore(self._store, self._epoch)
         self._seeds.begin(frame, self._make_seed_taker(store, keys, profile), store.stop)
         self._begun = self._sent = frame
-        self._in_thread(self._wishes.begun)
+        self._write_state(self._wishes.begun)
         if self._log is not None:
             self._rewind_to_seed(self._log, frame, mend=True)
 
@@ -358,7 +361,7 @@ class BucketDestination:
         self._notify()
         if self._hint_due and self._loop.time() - self._hint_saved_at >= HINT_SECONDS:
             self._hint_saved_at = self._loop.time()
-            self._in_thread(self._save_hint)
+            self._save_hint()
 
     @property
     def _known(self) -> Remembered | None:
@@ -366,13 +369,17 @@ class BucketDestination:
 
     @property
     def _hint_due(self) -> bool:
-        return self._known is not None and self._known != self._hint
+        return self._keys is not None and self._known not in (None, self._hint)
 
-    def _save_hint(self) -> None:
+    def _save_hint(self) -> asyncio.Future[None]:
         known, keys = self._known, self._keys
-        if known is not None and keys is not None:
+        assert known is not None and keys is not None
+
+        def save() -> None:
             save_hint(self._hint_file, self._store.name, keys.incarnation, known)
-            self._hint = known
+
+        self._hint = known
+        return self._write_state(save)
 
     def _failed(self, error: LogshipError) -> None:
         if isinstance(error, MetAnotherError):
@@ -403,7 +410,13 @@ class BucketDestination:
         await asyncio.shield(future)
 
     def _in_thread(self, action: Callable[[], None]) -> asyncio.Future[None]:
-        future = self._loop.run_in_executor(self._threads, action)
+        return self._started(self._threads, action)
+
+    def _write_state(self, action: Callable[[], None]) -> asyncio.Future[None]:
+        return self._started(self._state_thread, action)
+
+    def _started(self, threads: Executor, action: Callable[[], None]) -> asyncio.Future[None]:
+        future = self._loop.run_in_executor(threads, action)
         # One that nobody waits for any more must not be reported as a forgotten error.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return future

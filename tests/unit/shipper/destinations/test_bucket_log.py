@@ -13,10 +13,11 @@ from logship.bucket.wal_objects import Marker
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, SeedAborted
 from logship.lsn import Lsn, Position
-from shipper.destinations import Rewind, SeedFinished
+from shipper.destinations import Rewind, SeedFinished, bucket
 from shipper.destinations.bucket import BucketDestination
+from shipper.destinations.bucket_chain import Remembered, load_hint
 from tests.integration.destination_contract import Seed, Shipping, given
-from tests.support.bucket_far_end import BucketFarEnd
+from tests.support.bucket_far_end import KEYS, BucketFarEnd
 from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until
@@ -186,3 +187,23 @@ async def test_a_log_that_leads_back_is_said_to_be_damaged(
     with pytest.raises(LogshipError, match="leads back") as caught:
         await asyncio.wait_for(shipping.connect(), 10)
     assert caught.value.code is Code.OBJECT_DAMAGED
+
+
+# --- what is remembered -----------------------------------------------------------------------
+
+
+async def test_the_end_of_the_log_is_written_down_by_one_at_a_time(
+    rig: BucketFarEnd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bucket, "HINT_SECONDS", 0.0)
+    rig.options |= {"max_object_bytes": 1000, "uploads_at_once": 16}
+    shipping = Shipping(rig)
+    await shipping.connect()
+    for _ in range(5):
+        await ship(shipping, 50_000)
+        await shipping.destination.close("lost")
+        await shipping.connect()
+    await shipping.close()
+    assert "can't be written" not in capsys.readouterr().out
+    known = load_hint(rig.state / "bucket.json", rig.store.name, KEYS.incarnation)
+    assert known == Remembered(Place(1, Lsn(S + 250_000)))
