@@ -17,13 +17,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from logship.bucket.epoch import CONFIRM_SECONDS, Epoch, this_writer
 from logship.bucket.keys import Keys, Place
+from logship.bucket.wal_objects import Marker
 from logship.errors import Code, LogshipError
 from logship.frames import (
     MAX_SPAN_BYTES,
@@ -48,7 +49,7 @@ from shipper.destinations import (
     SeedFinished,
     SeedWanted,
 )
-from shipper.destinations.bucket_chain import Found, load_hint, look, save_hint
+from shipper.destinations.bucket_chain import Found, Remembered, load_hint, look, save_hint
 from shipper.destinations.bucket_log import BucketLog, Limits
 from shipper.destinations.bucket_objects import BucketObjects, MetAnotherError, PackedWal, Seal
 from shipper.destinations.bucket_seeds import BucketSeeds, PatientStore, SeedTaker
@@ -122,13 +123,16 @@ class BucketDestination:
             confirm_seconds=options.confirm_seconds,
         )
         self._hint_file = options.state_directory / "bucket.json"
-        self._hint: Place | None = None
+        self._hint: Remembered | None = None
         self._hint_saved_at = 0.0
         self._threads = ThreadPoolExecutor(options.uploads_at_once + 3, thread_name_prefix="bucket")
+        self._state_thread = ThreadPoolExecutor(1, thread_name_prefix="bucket-state")
+        """State files are written here, one after the other."""
         self._busy: set[asyncio.Future[None]] = set()
         self._seeds = BucketSeeds(self._in_thread, self._seed_ended)
         self._segments = BucketSegments(
             self._in_thread,
+            self._write_state,
             options.state_directory / "bucket-segments.json",
             grace_seconds=options.compact_grace_seconds,
             sealed=options.sealed,
@@ -138,7 +142,11 @@ class BucketDestination:
         )
         self._wishes_timer: asyncio.TimerHandle | None = None
         self._begun: SeedBegin | None = None
-        """The newest seed, until the log has passed its start."""
+        """The newest seed, until it fails or the log has passed its start."""
+        self._sent: SeedBegin | None = None
+        """The newest seed."""
+        self._seeded_lsn = 0
+        """Where the newest seed starts that was completed here."""
         self._events: deque[DestinationEvent] = deque()
         self._acked: Acked | None = None
         self._changed = asyncio.Event()
@@ -147,6 +155,8 @@ class BucketDestination:
         self._log: BucketLog | None = None
         self._stored: Place | None = None
         """Up to here everything is stored; kept over connections."""
+        self._led_to_lsn = 0
+        """The log leads to a seed from here, and none from here on is complete: 0 if not so."""
         self._distrusted: Place | None = None
 
     # --- connecting -----------------------------------------------------------------------
@@ -164,6 +174,7 @@ class BucketDestination:
         keys = Keys(self._options.instance, facts.profile.incarnation)
         if self._keys != keys:
             self._stored = self._distrusted = self._begun = None
+            self._led_to_lsn = self._seeded_lsn = 0
         segment_bytes = facts.profile.wal_segment_size
         found = await self._look(keys, segment_bytes)
         self._keys, self._profile = keys, facts.profile
@@ -188,6 +199,7 @@ class BucketDestination:
         durable = self._log.position
         if found.chain is not None:
             self._stored = found.chain.place
+        self._led_to_lsn = found.led_to_lsn
         self._wishes.found(found.seeded_at)
         self._look_for_wishes()
         if self._begun is not None and self._log.turn_to(self._begun, mend=False) is not None:
@@ -195,7 +207,7 @@ class BucketDestination:
         return Accepted(
             position=self._log.position,
             known_timelines=found.timelines,
-            seed_wanted=found.seeded_at is None and not self._seeds.seed_id,
+            seed_wanted=self._is_seed_missing(found) and not self._seeds.seed_id,
             max_span_bytes=MAX_SPAN_BYTES,
             durable=durable,
         )
@@ -203,7 +215,7 @@ class BucketDestination:
     async def _look(self, keys: Keys, segment_bytes: int) -> Found:
         def blocking() -> None:
             self._epoch.take(take_over=self._options.take_over)
-            hint = self._stored or load_hint(self._hint_file, self._store.name, keys.incarnation)
+            hint = self._known or load_hint(self._hint_file, self._store.name, keys.incarnation)
             found.append(
                 look(self._store, keys, segment_bytes, hint=hint, distrusted=self._distrusted)
             )
@@ -212,11 +224,16 @@ class BucketDestination:
         await self._run_blocking(blocking)
         return found[0]
 
+    @staticmethod
+    def _is_seed_missing(found: Found) -> bool:
+        """Whether who reads this log has nothing to begin with, or to go on with over a gap."""
+        return found.seeded_at is None or bool(found.led_to_lsn)
+
     async def close(self, reason: str) -> None:
         self._drop()
         self._segments.stop()
         if self._hint_due:
-            await self._run_blocking(self._save_hint)
+            await self._save_hint()
 
     # --- sending --------------------------------------------------------------------------
 
@@ -271,14 +288,15 @@ class BucketDestination:
                 self._begin_seed(frame, self._keys, self._profile)
             case SeedAborted():
                 self._seeds.abort(frame)
+                self._seed_failed(frame.seed_id)
             case SeedChunk() | SeedEnd():
                 await self._seeds.add(frame, payload)
 
     def _begin_seed(self, frame: SeedBegin, keys: Keys, profile: Profile) -> None:
         store = PatientStore(self._store, self._epoch)
         self._seeds.begin(frame, self._make_seed_taker(store, keys, profile), store.stop)
-        self._begun = frame
-        self._in_thread(self._wishes.begun)
+        self._begun = self._sent = frame
+        self._write_state(self._wishes.begun)
         if self._log is not None:
             self._rewind_to_seed(self._log, frame, mend=True)
 
@@ -294,9 +312,19 @@ class BucketDestination:
             self._wishes_timer = self._loop.call_later(LOOK_SECONDS, self._look_for_wishes)
 
     def _seed_ended(self, seed_id: str, error: str) -> None:
-        if not error:
+        if error:
+            self._seed_failed(seed_id)
+        else:
             self._wishes.finished(time.time())
+            self._led_to_lsn = 0
+            if self._sent is not None and self._sent.seed_id == seed_id:
+                self._seeded_lsn = self._sent.start_lsn
         self._tell_event(SeedFinished(seed_id, error))
+
+    def _seed_failed(self, seed_id: str) -> None:
+        """The log must not be led to it any more."""
+        if self._begun is not None and self._begun.seed_id == seed_id:
+            self._begun = None
 
     # --- what becomes of it ---------------------------------------------------------------
 
@@ -318,31 +346,42 @@ class BucketDestination:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _on_stored(self, place: Place, wal: PackedWal | None) -> None:
+    def _on_stored(self, place: Place, last: PackedWal | Marker) -> None:
         self._stored = place
         begun = self._begun
         if begun is not None and place > Place(begun.timeline, Lsn(begun.start_lsn)):
             self._begun = None
         if self._distrusted is not None and place > self._distrusted:
             self._distrusted = None
-        if wal is not None:
-            self._segments.stored(wal)
+        if isinstance(last, Marker):
+            if last.kind == "seed" and last.lsn > self._seeded_lsn:
+                self._led_to_lsn = last.lsn
+        else:
+            self._segments.stored(last)
             position = Position(place.timeline, place.lsn)
             self._acked = Acked(position, position, Lsn(0))
         self._notify()
         if self._hint_due and self._loop.time() - self._hint_saved_at >= HINT_SECONDS:
             self._hint_saved_at = self._loop.time()
-            self._in_thread(self._save_hint)
+            self._save_hint()
+
+    @property
+    def _known(self) -> Remembered | None:
+        return None if self._stored is None else Remembered(self._stored, self._led_to_lsn)
 
     @property
     def _hint_due(self) -> bool:
-        return self._stored is not None and self._stored != self._hint
+        return self._keys is not None and self._known not in (None, self._hint)
 
-    def _save_hint(self) -> None:
-        place, keys = self._stored, self._keys
-        if place is not None and keys is not None:
-            save_hint(self._hint_file, self._store.name, keys.incarnation, place)
-            self._hint = place
+    def _save_hint(self) -> asyncio.Future[None]:
+        known, keys = self._known, self._keys
+        assert known is not None and keys is not None
+
+        def save() -> None:
+            save_hint(self._hint_file, self._store.name, keys.incarnation, known)
+
+        self._hint = known
+        return self._write_state(save)
 
     def _failed(self, error: LogshipError) -> None:
         if isinstance(error, MetAnotherError):
@@ -373,7 +412,13 @@ class BucketDestination:
         await asyncio.shield(future)
 
     def _in_thread(self, action: Callable[[], None]) -> asyncio.Future[None]:
-        future = self._loop.run_in_executor(self._threads, action)
+        return self._started(self._threads, action)
+
+    def _write_state(self, action: Callable[[], None]) -> asyncio.Future[None]:
+        return self._started(self._state_thread, action)
+
+    def _started(self, threads: Executor, action: Callable[[], None]) -> asyncio.Future[None]:
+        future = self._loop.run_in_executor(threads, action)
         # One that nobody waits for any more must not be reported as a forgotten error.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return future

@@ -18,7 +18,7 @@ import structlog
 from logship import durable
 from logship.bucket.keys import Keys, Place, SeedName, parse_timeline
 from logship.bucket.seed_archive.documents import END
-from logship.bucket.wal_objects import Head, Marker, read_head
+from logship.bucket.wal_objects import Head, Marker, damaged, read_head
 from logship.documents import UNREADABLE
 from logship.identity import Incarnation
 from logship.lsn import Lsn
@@ -49,6 +49,18 @@ class Found(NamedTuple):
     """Those whose histories are there."""
     seeded_at: float | None
     """When the newest seed was complete, by the store's clock; None: there is none."""
+    led_to_lsn: int = 0
+    """The log leads over a gap to a seed that starts here, and neither that one nor a newer one
+    is complete; 0: to none such."""
+
+
+class Remembered(NamedTuple):
+    """What is known of a log from before."""
+
+    place: Place
+    """Everything before it is stored."""
+    led_to_lsn: int = 0
+    """As in `Found`, when that was so."""
 
 
 def look(
@@ -56,24 +68,30 @@ def look(
     keys: Keys,
     segment_bytes: int,
     *,
-    hint: Place | None = None,
+    hint: Remembered | None = None,
     distrusted: Place | None = None,
 ) -> Found:
-    """hint: a place up to which everything is known to be stored.  distrusted: what stands at
-    that place and after it was not written by us: take none of it without comparing.
+    """distrusted: what stands at that place and after it was not written by us: take none of it
+    without comparing.
 
     Raises what the store raises, and LogshipError(OBJECT_DAMAGED).
     """
     # Markers may stand at the place that is remembered: what the last of them says matters.
-    start = hint._replace(step=0) if hint else _newest_start(store, keys, segment_bytes)
+    start = hint.place._replace(step=0) if hint else _newest_start(store, keys, segment_bytes)
     chain = None
+    led_to_lsn = 0
     if start is not None:
-        place, marker = _follow(store, keys, segment_bytes, start, distrusted)
+        led_to_lsn = hint.led_to_lsn if hint else _last_led_to(store, keys, start.timeline)
+        place, marker, newer_lsn = _follow(store, keys, segment_bytes, start, distrusted)
+        led_to_lsn = newer_lsn or led_to_lsn
         gap = marker if marker is not None and marker.kind == "gap" else None
         is_first = place == start and place.lsn % segment_bytes == 0
         fresh = marker is not None or is_first
         chain = Chain(place, gap, _beyond(store, keys, place), fresh)
-    return Found(chain, frozenset(_timelines(store, keys)), _seeded_at(store, keys))
+    seed, seeded_at = _newest_seed(store, keys)
+    if seed is not None and seed.start_lsn >= led_to_lsn:
+        led_to_lsn = 0
+    return Found(chain, frozenset(_timelines(store, keys)), seeded_at, led_to_lsn)
 
 
 def _timelines(store: ObjectStore, keys: Keys) -> Iterator[int]:
@@ -84,21 +102,28 @@ def _timelines(store: ObjectStore, keys: Keys) -> Iterator[int]:
 
 def _follow(
     store: ObjectStore, keys: Keys, segment_bytes: int, place: Place, distrusted: Place | None
-) -> tuple[Place, Marker | None]:
-    """The end, and the marker that stands last before it."""
+) -> tuple[Place, Marker | None, int]:
+    """The end, the marker that stands last before it, and where the seed starts that the last
+    such marker on the way names, or 0."""
     marker: Marker | None = None
+    led_to_lsn = 0
     while place != distrusted:
         key = keys.wal(place)
         found = store.describe(key)
         if found is not None:
             head = read_head(found.metadata, place, f"{store.name}: {key}")
-            place, marker = head.following(place, segment_bytes), head.marker
+            following = head.following(place, segment_bytes)
+            if following <= place:
+                raise damaged(f"{store.name}: {key}", f"the log leads back, to {following}")
+            place, marker = following, head.marker
+            if marker is not None and marker.kind == "seed":
+                led_to_lsn = marker.lsn
             continue
         segment = keys.segment(place.timeline, place.lsn, segment_bytes)
         if store.describe(segment) is None:
             break
         place, marker = Place(place.timeline, segment_end(place.lsn, segment_bytes)), None
-    return place, marker
+    return place, marker, led_to_lsn
 
 
 def _newest_start(store: ObjectStore, keys: Keys, segment_bytes: int) -> Place | None:
@@ -145,7 +170,22 @@ def _beyond(store: ObjectStore, keys: Keys, place: Place) -> dict[Place, Head]:
     return beyond
 
 
-def _seeded_at(store: ObjectStore, keys: Keys) -> float | None:
+def _last_led_to(store: ObjectStore, keys: Keys, timeline: int) -> int:
+    """Where the seed starts that the timeline's last marker of a seed names, or 0."""
+    # Nothing but a marker has no body, and markers stay.
+    listing = store.listing(keys.wal_of(timeline))
+    for key in reversed([each.key for each in listing if not each.size_bytes]):
+        found = store.describe(key)
+        if found is not None:
+            place = Place.parse(key.removeprefix(keys.all_wal))
+            marker = read_head(found.metadata, place, f"{store.name}: {key}").marker
+            if marker is not None and marker.kind == "seed":
+                return marker.lsn
+    return 0
+
+
+def _newest_seed(store: ObjectStore, keys: Keys) -> tuple[SeedName | None, float | None]:
+    """The newest complete one, and when it was that."""
     for folder in reversed(store.folders(keys.all_seeds)):
         try:
             name = SeedName.parse(folder)
@@ -153,8 +193,8 @@ def _seeded_at(store: ObjectStore, keys: Keys) -> float | None:
             continue
         found = store.describe(keys.seed(name, END))
         if found is not None:
-            return found.modified_at
-    return None
+            return name, found.modified_at
+    return None, None
 
 
 # --- what is remembered -------------------------------------------------------------------
@@ -166,9 +206,10 @@ class _Hint(msgspec.Struct, frozen=True):
     timeline: int
     lsn: int
     step: int
+    led_to_lsn: int = 0
 
 
-def load_hint(file: Path, store: str, incarnation: Incarnation) -> Place | None:
+def load_hint(file: Path, store: str, incarnation: Incarnation) -> Remembered | None:
     """Blocking.  None if there is none for that store and incarnation, or none that can be read:
     then the bucket is listed."""
     try:
@@ -180,12 +221,13 @@ def load_hint(file: Path, store: str, incarnation: Incarnation) -> Place | None:
         return None
     if (hint.store, hint.incarnation) != (store, str(incarnation)):
         return None
-    return Place(hint.timeline, Lsn(hint.lsn), hint.step)
+    return Remembered(Place(hint.timeline, Lsn(hint.lsn), hint.step), hint.led_to_lsn)
 
 
-def save_hint(file: Path, store: str, incarnation: Incarnation, place: Place) -> None:
+def save_hint(file: Path, store: str, incarnation: Incarnation, known: Remembered) -> None:
     """Blocking.  Says it and goes on when it can't: it only saves a listing."""
-    hint = _Hint(store, str(incarnation), place.timeline, int(place.lsn), place.step)
+    timeline, lsn, step = known.place
+    hint = _Hint(store, str(incarnation), timeline, int(lsn), step, known.led_to_lsn)
     try:
         durable.write_file(file, msgspec.json.encode(hint) + b"\n")
     except OSError as error:

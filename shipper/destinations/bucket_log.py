@@ -38,8 +38,8 @@ class Limits(NamedTuple):
 
 
 class BucketLog:
-    """`on_stored(place, wal)`: everything before `place` is stored, in order; `wal` is what was
-    stored last, None if that was a marker.  `on_failed`: nothing is written any more."""
+    """`on_stored(place, last)`: everything before `place` is stored, in order; `last` is what was
+    stored last.  `on_failed`: nothing is written any more."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class BucketLog:
         limits: Limits,
         run_blocking: RunBlocking,
         *,
-        on_stored: Callable[[Place, PackedWal | None], None],
+        on_stored: Callable[[Place, PackedWal | Marker], None],
         on_failed: Callable[[LogshipError], None],
     ) -> None:
         """chain: the end as it was found; None: there is no log yet."""
@@ -138,18 +138,18 @@ class BucketLog:
 
     def skip_to(self, position: Position, why: str) -> Position:
         """Go on at `position`, or at the start of its segment, though what lies before is not
-        here.  Returns where, instead of `resume`."""
+        here; where the log ends, if that is not before it.  Returns where, instead of `resume`."""
         segment_bytes = self._objects.segment_bytes
         start = Place(position.timeline, segment_start(position.lsn, segment_bytes))
         if self._batches is None:
             self._start(start, alone=True)
-        elif self.position != position:
+        elif start > self._batches.place:  # who follows a marker back comes to it again
             if self._gap is None:
                 gap = Marker(kind="gap", lsn=position.lsn, code=str(Code.WAL_GAP), what=why)
                 self._put_marker(self._batches, gap)
             marker = Marker(kind="timeline", timeline=position.timeline, lsn=position.lsn)
             self._put_marker(self._batches, marker)
-        self._gap = None
+            self._gap = None
         self._void = False
         reached = self.position
         assert reached is not None
@@ -168,7 +168,7 @@ class BucketLog:
             self._start(start, alone=True)
         elif self._gap is None:
             return None
-        elif self._batches.place.timeline != start.timeline or start > self._batches.place:
+        elif start > self._batches.place:
             marker = Marker(
                 kind="seed", timeline=begin.timeline, lsn=begin.start_lsn, seed=begin.seed_id
             )
@@ -221,7 +221,7 @@ class BucketLog:
         head = self._objects.head(place, context, marker=marker)
         following = head.following(place, self._objects.segment_bytes)
         run = partial(self._objects.put_marker, place, marker, context)
-        done = partial(self._on_stored, following, None)
+        done = partial(self._on_stored, following, marker)
         self._uploads.put(Upload(run, alone=True, done=done))
         self._start(following, alone=True)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -29,7 +28,7 @@ from logship.objects import ConditionFailedError
 from logship.wal import segment_end, segment_start
 from shipper.destinations.bucket_batches import Context
 from shipper.destinations.bucket_objects import BucketObjects, PackedWal
-from shipper.destinations.bucket_uploads import patiently
+from shipper.destinations.bucket_uploads import RunBlocking, patiently
 
 log = structlog.get_logger(__name__)
 
@@ -104,14 +103,17 @@ class BucketSegments:
 
     def __init__(
         self,
-        run_blocking: Callable[[Callable[[], None]], Awaitable[None]],
+        run_blocking: RunBlocking,
+        write_state: RunBlocking,
         memory_file: Path,
         *,
         grace_seconds: float,
         sealed: bool,
     ) -> None:
-        """sealed: objects can't be read again by who makes them."""
+        """write_state: as run_blocking, one after the other.  sealed: objects can't be read again
+        by who makes them."""
         self._run_blocking = run_blocking
+        self._write_state = write_state
         self._memory_file = memory_file
         self._grace_seconds = grace_seconds
         self._sealed = sealed
@@ -167,7 +169,7 @@ class BucketSegments:
             objects = self._objects
             assert objects is not None
             try:
-                await patiently(self._run_blocking, partial(self._do, objects, due), None)
+                await self._do(objects, due)
             except LogshipError as error:
                 if objects.epoch.over is not None:
                     return
@@ -184,41 +186,34 @@ class BucketSegments:
         except TimeoutError:
             return
 
-    # --- in a thread ------------------------------------------------------------------------
+    # What is waiting is known to the loop alone; threads are given what they need of it.
 
-    def _do(self, objects: BucketObjects, due: Finished) -> None:
+    async def _do(self, objects: BucketObjects, due: Finished) -> None:
+        await self._remember(objects)
         if due.remove_at:
-            self._remove(objects, due)
-            self._forget(due)
-            self._remember(objects)
-            return
-        self._remember(objects)
-        bodies = self._bodies.get(due)
-        if bodies is not None:
-            raw = decompress(b"".join(bodies.bodies), objects.segment_bytes, "a finished segment")
-            context: Context | None = bodies.context
-        elif self._sealed:
-            raw, context = b"", None  # remembered by a process that had the bytes
-        else:
-            raw, context = _fetch(objects, due)
-        if context is not None:
-            _put(objects, due, raw, context)
+            remove = partial(_remove, objects, due, self._parts.get(due, []))
+            await patiently(self._run_blocking, remove, None)
+        elif await self._join(objects, due):
             joined = msgspec.structs.replace(due, remove_at=time.time() + self._grace_seconds)
+            bodies = self._bodies.get(due)
             if bodies is not None:
                 self._parts[joined] = [objects.keys.wal(place) for place in bodies.places]
             self._waiting.append(joined)
         self._forget(due)
-        self._remember(objects)
+        await self._remember(objects)
 
-    def _remove(self, objects: BucketObjects, due: Finished) -> None:
-        keys = self._parts.get(due) or [key for key, _ in _list_parts(objects, due)]
-        objects.epoch.confirm()
-        kept = objects.store.delete(keys)
-        log.debug("removed the parts of a segment", objects=len(keys) - len(kept))
-        if kept:
-            log.warning(
-                "parts of a joined segment can't be removed", objects=len(kept), why=kept[0].why
-            )
+    async def _join(self, objects: BucketObjects, due: Finished) -> bool:
+        """False: it stays in parts."""
+        bodies = self._bodies.get(due)
+        if bodies is None and self._sealed:
+            return False  # remembered by a process that had the bytes
+        joined: list[bool] = []
+
+        def join() -> None:
+            joined.append(_join(objects, due, bodies))
+
+        await patiently(self._run_blocking, join, None)
+        return joined[-1]
 
     def _forget(self, due: Finished) -> None:
         if due in self._waiting:
@@ -236,13 +231,41 @@ class BucketSegments:
             return []
         return memory.segments if memory.incarnation == str(objects.keys.incarnation) else []
 
-    def _remember(self, objects: BucketObjects) -> None:
+    async def _remember(self, objects: BucketObjects) -> None:
         segments = self._waiting[-MAX_REMEMBERED:]
         memory = _Memory(str(objects.keys.incarnation), segments)
+        content = msgspec.json.encode(memory) + b"\n"
         try:
-            durable.write_file(self._memory_file, msgspec.json.encode(memory) + b"\n")
+            await self._write_state(partial(durable.write_file, self._memory_file, content))
         except OSError as error:
             log.warning("what is known of joined segments can't be written", error=str(error))
+
+
+# --- in a thread --------------------------------------------------------------------------
+
+
+def _join(objects: BucketObjects, due: Finished, bodies: Bodies | None) -> bool:
+    """False: the segment's objects do not make it up."""
+    if bodies is None:
+        raw, context = _fetch(objects, due)
+    else:
+        raw = decompress(b"".join(bodies.bodies), objects.segment_bytes, "a finished segment")
+        context = bodies.context
+    if context is not None:
+        _put(objects, due, raw, context)
+    return context is not None
+
+
+def _remove(objects: BucketObjects, due: Finished, known: list[str]) -> None:
+    """known: the keys of all its parts, if they are known."""
+    keys = known or [key for key, _ in _list_parts(objects, due)]
+    objects.epoch.confirm()
+    kept = objects.store.delete(keys)
+    log.debug("removed the parts of a segment", objects=len(keys) - len(kept))
+    if kept:
+        log.warning(
+            "parts of a joined segment can't be removed", objects=len(kept), why=kept[0].why
+        )
 
 
 def _list_parts(objects: BucketObjects, segment: Finished) -> list[tuple[str, Place]]:

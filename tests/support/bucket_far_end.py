@@ -11,7 +11,7 @@ from logship.bucket.documents import decode_profile, unpack_document
 from logship.bucket.epoch_record import Fence, fence_epoch
 from logship.bucket.keys import Keys, Place
 from logship.bucket.seed_archive import PLAIN, Opens, SeedArchiveWriter, list_seeds, read_seed
-from logship.bucket.wal_objects import Head, metadata_of, pack, read_head, unpack
+from logship.bucket.wal_objects import Head, Marker, metadata_of, pack, read_head, unpack
 from logship.errors import LogshipError
 from logship.frames import GapFound, Payload, SeedAborted, SeedBegin, SeedChunk, SeedEnd
 from logship.identity import Profile
@@ -56,6 +56,11 @@ class BucketFarEnd:
         place = Place(timeline, lsn)
         data = self.seal(body)
         self.store.real.put(KEYS.wal(place), data, metadata_of(head), only_if_absent=True)
+
+    def put_marker(self, place: Place, marker: Marker) -> None:
+        """As an earlier process did."""
+        head = Head(timeline=place.timeline, start_lsn=place.lsn, marker=marker)
+        self.store.real.put(KEYS.wal(place), b"", metadata_of(head), only_if_absent=True)
 
     def make_destination(
         self, *, store: ObjectStore | None = None, **changes: Any

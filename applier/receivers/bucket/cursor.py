@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from applier.receivers.bucket.inventory import Item, ahead_of, beyond, locate
 from logship.bucket.keys import Keys, Place
-from logship.bucket.wal_objects import Head
+from logship.bucket.wal_objects import Head, damaged
 from logship.errors import LogshipError
 from logship.lsn import Lsn, Position
 from logship.wal import segment_end, segment_start
@@ -155,6 +155,9 @@ class Cursor:
         return self._go_on(now)
 
     def came(self, get: Get, head: Head, body: bytes, now: float) -> list[Command]:
+        if head.following(get.place, self._segment_bytes) <= get.place:
+            # Who went there would come back, again and again.
+            return self.failed(get.key, damaged(get.key, "the log leads back from here"), now)
         self._flying.pop(get.key, None)
         self._held[get.key] = Arrived(get, head, body)
         self._failures = 0

@@ -513,3 +513,20 @@ def test_whatever_comes_when_all_of_it_is_handed_on_in_order(
     run(bucket, intake, pick=random.Random(seed), failures=failures)
     assert intake.position == wanted
     assert intake.holes == []
+
+
+@pytest.mark.parametrize("kind", ["timeline", "seed"])
+@pytest.mark.parametrize("to", [S, S + 1000])
+def test_a_marker_that_leads_back_is_damaged_and_not_followed(kind: str, to: int) -> None:
+    bucket = Bucket()
+    bucket.span(S, S + 1000)
+    here = Place(1, Lsn(S + 1000))
+    bucket.marker(here, Marker(kind=kind, timeline=1, lsn=to, seed="5eed"))
+    (get,) = [each for each in bucket.begin(at(1, S + 1000)) if isinstance(each, Get)]
+    assert get.place == here
+    (failed,) = bucket.answer(get)
+    assert isinstance(failed, Failed)
+    assert failed.error.code is Code.OBJECT_DAMAGED
+    assert "leads back" in failed.error.what
+    assert bucket.cursor.place == here
+    assert bucket.cursor.deadline is not None, "it is tried again, later"
