@@ -153,7 +153,7 @@ class BucketDestination:
         self._drop()
         self._events.clear()
         self._acked = None
-        if not facts.reachable:
+        if not facts.ships:
             # Nobody looks into a bucket for that.
             return Accepted(None, frozenset(), False, MAX_SPAN_BYTES)
         if self._busy:

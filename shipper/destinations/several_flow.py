@@ -97,14 +97,14 @@ class Flow:
         for member in self.members.values():
             member.parted(member.error, now)
         self._learn(facts)
-        # There is nothing to spill of a primary that is away.
-        spill = self.spill if facts.reachable else None
+        # There is nothing to spill while there is no WAL.
+        spill = self.spill if facts.ships else None
         if spill is not None and (why := spill.due(now, self.flush_lsn)):
             spill.begin(why)
         return [
             Connect(name)
             for name, member in self.members.items()
-            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL)
+            if self._is_used(member) and (facts.ships or member.role is not Role.SPILL)
         ]
 
     def _is_used(self, member: Member) -> bool:
@@ -113,7 +113,7 @@ class Flow:
     def connected(self, name: str, accepted: Accepted, facts: Facts, now: float) -> list[Command]:
         """The member accepts what was said with `facts`."""
         member = self.members[name]
-        member.accepted(accepted, telling=not facts.reachable)
+        member.accepted(accepted, facts)
         if not self.greeting and member.max_span_bytes < self._max_span_bytes:
             what = f"{name} takes spans of {member.max_span_bytes} bytes at most"
             return [Up(Lost(LogshipError(Code.LINK_LOST, what, retryable=True)))]
@@ -181,6 +181,8 @@ class Flow:
         """
         if self.stream is None or self.facts is None or not self.flush_lsn:
             return []
+        if not self.facts.reachable:
+            return []  # it wrote more than is known here
         newest = Position(self.facts.timeline, self.flush_lsn)
         commands: list[Command] = []
         for member in self.members.values():
@@ -241,15 +243,20 @@ class Flow:
 
     def _greet_anew(self, now: float) -> list[Command]:
         """A connection that said that the primary is away can't be shipped on once it is back."""
+        facts = self.facts
+        if facts is None:
+            return []
         commands: list[Command] = []
-        if self.facts is not None and self.facts.reachable:
-            for member in self.members.values():
-                if member.telling:
-                    member.parted(None, now)
-                    commands += [Part(member.name, "the primary is back"), Connect(member.name)]
+        for member in self.members.values():
+            if (member.telling and facts.ships) or (member.greeted_away and facts.reachable):
+                member.parted(None, now)
+                commands += [Part(member.name, "the primary is back"), Connect(member.name)]
         return commands
 
     def _learn(self, facts: Facts) -> None:
+        if facts.ships and not facts.reachable:
+            # What gives WAL without its primary has no slot.
+            facts = facts._replace(slot_restart_lsn=Lsn(0))
         self.facts = facts
         self.flush_lsn = Lsn(max(self.flush_lsn, facts.flush_lsn))
 

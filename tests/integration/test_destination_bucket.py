@@ -102,7 +102,7 @@ async def test_nothing_is_asked_of_the_bucket_while_nothing_is_written(
 async def test_a_primary_that_is_away_is_no_reason_to_ask(
     rig: BucketFarEnd, shipping: Shipping
 ) -> None:
-    accepted = await shipping.connect(reachable=False)
+    accepted = await shipping.connect(reachable=False, ships=False)
     assert accepted.position is None
     assert not accepted.seed_wanted
     assert not rig.store.calls

@@ -106,6 +106,8 @@ class FakeBucket:
         self._connected = True
         self.end = self.durable  # what was not durable has to be sent again
         self._resumed = None
+        if not facts.ships:
+            return Accepted(None, frozenset(), False, 1 << 20)
         return Accepted(
             self.end,
             frozenset(self.histories),

@@ -264,6 +264,28 @@ async def test_a_primary_that_is_back_is_told_in_a_new_connection(run: Run) -> N
     await run.arrives("link", S + 1000)
 
 
+async def test_what_an_archiver_left_is_shipped_while_the_primary_is_away(run: Run) -> None:
+    primary_is_back = run.facts
+    run.facts = run.facts._replace(reachable=False, slot_restart_lsn=None, flush_lsn=Lsn(0))
+    assert (await run.connect()).position == at(1, S)
+    await run.send_to(S + 3000)
+    assert [end.end for end in run.ends.values()] == [at(1, S + 3000)] * 2
+    run.facts = primary_is_back
+    run.tell(S + 4000)
+    await until(lambda: all(end.connects == 2 for end in run.ends.values()), "all are told anew")
+    await run.arrives("link", S + 4000)
+    assert not run.heard(Lost)
+
+
+async def test_with_nothing_to_ship_it_is_only_told_that_the_primary_is_away(run: Run) -> None:
+    run.facts = run.facts._replace(reachable=False, ships=False)
+    assert (await run.connect()).position is None
+    run.facts = run.facts._replace(ships=True)
+    run.tell(S + 1000)
+    await until(lambda: all(end.connects == 2 for end in run.ends.values()), "there is WAL now")
+    await run.arrives("bucket", S + 1000)
+
+
 async def test_a_bug_of_a_member_is_raised(run: Run) -> None:
     async def broken() -> DestinationEvent:
         raise ZeroDivisionError("oops")

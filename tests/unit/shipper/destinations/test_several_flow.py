@@ -8,13 +8,13 @@ from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn
 from shipper.destinations import Accepted, Acked, Rewind
-from shipper.destinations.several_commands import GoOnAt, Hole, SendHistory, Up
+from shipper.destinations.several_commands import Connect, GoOnAt, Hole, SendHistory, Up
 from shipper.destinations.several_flow import Flow
 from shipper.destinations.several_members import Role
 from shipper.destinations.several_spill import SpillRule
 from shipper.destinations.several_turns import TURN_SECONDS
 from tests.support.link_frames import at
-from tests.unit.shipper.destinations.several_world import FarEnd, S, World
+from tests.unit.shipper.destinations.several_world import FarEnd, S, World, lost
 
 RULE = SpillRule(after_bytes=20_000, after_seconds=5.0)
 
@@ -405,6 +405,33 @@ def test_without_a_slot_a_spill_goes_on_at_its_own_end() -> None:
     world.flow.members["bucket"].next = None
     facts = world.facts._replace(slot_restart_lsn=Lsn(0))
     assert GoOnAt("bucket", at(1, end)) in world.flow.told(facts, world.now)
+
+
+def test_an_archive_is_spilled_and_acknowledged_while_its_primary_is_away() -> None:
+    world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, RULE)
+    away = world.facts._replace(reachable=False, flush_lsn=Lsn(0), slot_restart_lsn=None)
+    world.flow.begin(away, world.now)
+    there = Accepted(at(1, S), frozenset(), False, 1 << 20, at(1, S))
+    world.flow.connected("link", there, away, world.now)
+    assert world.flow.accepted() == there
+    world.flow.told(away, world.now)
+    acked = Acked(at(1, 2 * S), at(1, 2 * S), Lsn(0))
+    assert world.flow.acked("link", acked) == [Up(acked)]
+    world.flow.lost("link", lost(), world.now)
+    world.now += 60.0
+    archived = away._replace(flush_lsn=Lsn(3 * S))
+    assert Connect("bucket") in world.flow.begin(archived, world.now)
+
+
+def test_the_least_that_an_away_primary_wrote_makes_nobody_be_ahead_of_it() -> None:
+    world = both(Role.OPTIONAL)
+    away = world.facts._replace(reachable=False, flush_lsn=Lsn(2 * S))
+    world.flow.begin(away, world.now)
+    for name, lsn in (("link", 6 * S), ("bucket", 2 * S)):
+        there = Accepted(at(1, lsn), frozenset(), False, 1 << 20, at(1, lsn))
+        world.flow.connected(name, there, away, world.now)
+    world.flow.accepted()
+    assert world.flow.resumed(at(1, 2 * S)) == []
 
 
 def test_a_second_spill_begins_with_what_the_link_has_by_then() -> None:
