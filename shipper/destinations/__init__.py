@@ -29,6 +29,8 @@ class Accepted(NamedTuple):
     durable: Position | None = None
     """What the far end has on disk; None too while a seed begins, although `position` then says
     where its WAL starts."""
+    seeding: bool | None = None
+    """Whether it is still taking a seed that was begun; None: a SeedFinished tells that alone."""
 
 
 class Acked(NamedTuple):

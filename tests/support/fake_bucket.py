@@ -114,6 +114,7 @@ class FakeBucket:
             self.seed_wanted and self.seed is None,
             1 << 20,
             durable=self.durable,
+            seeding=self.seed is not None,
         )
 
     def tell(self, facts: Facts) -> None:
