@@ -45,6 +45,8 @@ NEAR_BYTES = 1 << 20
 SPAN_BYTES = 1 << 20
 """No more in one span, so that one that comes later takes them too."""
 BUDGET_SECONDS = 5.0
+REMOVED_CODES = frozenset({str(Code.WAL_REMOVED), str(Code.SLOT_LOST)})
+"""Gaps after which the primary's WAL goes on."""
 
 
 class Flow:
@@ -72,6 +74,7 @@ class Flow:
         """What is sent does not count before `resumed` says the place that was asked for."""
         self._max_span_bytes = 0
         self._histories: dict[int, bytes] = {}
+        self._lines: dict[int, History] = {}
         self._told: Acked | None = None
         self._turns = Turns()
         self._unserved: GapFound | None = None
@@ -319,7 +322,7 @@ class Flow:
         line: History | None = None
         # What is wrong with one that can't be read, the far ends say.
         with contextlib.suppress(LogshipError):
-            line = parse_history(timeline, content)
+            line = self._lines[timeline] = parse_history(timeline, content)
         for member in self.members.values():
             if member.connected and not member.telling:
                 commands += self._history_for(member, timeline, content)
@@ -363,8 +366,8 @@ class Flow:
     def _gap_of(self, member: Member, gap: GapFound) -> list[Command]:
         spill = self.spill
         if spill is not None and member is spill.bucket:
-            available = Position(gap.timeline, Lsn(gap.available_lsn))
-            if member.next is not None and available > member.next:
+            available = self._available(gap)
+            if available is not None and member.next is not None and available > member.next:
                 said = skips(member, available)
                 member.next = None
                 return [said, SkipTo(member.name, available, gap.what)]
@@ -379,12 +382,25 @@ class Flow:
         spill.begin("the primary has no more what the link needs")
         return [Connect(spill.bucket.name)]
 
+    def _available(self, gap: GapFound) -> Position | None:
+        """The start of the first whole segment after a hole; None: what lies there does not go on
+        from what lies before."""
+        if gap.code not in REMOVED_CODES or self.facts is None:
+            return None
+        line = self._lines.get(self.facts.timeline)
+        timeline = gap.timeline
+        if line is not None and line.contains(timeline):
+            timeline = max(timeline, line.timeline_at(gap.available_lsn))
+        segment_bytes = self.facts.profile.wal_segment_size
+        return Position(timeline, segment_start(gap.available_lsn, segment_bytes))
+
     # --- spilling -------------------------------------------------------------------------
 
     def _place_spill(self, bucket: Member) -> list[Command]:
         """Where the spill goes on: at its own end if that joins, else with what the link has."""
         assert self.spill is not None and self.facts is not None
-        where = self.spill.where(self.facts.timeline, self.facts.slot_restart_lsn)
+        line = self._lines.get(self.facts.timeline)
+        where = self.spill.where(self.facts.timeline, self.facts.slot_restart_lsn, line)
         its_end = bucket.durable
         commands = self._resolve()
         if where is None and self.facts.slot_restart_lsn == 0:

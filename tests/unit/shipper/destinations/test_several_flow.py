@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn
+from logship.wal import parse_history
 from shipper.destinations import Accepted, Acked, Rewind
-from shipper.destinations.several_commands import Connect, GoOnAt, Hole, SendHistory, Up
+from shipper.destinations.several_commands import Connect, GoOnAt, Hole, SendHistory, SkipTo, Up
 from shipper.destinations.several_flow import Flow
 from shipper.destinations.several_members import Role
 from shipper.destinations.several_spill import SpillRule
@@ -498,3 +500,69 @@ def test_a_bucket_that_is_away_too_is_tried_on_and_the_slot_holds() -> None:
     assert (road.state, road.what) == ("refused", "another one writes")
     world.settle()
     assert world.is_done
+
+
+def on_timeline_two(*, bucket_at: int, slot: int, fork: int = 0) -> World:
+    """The link is away, the primary was promoted at `fork`, the bucket is still before that."""
+    world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, SpillRule(100, 0.0))
+    facts = world.facts._replace(
+        timeline=2, flush_lsn=Lsn(20 * S), slot_restart_lsn=Lsn(slot), reachable=True
+    )
+    flow = world.flow
+    flow.begin(facts, world.now)
+    flow.told(facts, world.now)
+    if fork:
+        flow.history(2, f"1\t{Lsn(fork)}\tno reason\n".encode())
+    assert flow.spill is not None
+    if not flow.spill.active:
+        flow.spill.begin("the link is down")
+    end = at(1, bucket_at)
+    flow.connected("bucket", Accepted(end, frozenset(), False, 1 << 20, end), facts, world.now)
+    flow.accepted()
+    return world
+
+
+def test_a_spill_does_not_skip_what_is_of_another_line() -> None:
+    world = on_timeline_two(bucket_at=3 * S, slot=5 * S + 70)
+    bucket = world.flow.members["bucket"]
+    assert bucket.next == at(1, 3 * S)
+    world.flow.resumed(at(1, 3 * S))
+    gap = GapFound(
+        timeline=1,
+        from_lsn=3 * S,
+        available_lsn=5 * S + 70,
+        code=str(Code.TIMELINE_DIVERGED),
+        what="it is on another line",
+    )
+    commands = world.flow.gap(gap)
+    assert Hole("bucket", gap) in commands
+    assert not [each for each in commands if isinstance(each, SkipTo)]
+    assert bucket.gap == gap
+
+
+def test_a_spill_skips_once_to_the_segment_that_the_primary_has() -> None:
+    world = on_timeline_two(bucket_at=3 * S, slot=3 * S, fork=9 * S)
+    flow, bucket = world.flow, world.flow.members["bucket"]
+    flow.resumed(at(1, 3 * S))
+    gap = GapFound(
+        timeline=1,
+        from_lsn=3 * S,
+        available_lsn=5 * S + 70,
+        code=str(Code.WAL_REMOVED),
+        what="it is gone",
+    )
+    assert SkipTo("bucket", at(1, 5 * S), "it is gone") in flow.gap(gap)
+    flow.skipped("bucket", at(1, 5 * S))
+    flow.resumed(at(1, 5 * S))
+    again = msgspec.structs.replace(gap, from_lsn=5 * S)
+    assert Hole("bucket", again) in flow.gap(again)
+    assert bucket.gap == again
+
+
+def test_a_slot_before_the_switch_is_on_the_old_timeline() -> None:
+    world = on_timeline_two(bucket_at=2 * S, slot=5 * S + 70, fork=9 * S)
+    assert world.flow.spill is not None
+    line = parse_history(2, f"1\t{Lsn(9 * S)}\tno reason\n".encode())
+    assert world.flow.spill.where(2, Lsn(5 * S + 70), line) == at(1, 5 * S + 70)
+    assert world.flow.spill.where(2, Lsn(9 * S + 70), line) == at(2, 9 * S + 70)
+    assert world.flow.spill.where(2, Lsn(5 * S + 70), None) == at(1, 2 * S), "its own end"
