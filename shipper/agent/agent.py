@@ -213,7 +213,7 @@ class Agent:
         Nothing is shipped on it, and it ends when the primary is back: a new hello then says
         what that is, before any of its WAL.
         """
-        facts = Facts(last.profile, last.timeline, Lsn(0), False, "", "")
+        facts = Facts(last.profile, last.timeline, Lsn(0), False, "", "", ships=False)
         backoff = Backoff()
         while True:
             try:

@@ -86,7 +86,7 @@ class Shipping:
         self._turn = asyncio.Event()
         """Set when `_position` was changed from outside: read from there instead."""
         self._facts = Facts(identity.profile, identity.timeline, identity.flush_lsn, True, "", "")
-        """`reachable`: whether the source gives WAL; what is told heeds `Source.reachable` too."""
+        """`ships`: whether the source gives WAL.  `reachable` is asked when it is told."""
         self._greeted_away = not source.reachable
         self._reminder = Reminder()
         if accepted.seed_wanted:
@@ -163,7 +163,7 @@ class Shipping:
                 self._facts = self._facts._replace(
                     profile=seen.profile,
                     # A stream that was lost may live on in the primary's view for a while.
-                    sync_state=seen.sync_state if self._facts.reachable else "",
+                    sync_state=seen.sync_state if self._facts.ships else "",
                     slot_wal_status=seen.slot_wal_status,
                     slot_restart_lsn=seen.slot_restart_lsn or Lsn(0),
                 )
@@ -174,7 +174,7 @@ class Shipping:
         self._facts = self._facts._replace(
             timeline=self._identity.timeline, flush_lsn=self._source.flush_lsn
         )
-        reachable = self._facts.reachable and self._source.reachable
+        reachable = self._facts.ships and self._source.reachable
         self._destination.tell(self._facts._replace(reachable=reachable))
 
     # --- WAL ------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ class Shipping:
             # streamed.  With nothing new to ship no other comes: the slot would stay, and a
             # synchronous commit would wait for ever.
             self._source.acknowledge(*self._acked)
-        self._facts = self._facts._replace(reachable=True)
+        self._facts = self._facts._replace(ships=True)
         self._tell()
         while True:
             events = await self._source.read(self._max_span_bytes)
@@ -304,7 +304,7 @@ class Shipping:
     async def _reopen(self, error: LogshipError, backoff: Backoff) -> None:
         """The primary went away: say so, and come back to it when it is there again."""
         self._facts = self._facts._replace(
-            reachable=False, sync_state="", slot_wal_status="", slot_restart_lsn=None
+            ships=False, sync_state="", slot_wal_status="", slot_restart_lsn=None
         )
         self._tell()
         if self._reminder.due(error.what):
@@ -333,7 +333,7 @@ class Shipping:
                 "check which server runs there",
             )
         self._identity = identity
-        self._facts = self._facts._replace(profile=identity.profile, reachable=True)
+        self._facts = self._facts._replace(profile=identity.profile, ships=True)
         # Before any WAL that the changed server wrote: the applier checks it first.
         self._tell()
 

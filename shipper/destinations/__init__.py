@@ -29,6 +29,8 @@ class Accepted(NamedTuple):
     durable: Position | None = None
     """What the far end has on disk; None too while a seed begins, although `position` then says
     where its WAL starts."""
+    seeding: bool | None = None
+    """Whether it is still taking a seed that was begun; None: a SeedFinished tells that alone."""
 
 
 class Acked(NamedTuple):
@@ -83,6 +85,9 @@ class Facts(NamedTuple):
     slot_wal_status: str
     slot_restart_lsn: Lsn | None = None
     """The primary still has the WAL from here on; None: not known."""
+    ships: bool = True
+    """WAL can be had, whether or not the primary answers.  False: there is nothing to tell but
+    that it is away."""
     other_roads: tuple[OtherRoad, ...] = ()
     """What becomes of the same WAL elsewhere; filled in by `several`."""
 
@@ -105,8 +110,9 @@ class Destination(Protocol):
     async def connect(self, facts: Facts) -> Accepted:
         """Try once to reach the far end and be accepted.
 
-        `facts` with `reachable` False say that the primary is away.  WAL that was archived
-        may be shipped all the same, a seed not; connect anew once it is back.
+        `facts` with `reachable` False say that the primary is away: connect anew once it is
+        back.  With `ships` WAL follows all the same, as an archiver left some, but no seed;
+        without, nothing does, and the position is of no use.
 
         Raises LogshipError; `retryable` tells whether to try again soon (unreachable) or
         rarely (refused: somebody must change something first).

@@ -163,9 +163,10 @@ class BucketDestination:
 
     async def connect(self, facts: Facts) -> Accepted:
         self._drop()
-        self._events.clear()
+        # A seed goes on over cuts; what became of it is said once.
+        self._events = deque(each for each in self._events if isinstance(each, SeedFinished))
         self._acked = None
-        if not facts.reachable:
+        if not facts.ships:
             # Nobody looks into a bucket for that.
             return Accepted(None, frozenset(), False, MAX_SPAN_BYTES)
         if self._busy:
@@ -210,6 +211,7 @@ class BucketDestination:
             seed_wanted=self._is_seed_missing(found) and not self._seeds.seed_id,
             max_span_bytes=MAX_SPAN_BYTES,
             durable=durable,
+            seeding=bool(self._seeds.seed_id),
         )
 
     async def _look(self, keys: Keys, segment_bytes: int) -> Found:

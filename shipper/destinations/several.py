@@ -120,7 +120,8 @@ class SeveralDestinations:
 
     async def connect(self, facts: Facts) -> Accepted:
         await self._stop()
-        self._events.clear()
+        # What became of a seed is said once, whatever becomes of the connections.
+        self._events = deque(each for each in self._events if isinstance(each, SeedFinished))
         self._acked = self._bug = self._ended = None
         self._facts = facts
         names = [each.name for each in self._flow.begin(facts, self._loop.time())]
@@ -219,6 +220,8 @@ class SeveralDestinations:
     def _accepted(self, name: str, accepted: Accepted, facts: Facts) -> None:
         resume = str(accepted.position) if accepted.position else "nowhere yet"
         log.info("a destination accepts", destination=name, resume=resume)
+        if accepted.seeding is False:
+            self._seeds.doubt(name)
         wish = name in self._seed_names and self._seeds.accepted(name, wanted=accepted.seed_wanted)
         if wish and not self._flow.greeting:
             self._tell_up(SeedWanted(f"{name} has no seed"))
@@ -347,6 +350,8 @@ class SeveralDestinations:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._do(self._flow.tick(self._loop.time()))
+            if (last_word := self._seeds.settle_doubts()) is not None:
+                self._tell_up(last_word)
             if wish := self._seeds.next_wish():
                 self._tell_up(SeedWanted(wish))
             self._tell_members()
@@ -456,8 +461,10 @@ class SeveralDestinations:
             try:
                 await self._destinations[name].send_seed(frame, payload)
             except LogshipError as error:
-                # The member says so too, with a SeedFinished.
+                # The member says so too, with a SeedFinished, unless it never began.
                 failures.append(error)
+                if isinstance(frame, SeedBegin):
+                    seeds.refused(name, error.what)
         if failures and len(failures) == len(names):
             raise failures[0]
 

@@ -45,6 +45,8 @@ NEAR_BYTES = 1 << 20
 SPAN_BYTES = 1 << 20
 """No more in one span, so that one that comes later takes them too."""
 BUDGET_SECONDS = 5.0
+REMOVED_CODES = frozenset({str(Code.WAL_REMOVED), str(Code.SLOT_LOST)})
+"""Gaps after which the primary's WAL goes on."""
 
 
 class Flow:
@@ -72,6 +74,7 @@ class Flow:
         """What is sent does not count before `resumed` says the place that was asked for."""
         self._max_span_bytes = 0
         self._histories: dict[int, bytes] = {}
+        self._lines: dict[int, History] = {}
         self._told: Acked | None = None
         self._turns = Turns()
         self._unserved: GapFound | None = None
@@ -97,14 +100,14 @@ class Flow:
         for member in self.members.values():
             member.parted(member.error, now)
         self._learn(facts)
-        # There is nothing to spill of a primary that is away.
-        spill = self.spill if facts.reachable else None
+        # There is nothing to spill while there is no WAL.
+        spill = self.spill if facts.ships else None
         if spill is not None and (why := spill.due(now, self.flush_lsn)):
             spill.begin(why)
         return [
             Connect(name)
             for name, member in self.members.items()
-            if self._is_used(member) and (facts.reachable or member.role is not Role.SPILL)
+            if self._is_used(member) and (facts.ships or member.role is not Role.SPILL)
         ]
 
     def _is_used(self, member: Member) -> bool:
@@ -113,7 +116,7 @@ class Flow:
     def connected(self, name: str, accepted: Accepted, facts: Facts, now: float) -> list[Command]:
         """The member accepts what was said with `facts`."""
         member = self.members[name]
-        member.accepted(accepted, telling=not facts.reachable)
+        member.accepted(accepted, facts)
         if not self.greeting and member.max_span_bytes < self._max_span_bytes:
             what = f"{name} takes spans of {member.max_span_bytes} bytes at most"
             return [Up(Lost(LogshipError(Code.LINK_LOST, what, retryable=True)))]
@@ -181,6 +184,8 @@ class Flow:
         """
         if self.stream is None or self.facts is None or not self.flush_lsn:
             return []
+        if not self.facts.reachable:
+            return []  # it wrote more than is known here
         newest = Position(self.facts.timeline, self.flush_lsn)
         commands: list[Command] = []
         for member in self.members.values():
@@ -241,15 +246,20 @@ class Flow:
 
     def _greet_anew(self, now: float) -> list[Command]:
         """A connection that said that the primary is away can't be shipped on once it is back."""
+        facts = self.facts
+        if facts is None:
+            return []
         commands: list[Command] = []
-        if self.facts is not None and self.facts.reachable:
-            for member in self.members.values():
-                if member.telling:
-                    member.parted(None, now)
-                    commands += [Part(member.name, "the primary is back"), Connect(member.name)]
+        for member in self.members.values():
+            if (member.telling and facts.ships) or (member.greeted_away and facts.reachable):
+                member.parted(None, now)
+                commands += [Part(member.name, "the primary is back"), Connect(member.name)]
         return commands
 
     def _learn(self, facts: Facts) -> None:
+        if facts.ships and not facts.reachable:
+            # What gives WAL without its primary has no slot.
+            facts = facts._replace(slot_restart_lsn=Lsn(0))
         self.facts = facts
         self.flush_lsn = Lsn(max(self.flush_lsn, facts.flush_lsn))
 
@@ -312,7 +322,7 @@ class Flow:
         line: History | None = None
         # What is wrong with one that can't be read, the far ends say.
         with contextlib.suppress(LogshipError):
-            line = parse_history(timeline, content)
+            line = self._lines[timeline] = parse_history(timeline, content)
         for member in self.members.values():
             if member.connected and not member.telling:
                 commands += self._history_for(member, timeline, content)
@@ -356,8 +366,8 @@ class Flow:
     def _gap_of(self, member: Member, gap: GapFound) -> list[Command]:
         spill = self.spill
         if spill is not None and member is spill.bucket:
-            available = Position(gap.timeline, Lsn(gap.available_lsn))
-            if member.next is not None and available > member.next:
+            available = self._available(gap)
+            if available is not None and member.next is not None and available > member.next:
                 said = skips(member, available)
                 member.next = None
                 return [said, SkipTo(member.name, available, gap.what)]
@@ -372,12 +382,25 @@ class Flow:
         spill.begin("the primary has no more what the link needs")
         return [Connect(spill.bucket.name)]
 
+    def _available(self, gap: GapFound) -> Position | None:
+        """The start of the first whole segment after a hole; None: what lies there does not go on
+        from what lies before."""
+        if gap.code not in REMOVED_CODES or self.facts is None:
+            return None
+        line = self._lines.get(self.facts.timeline)
+        timeline = gap.timeline
+        if line is not None and line.contains(timeline):
+            timeline = max(timeline, line.timeline_at(gap.available_lsn))
+        segment_bytes = self.facts.profile.wal_segment_size
+        return Position(timeline, segment_start(gap.available_lsn, segment_bytes))
+
     # --- spilling -------------------------------------------------------------------------
 
     def _place_spill(self, bucket: Member) -> list[Command]:
         """Where the spill goes on: at its own end if that joins, else with what the link has."""
         assert self.spill is not None and self.facts is not None
-        where = self.spill.where(self.facts.timeline, self.facts.slot_restart_lsn)
+        line = self._lines.get(self.facts.timeline)
+        where = self.spill.where(self.facts.timeline, self.facts.slot_restart_lsn, line)
         its_end = bucket.durable
         commands = self._resolve()
         if where is None and self.facts.slot_restart_lsn == 0:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from logship.errors import LogshipError
 from logship.frames import GapFound, OtherRoad
 from logship.lsn import Position
-from shipper.destinations import Accepted, Acked
+from shipper.destinations import Accepted, Acked, Facts
 
 PATIENCE_SHARE = 0.1
 """An optional member may slow the others down by so much of their time in the long run, and by
@@ -36,6 +36,8 @@ class Member:
         self.connected = False
         self.telling = False
         """The connection only says that the primary is away."""
+        self.greeted_away = False
+        """It was said when the connection was made that the primary is away."""
         self.next: Position | None = None
         """Where what it is sent goes on.  None: nowhere before a seed, or a place is looked for."""
         self.durable: Position | None = None
@@ -75,8 +77,10 @@ class Member:
         """It has taken all that it was sent."""
         return self.next is None or self.received is None or self.received >= self.next
 
-    def accepted(self, accepted: Accepted, *, telling: bool) -> None:
-        self.connected, self.telling = True, telling
+    def accepted(self, accepted: Accepted, facts: Facts) -> None:
+        """... what was said with `facts`."""
+        self.connected = True
+        self.telling, self.greeted_away = not facts.ships, not facts.reachable
         self.next = accepted.position
         self.durable = self.received = accepted.durable
         self.known_timelines = set(accepted.known_timelines)
@@ -87,7 +91,7 @@ class Member:
         """There is no connection (any more)."""
         if self.lost_at is None:
             self.lost_at = now
-        self.connected = self.telling = False
+        self.connected = self.telling = self.greeted_away = False
         self.next = self.gap = self.aside_until = None
         self.error = error
 

@@ -19,6 +19,7 @@ class SeveralSeeds:
         self._wants: dict[str, str] = {}
         self._told: set[str] = set()
         """Whose wish was passed on."""
+        self._doubtful: set[str] = set()
 
     @property
     def wanted(self) -> bool:
@@ -44,6 +45,7 @@ class SeveralSeeds:
         """The members that the seed goes to: without a wish, all."""
         self.seed_id = seed_id
         self.failure = ""
+        self._doubtful.clear()
         names = list(all_members)
         self.targets = [name for name in names if name in self._wants] or names
         self._told.update(self.targets)
@@ -53,6 +55,28 @@ class SeveralSeeds:
         """Its maker gave it up."""
         self.seed_id = ""
         self.targets = []
+
+    def refused(self, name: str, why: str) -> None:
+        """The member can't begin with it, and will say nothing of it."""
+        if name in self.targets:
+            self.targets.remove(name)
+            self.failure = self.failure or why
+
+    def doubt(self, name: str) -> None:
+        """The member takes no seed any more: that it has said what became of it, or soon will,
+        is to be expected."""
+        if name in self.targets:
+            self._doubtful.add(name)
+
+    def settle_doubts(self) -> SeedFinished | None:
+        """A moment after `doubt`: who has said nothing is waited for no more.  Returns as
+        `finished`."""
+        last_word = None
+        for name in sorted(self._doubtful):
+            lost = SeedFinished(self.seed_id, f"{name} takes it no more, and did not say why")
+            last_word = self.finished(name, lost) or last_word
+        self._doubtful.clear()
+        return last_word
 
     def finished(self, name: str, event: SeedFinished) -> SeedFinished | None:
         """A member has it in place, or gave it up.  Returns the last word on it, if it is said."""

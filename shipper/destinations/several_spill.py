@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from logship.lsn import Lsn, Position
+from logship.wal import History
 from shipper.destinations.several_members import Member
 
 
@@ -81,13 +82,25 @@ class Spill:
         self.since = None
         self.why = ""
 
-    def where(self, timeline: int, slot_restart_lsn: Lsn | None) -> Position | None:
+    def where(
+        self, timeline: int, slot_restart_lsn: Lsn | None, line: History | None
+    ) -> Position | None:
         """Up to where the link, or what was spilled before, has everything.  None: not known
-        yet."""
+        yet.
+
+        line: the history of `timeline`, which the primary is on; None: not heard yet.
+        """
         if self.link.durable is not None or self.link.connected:
             return self.link.durable
-        # The slot never passed what was durable on either of the two.
-        return Position(timeline, slot_restart_lsn) if slot_restart_lsn else None
+        if not slot_restart_lsn:
+            return None
+        # The slot never passed what was durable on either of the two.  Right after a switch it
+        # is still on the timeline before.
+        if line is not None:
+            timeline = line.timeline_at(slot_restart_lsn)
+        elif self.bucket.durable is not None and self.bucket.durable.timeline < timeline:
+            return self.bucket.durable
+        return Position(timeline, slot_restart_lsn)
 
     def durable(self) -> Position | None:
         """Up to where link and bucket together have everything, without a hole."""

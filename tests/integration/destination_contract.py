@@ -523,6 +523,16 @@ class DestinationContract:
 
         await until(arrived, "the new state is known", 1.0)
 
+    async def test_wal_that_an_archiver_left_is_shipped_while_the_primary_is_away(
+        self, rig: FarEnd, shipping: Shipping
+    ) -> None:
+        accepted = await shipping.connect(reachable=False, flush_lsn=Lsn(0))
+        assert accepted.position == at(1, S)
+        await shipping.send(S + 1000)
+        await shipping.hear_durable(at(1, 2 * S + 1000))
+        assert rig.wal_of(1) == wal_bytes(1, S, S + 1000)
+        assert (await shipping.connect()).position == at(1, 2 * S + 1000)
+
     # --- seeds --------------------------------------------------------------------------
 
     async def test_without_wal_nothing_can_be_shipped_before_a_seed_begins(

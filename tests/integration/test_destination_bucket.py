@@ -102,7 +102,7 @@ async def test_nothing_is_asked_of_the_bucket_while_nothing_is_written(
 async def test_a_primary_that_is_away_is_no_reason_to_ask(
     rig: BucketFarEnd, shipping: Shipping
 ) -> None:
-    accepted = await shipping.connect(reachable=False)
+    accepted = await shipping.connect(reachable=False, ships=False)
     assert accepted.position is None
     assert not accepted.seed_wanted
     assert not rig.store.calls
@@ -541,6 +541,28 @@ async def test_a_seed_is_wanted_while_there_is_none_when_it_is_old_and_when_it_i
     await ordered.hear(SeedFinished)
     assert not (rig.state / ORDER_NAME).exists()
     await ordered.close()
+
+
+async def test_a_seed_that_ends_while_the_connection_is_lost_is_heard_with_the_next(
+    rig: BucketFarEnd, shipping: Shipping
+) -> None:
+    await shipping.connect()
+    await shipping.send(1000)
+    await shipping.hear_durable(at(1, S + 1000))
+    seed = Seed(start_lsn=S + 40)
+    await seed.send(shipping.destination, last=3)
+    rig.vanish()
+    await shipping.send(500)
+    await shipping.hear(Lost)
+    rig.come_back()
+    shipping._stop_listening()
+    await seed.send(shipping.destination, first=3)
+    destination = shipping.destination
+    assert isinstance(destination, BucketDestination)
+    await until(lambda: not destination._seeds.seed_id, "the seed is whole")
+    await shipping.connect()
+    await shipping.hear(SeedFinished)
+    assert shipping.heard(SeedFinished) == [SeedFinished("5eed1", "")]
 
 
 async def test_spans_that_do_not_fit_are_asked_for_again(

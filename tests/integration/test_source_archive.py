@@ -142,6 +142,31 @@ async def test_a_clone_that_was_promoted_for_a_trial_is_not_followed(
     await source.close()
 
 
+async def test_a_history_that_is_not_in_the_outbox_is_asked_of_the_primary(
+    primary: PrimaryFactory, shared_tmp_path: Path
+) -> None:
+    outbox = make_outbox(shared_tmp_path / "outbox")
+    server = primary(17, wal_segsize_mb=1, settings=archive_settings(17, outbox))
+    rig = ArchiveRig(server, shared_tmp_path, outbox)
+    await rig.make_source().close()
+    await asyncio.to_thread(rig.switch_timeline)
+    end = rig.write()
+    text = (outbox / history_name(2)).read_bytes()
+    for path in outbox.iterdir():
+        if not path.name.startswith("00000002" + "0" * 8):
+            path.unlink()
+    source = rig.make_source()
+    identity = await source.open()
+    assert identity.timeline == 2
+    start = rig.kept_from()
+    assert start is not None
+    collected = Collected(SEGMENT)
+    await source.start(Position(2, start + SEGMENT), frozenset())
+    await read_until(source, collected, 2, max(end, Lsn(rig.write())))
+    assert collected.histories == {2: text}
+    await source.close()
+
+
 async def test_a_store_that_is_on_another_line_than_the_primary_is_told_so(
     primary: PrimaryFactory, shared_tmp_path: Path
 ) -> None:

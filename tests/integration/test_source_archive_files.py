@@ -183,8 +183,21 @@ async def test_a_switch_in_any_order_of_arrival(box: Box, last: str, seed: int) 
     assert collected.spans[0].start_lsn == S
     check(box, collected)
     source.acknowledge(collected.end, collected.end, Lsn(0))
-    left = {named(1, 3), history_name(2)} if last == "whole" else set()
+    left = {history_name(2)} | ({named(1, 3)} if last == "whole" else set())
     await until(lambda: box.names() == left, "what is durable goes")
+
+
+async def test_a_far_end_that_is_made_anew_is_given_the_history_too(box: Box) -> None:
+    box.put(history_name(2), TWO_TEXT)
+    box.archive(2, 3, 4)
+    source = await box.started(at(2, 4 * S))
+    await collect(source, 2, 5 * S)
+    source.acknowledge(at(2, 5 * S), at(2, 5 * S), Lsn(0))
+    await until(lambda: box.names() == {history_name(2)}, "what is durable goes")
+    await source.close()
+    box.archive(2, 5)
+    again = await box.started(at(2, 5 * S))
+    assert (await collect(again, 2, 6 * S)).histories == {2: TWO_TEXT}
 
 
 async def test_a_missing_segment_is_waited_for_then_named_and_taken_when_it_comes(

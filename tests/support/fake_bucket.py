@@ -108,12 +108,15 @@ class FakeBucket:
         self._connected = True
         self.end = self.durable  # what was not durable has to be sent again
         self._resumed = None
+        if not facts.ships:
+            return Accepted(None, frozenset(), False, 1 << 20)
         return Accepted(
             self.end,
             frozenset(self.histories),
             self.seed_wanted and self.seed is None,
             1 << 20,
             durable=self.durable,
+            seeding=self.seed is not None,
         )
 
     def tell(self, facts: Facts) -> None:

@@ -144,11 +144,6 @@ class Index:
         seen = {*self.segments.timelines(), *self.partials.timelines(), *self.histories}
         return max(seen, default=0)
 
-    def has_timeline_below(self, timeline: int) -> bool:
-        """Whether WAL of a timeline below `timeline` is there."""
-        timelines = (*self.segments.timelines(), *self.partials.timelines())
-        return any(each < timeline for each in timelines)
-
     def end_of(self, timeline: int) -> Lsn | None:
         """Where the newest segment of `timeline` ends."""
         last = self.segments.last(timeline)

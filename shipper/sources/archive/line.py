@@ -11,7 +11,6 @@ from shipper.sources.archive.index import Index
 from shipper.sources.archive.names import (
     Partial,
     Segment,
-    TimelineHistory,
     name_of,
     partial_name,
 )
@@ -123,7 +122,7 @@ def removable(
     """Names of the files all of whose meaning is durable, oldest WAL first.
 
     `stops`: where the base backups ended that the `.backup` files mark; one that is not known
-    stays.  A history goes last: it tells which of its ancestors' files may go.
+    stays.  Histories stay: who comes to the far end anew needs them before any WAL.
     """
     size = index.segment_bytes
     for timeline in sorted(index.segments.timelines()):
@@ -139,7 +138,3 @@ def removable(
         stop = stops.get(name)
         if stop is not None and stop <= covered_to(durable, marker.timeline, histories):
             yield name
-    for timeline in sorted(index.histories):
-        reached = timeline == durable.timeline or covered_to(durable, timeline, histories) > 0
-        if reached and timeline <= durable.timeline and not index.has_timeline_below(timeline):
-            yield name_of(TimelineHistory(timeline), size)

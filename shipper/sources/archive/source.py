@@ -16,7 +16,8 @@ import structlog
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
 from logship.lsn import Lsn, Position
-from logship.wal import History, WalLine, segment_start
+from logship.postgres.replication import ReplicationConnection
+from logship.wal import History, WalLine, history_name, segment_start
 from shipper.sources import HistoryFile, Observation, SourceEvent, SourceIdentity, WalBytes
 from shipper.sources.archive import files
 from shipper.sources.archive.line import Piece, choose_line, is_later_there, next_piece
@@ -60,6 +61,9 @@ class ArchiveSource:
         self._keep = keep
         self._rescan_seconds = rescan_seconds
         self._gap_seconds = gap_seconds
+        self._conninfo = conninfo
+        self._application_name = application_name
+        self._connect_timeout_seconds = connect_timeout_seconds
         # It has no slot and never streams: the name is only in pg_stat_activity.
         self._queries = PrimaryQueries(
             conninfo,
@@ -127,11 +131,37 @@ class ArchiveSource:
         assert profile is not None
         outbox = await self._open_outbox()
         await outbox.begin(_line(profile))
+        if self._reachable and self._timeline > 1 and self._timeline not in outbox.histories:
+            await self._fetch_history(outbox, profile)
         self._opened = True
         timeline = self._timeline
         if not self._reachable:
             timeline = max(1, timeline, outbox.index.newest_timeline())
         return SourceIdentity(profile, timeline, self.flush_lsn)
+
+    async def _fetch_history(self, outbox: Outbox, profile: Profile) -> None:
+        """The primary's own: it was archived before there was this outbox, or was taken away."""
+        try:
+            async with (
+                asyncio.timeout(self._connect_timeout_seconds),
+                await ReplicationConnection.connect(
+                    self._conninfo,
+                    application_name=self._application_name,
+                    timeout_seconds=self._connect_timeout_seconds,
+                ) as connection,
+            ):
+                system = await connection.identify_system()
+                if (system.system_identifier, system.timeline) == (
+                    profile.system_identifier,
+                    self._timeline,
+                ):
+                    _, content = await connection.timeline_history(system.timeline)
+                    outbox.learn_history(system.timeline, content)
+        except (LogshipError, TimeoutError) as error:
+            why = str(error) or "no answer"
+            if self._words.due(why):
+                name = history_name(self._timeline)
+                log.warning("the primary does not give its history", name=name, why=why)
 
     async def reserve(self) -> None:
         """An archiver keeps its WAL by itself; but a seed needs the primary."""

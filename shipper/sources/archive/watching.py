@@ -262,6 +262,11 @@ class Outbox:
         self._settling.forget(name)
         log.info("a timeline's history is in the outbox", timeline=timeline)
 
+    def learn_history(self, timeline: int, content: bytes) -> None:
+        """Of a timeline whose history is not in the directory.  Raises BAD_HISTORY."""
+        self.histories[timeline] = parse_history(timeline, content)
+        self.history_contents[timeline] = content
+
     def note_history(self, timeline: int, content: bytes) -> None:
         """It is about to be given out."""
         name = history_name(timeline)

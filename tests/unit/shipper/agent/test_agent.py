@@ -251,7 +251,7 @@ async def test_a_shipper_that_starts_beside_a_dead_primary_says_so_too(run: Run)
     run.start()
     await run.until(lambda: run.destination.connects, "it connects")
     (facts,) = run.destination.connects
-    assert (facts.reachable, facts.timeline) == (False, 3)
+    assert (facts.reachable, facts.ships, facts.timeline) == (False, False, 3)
     assert run.remembered == []
     run.source.is_down = False
     await run.shipped(S + 1000)

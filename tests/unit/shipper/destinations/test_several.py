@@ -267,6 +267,28 @@ async def test_a_primary_that_is_back_is_told_in_a_new_connection(run: Run) -> N
     await run.arrives("link", S + 1000)
 
 
+async def test_what_an_archiver_left_is_shipped_while_the_primary_is_away(run: Run) -> None:
+    primary_is_back = run.facts
+    run.facts = run.facts._replace(reachable=False, slot_restart_lsn=None, flush_lsn=Lsn(0))
+    assert (await run.connect()).position == at(1, S)
+    await run.send_to(S + 3000)
+    assert [end.end for end in run.ends.values()] == [at(1, S + 3000)] * 2
+    run.facts = primary_is_back
+    run.tell(S + 4000)
+    await until(lambda: all(end.connects == 2 for end in run.ends.values()), "all are told anew")
+    await run.arrives("link", S + 4000)
+    assert not run.heard(Lost)
+
+
+async def test_with_nothing_to_ship_it_is_only_told_that_the_primary_is_away(run: Run) -> None:
+    run.facts = run.facts._replace(reachable=False, ships=False)
+    assert (await run.connect()).position is None
+    run.facts = run.facts._replace(ships=True)
+    run.tell(S + 1000)
+    await until(lambda: all(end.connects == 2 for end in run.ends.values()), "there is WAL now")
+    await run.arrives("bucket", S + 1000)
+
+
 async def test_a_bug_of_a_member_is_raised(run: Run) -> None:
     async def broken() -> DestinationEvent:
         raise ZeroDivisionError("oops")
@@ -371,6 +393,42 @@ async def test_a_seed_that_one_of_two_gives_up_goes_on_for_the_other(run: Run) -
     await until(lambda: len(run.heard(SeedFinished)) == 2, "the next")
     assert run.ends["link"].seeds_done == ["s1"], "it has one"
     assert run.ends["bucket"].seeds_done == ["s2"]
+
+
+async def test_a_seed_whose_end_a_member_never_says_holds_up_no_later_one(run: Run) -> None:
+    await run.connect()
+    run.ends["bucket"].want_seed("the newest is old")
+    await until(lambda: run.heard(SeedWanted), "the wish")
+    begin = SeedBegin(seed_id="one", timeline=1, start_lsn=S, estimated_bytes=0)
+    await run.destination.send_seed(begin, b"")
+    run.ends["bucket"].seed = None  # it is done, and its word of that is lost
+    run.ends["bucket"].seed_wanted = False
+    run.ends["bucket"].cut()
+    await until(lambda: run.heard(SeedFinished), "it is not waited for any more")
+    (finished,) = run.heard(SeedFinished)
+    assert finished.seed_id == "one" and "bucket" in finished.error
+    run.ends["link"].want_seed("an operator asked")
+    await until(lambda: len(run.heard(SeedWanted)) == 2, "the link's wish")
+
+
+async def test_what_became_of_a_seed_is_heard_after_a_new_connection(run: Run) -> None:
+    await run.connect()
+    run.destination._tell_up(SeedFinished("one", ""))
+    await run.destination.connect(run.facts)
+    await until(lambda: run.heard(SeedFinished), "the word of it")
+
+
+async def test_one_that_can_not_begin_with_a_seed_is_not_waited_for(run: Run) -> None:
+    async def broken(frame: object, payload: object) -> None:
+        raise LogshipError(Code.SEED_FAILED, "the bucket was never reached", retryable=True)
+
+    await run.connect()
+    run.ends["bucket"].send_seed = broken  # type: ignore[method-assign]
+    begin = SeedBegin(seed_id="one", timeline=1, start_lsn=S, estimated_bytes=0)
+    await run.destination.send_seed(begin, b"")
+    await run.destination.send_seed(SeedEnd(seed_id="one", sequence=0, timeline=1, end_lsn=S), b"")
+    await until(lambda: run.heard(SeedFinished), "the link has it")
+    assert run.heard(SeedFinished) == [SeedFinished("one", "the bucket was never reached")]
 
 
 async def test_a_seed_that_all_give_up_ends_its_maker(run: Run) -> None:

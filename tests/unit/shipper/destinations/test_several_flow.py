@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn
+from logship.wal import parse_history
 from shipper.destinations import Accepted, Acked, Rewind
-from shipper.destinations.several_commands import GoOnAt, Hole, SendHistory, Up
+from shipper.destinations.several_commands import Connect, GoOnAt, Hole, SendHistory, SkipTo, Up
 from shipper.destinations.several_flow import Flow
 from shipper.destinations.several_members import Role
 from shipper.destinations.several_spill import SpillRule
 from shipper.destinations.several_turns import TURN_SECONDS
 from tests.support.link_frames import at
-from tests.unit.shipper.destinations.several_world import FarEnd, S, World
+from tests.unit.shipper.destinations.several_world import FarEnd, S, World, lost
 
 RULE = SpillRule(after_bytes=20_000, after_seconds=5.0)
 
@@ -407,6 +409,33 @@ def test_without_a_slot_a_spill_goes_on_at_its_own_end() -> None:
     assert GoOnAt("bucket", at(1, end)) in world.flow.told(facts, world.now)
 
 
+def test_an_archive_is_spilled_and_acknowledged_while_its_primary_is_away() -> None:
+    world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, RULE)
+    away = world.facts._replace(reachable=False, flush_lsn=Lsn(0), slot_restart_lsn=None)
+    world.flow.begin(away, world.now)
+    there = Accepted(at(1, S), frozenset(), False, 1 << 20, at(1, S))
+    world.flow.connected("link", there, away, world.now)
+    assert world.flow.accepted() == there
+    world.flow.told(away, world.now)
+    acked = Acked(at(1, 2 * S), at(1, 2 * S), Lsn(0))
+    assert world.flow.acked("link", acked) == [Up(acked)]
+    world.flow.lost("link", lost(), world.now)
+    world.now += 60.0
+    archived = away._replace(flush_lsn=Lsn(3 * S))
+    assert Connect("bucket") in world.flow.begin(archived, world.now)
+
+
+def test_the_least_that_an_away_primary_wrote_makes_nobody_be_ahead_of_it() -> None:
+    world = both(Role.OPTIONAL)
+    away = world.facts._replace(reachable=False, flush_lsn=Lsn(2 * S))
+    world.flow.begin(away, world.now)
+    for name, lsn in (("link", 6 * S), ("bucket", 2 * S)):
+        there = Accepted(at(1, lsn), frozenset(), False, 1 << 20, at(1, lsn))
+        world.flow.connected(name, there, away, world.now)
+    world.flow.accepted()
+    assert world.flow.resumed(at(1, 2 * S)) == []
+
+
 def test_a_second_spill_begins_with_what_the_link_has_by_then() -> None:
     world = spilling_world()
     world.settle()
@@ -471,3 +500,69 @@ def test_a_bucket_that_is_away_too_is_tried_on_and_the_slot_holds() -> None:
     assert (road.state, road.what) == ("refused", "another one writes")
     world.settle()
     assert world.is_done
+
+
+def on_timeline_two(*, bucket_at: int, slot: int, fork: int = 0) -> World:
+    """The link is away, the primary was promoted at `fork`, the bucket is still before that."""
+    world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, SpillRule(100, 0.0))
+    facts = world.facts._replace(
+        timeline=2, flush_lsn=Lsn(20 * S), slot_restart_lsn=Lsn(slot), reachable=True
+    )
+    flow = world.flow
+    flow.begin(facts, world.now)
+    flow.told(facts, world.now)
+    if fork:
+        flow.history(2, f"1\t{Lsn(fork)}\tno reason\n".encode())
+    assert flow.spill is not None
+    if not flow.spill.active:
+        flow.spill.begin("the link is down")
+    end = at(1, bucket_at)
+    flow.connected("bucket", Accepted(end, frozenset(), False, 1 << 20, end), facts, world.now)
+    flow.accepted()
+    return world
+
+
+def test_a_spill_does_not_skip_what_is_of_another_line() -> None:
+    world = on_timeline_two(bucket_at=3 * S, slot=5 * S + 70)
+    bucket = world.flow.members["bucket"]
+    assert bucket.next == at(1, 3 * S)
+    world.flow.resumed(at(1, 3 * S))
+    gap = GapFound(
+        timeline=1,
+        from_lsn=3 * S,
+        available_lsn=5 * S + 70,
+        code=str(Code.TIMELINE_DIVERGED),
+        what="it is on another line",
+    )
+    commands = world.flow.gap(gap)
+    assert Hole("bucket", gap) in commands
+    assert not [each for each in commands if isinstance(each, SkipTo)]
+    assert bucket.gap == gap
+
+
+def test_a_spill_skips_once_to_the_segment_that_the_primary_has() -> None:
+    world = on_timeline_two(bucket_at=3 * S, slot=3 * S, fork=9 * S)
+    flow, bucket = world.flow, world.flow.members["bucket"]
+    flow.resumed(at(1, 3 * S))
+    gap = GapFound(
+        timeline=1,
+        from_lsn=3 * S,
+        available_lsn=5 * S + 70,
+        code=str(Code.WAL_REMOVED),
+        what="it is gone",
+    )
+    assert SkipTo("bucket", at(1, 5 * S), "it is gone") in flow.gap(gap)
+    flow.skipped("bucket", at(1, 5 * S))
+    flow.resumed(at(1, 5 * S))
+    again = msgspec.structs.replace(gap, from_lsn=5 * S)
+    assert Hole("bucket", again) in flow.gap(again)
+    assert bucket.gap == again
+
+
+def test_a_slot_before_the_switch_is_on_the_old_timeline() -> None:
+    world = on_timeline_two(bucket_at=2 * S, slot=5 * S + 70, fork=9 * S)
+    assert world.flow.spill is not None
+    line = parse_history(2, f"1\t{Lsn(9 * S)}\tno reason\n".encode())
+    assert world.flow.spill.where(2, Lsn(5 * S + 70), line) == at(1, 5 * S + 70)
+    assert world.flow.spill.where(2, Lsn(9 * S + 70), line) == at(2, 9 * S + 70)
+    assert world.flow.spill.where(2, Lsn(5 * S + 70), None) == at(1, 2 * S), "its own end"
