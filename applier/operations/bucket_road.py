@@ -7,6 +7,7 @@ which compares it with what came by the link.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ class BucketRoad:
         self._failure: LogshipError | None = None
         self._alarm: Code | None = None
         self._is_dry = False
+        self._dried = asyncio.Event()
 
     # --- when to read -----------------------------------------------------------------------
 
@@ -78,7 +80,30 @@ class BucketRoad:
 
     def bucket_dry(self) -> None:
         self._is_dry = True
+        self._dried.set()
         self._instance.gaps.bucket_is_dry()
+
+    async def read_on(self, seconds: float) -> str:
+        """Before a promotion: give what is still in the bucket `seconds` at most to come.
+
+        Returns "" if nothing more is there, or if the bucket is not read in this instance's
+        stead anyway, else in words why more may be.
+        """
+        if self._instance.is_connected or not self.is_open:
+            return ""
+        if self._failure is not None:
+            return f"the bucket may have more, and can't be read: {self._failure.what}"
+        if not self.is_attached:
+            return ""
+        try:
+            async with asyncio.timeout(seconds):
+                # The look that ends first may have begun before this was asked.
+                for _ in range(2):
+                    self._dried.clear()
+                    await self._dried.wait()
+        except TimeoutError:
+            return f"the bucket may have more: its end was not reached within {seconds:g} s"
+        return ""
 
     # --- what went wrong --------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 Needs nothing but this server's own disk.  The steps, each told to `report` as it is made:
 
+    bucket   only where one is read in place of a link: what it still has is fetched, if it answers
     fence    durable before anything else: no byte of the old line is accepted any more
     flush    what arrived is made durable: this is what will be recovered
     receive  the standby has all of it in its own pg_wal
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 Report = Callable[[str, dict[str, Any]], None]
 
 PROGRESS_SECONDS = 1.0
+BUCKET_SECONDS = 5.0
+"""How long a promotion lets a bucket bring what it still has.  It needs none of it."""
 STALL_SECONDS = 60.0
 """Promotion gives up when the standby got no further for so long."""
 
@@ -84,9 +87,11 @@ class _Job:
         self._report = report
         self._offline = offline
         self._started_at = started_at
+        self._bucket = ""
 
     async def promote(self) -> dict[str, Any]:
         self._refuse_unless_possible()
+        await self._read_bucket()
         try:
             self._report("fence", {})
             await self._instance.fence("promotion")
@@ -95,6 +100,14 @@ class _Job:
             await self._instance.unfence()
             raise
         return await self._open(standby, durable)
+
+    async def _read_bucket(self) -> None:
+        road = self._instance.bucket
+        if road.is_attached and not self._instance.is_connected:
+            self._report("bucket", {})
+        self._bucket = await road.read_on(BUCKET_SECONDS)
+        if self._bucket:
+            self._report("bucket", {"unread": self._bucket})
 
     async def resume(self) -> dict[str, Any]:
         log.warning("finishing an interrupted promotion", instance=self._instance.name)
@@ -218,6 +231,7 @@ class _Job:
             promote_seconds=now - self._started_at - write_seconds,
             first_write_seconds=now - self._started_at,
             port=instance.settings.port,
+            bucket=self._bucket,
         )
         await instance.remember(promotion=promotion, heard=heard)
         instance.bucket.wake()
@@ -248,6 +262,10 @@ class _Patience:
 
 def describe_loss(promotion: Promotion) -> str:
     """The loss in one sentence that is true."""
+    return _loss(promotion) + (f"; {promotion.bucket}" if promotion.bucket else "")
+
+
+def _loss(promotion: Promotion) -> str:
     heard = promotion.heard
     if heard is None:
         return "not known: the primary's own position was never heard here"

@@ -56,6 +56,8 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     promote_seconds: float
     first_write_seconds: float
     port: int
+    bucket: str = ""
+    """Why more may lie in the bucket than was fetched, in words; "" if that is not so."""
 
 
 class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -116,6 +116,31 @@ async def test_a_link_that_is_away_is_stood_in_for_and_the_status_says_so(
     assert instance_status(instance)["link"]["state"] == "connected"
 
 
+async def test_a_promotion_lets_the_bucket_bring_what_it_still_has(
+    instance: Instance, listener: Listener, receiver: BucketReceiver, writer: BucketWriter
+) -> None:
+    await ship(instance, 4 * S, 4 * S + 500)
+    assert await instance.bucket.read_on(5) == "", "while the link is there nobody asks the bucket"
+    instance.lost(listener, "the network is away")
+    await until(lambda: instance.bucket.is_attached, "the bucket is read")
+    put(writer, 4 * S, 4 * S + 5000)
+    put(writer, 4 * S + 5000, 4 * S + 9000)
+    assert await instance.bucket.read_on(5) == ""
+    assert instance.store is not None and instance.store.written == (1, 4 * S + 9000)
+
+
+async def test_a_promotion_goes_on_without_a_bucket_and_says_what_that_means(
+    instance: Instance, listener: Listener, receiver: BucketReceiver, store: WatchedStore
+) -> None:
+    await ship(instance, 4 * S, 4 * S + 500)
+    instance.lost(listener, "the network is away")
+    await until(lambda: instance.bucket.is_attached, "the bucket is read")
+    store.away = True
+    await until(lambda: (instance.bucket.status() or {}).get("state") == "failed", "it is away")
+    said = await instance.bucket.read_on(5)
+    assert said.startswith("the bucket may have more, and can't be read: ")
+
+
 async def test_a_hole_is_filled_from_the_bucket_and_the_link_goes_on_behind_it(
     instance: Instance, listener: Listener, receiver: BucketReceiver, writer: BucketWriter
 ) -> None:

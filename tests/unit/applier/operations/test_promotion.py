@@ -69,6 +69,12 @@ def test_a_record_cut_in_two_is_named() -> None:
     assert "17 bytes are no complete record" in describe_loss(promotion(unreplayed_bytes=17))
 
 
+def test_what_a_bucket_may_still_have_is_said() -> None:
+    said = describe_loss(promotion(bucket="the bucket may have more: why"))
+    assert said.startswith("nothing that was known")
+    assert said.endswith("; the bucket may have more: why")
+
+
 # --- whether it may begin -------------------------------------------------------------------
 
 
