@@ -20,6 +20,7 @@ from applier.receivers.bucket.seeds import Choice, Leads, Loss, leads, newest_us
 from logship.bucket.epoch_record import Fence, fence_epoch
 from logship.bucket.keys import Keys
 from logship.bucket.seed_archive import Opens, SeedInfo
+from logship.bucket.wal_objects import Marker
 from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Profile
 from logship.lsn import Position
@@ -68,7 +69,7 @@ class BucketReader:
         self._attachment = Attachment(intake, self)
         self._seeds = SeedFeed(self._attachment, reading, self._seed_ended)
         self._follower: Follower | None = None
-        self._seed_marker = ""
+        self._seed_marker: Marker | None = None
         self._seed_at: float | None = None
         """When to look (again) for a seed that is wanted."""
         self._is_done = False
@@ -276,20 +277,21 @@ class BucketReader:
         return self._seed_at is not None and now() >= self._seed_at
 
     async def _seed(self, contents: Contents) -> None:
-        """Take the seed that a marker names, or the newest that can be recovered; waits until
+        """Take the seed that a marker leads to, or the newest that can be recovered; waits until
         there is one, if nothing else is to be done."""
-        marker, ordered = self._seed_marker, self._order is not None
+        marker = self._seed_marker
         self._seed_at = None
-        if self._seeds.is_ending and not ordered:
-            self._seed_marker = ""
-            await self._sleep(self._reading.poll_seconds)
-            return  # one is here, and is being put in place
+        if self._seeds.is_ending and self._order is None:
+            # One is here, and is being put in place; we are woken when it is.
+            await self._sleep(MAX_SEED_PAUSE_SECONDS if marker else self._reading.poll_seconds)
+            return
         profile, pause = self._attachment.hello.profile, self._reading.poll_seconds
         while self._is_wanted():
-            choice = await self._choose(contents, profile, seed_id=marker)
+            ordered = self._order is not None  # perhaps since we wait
+            choice = await self._choose(contents, profile, None if ordered else marker)
             self._attachment.answered()
             if choice.seed is not None:
-                self._seed_marker, self._order = "", None
+                self._seed_marker, self._order = None, None
                 await self._seeds.take(contents, choice.seed)
                 return
             if ordered:
@@ -299,15 +301,16 @@ class BucketReader:
                 # WAL goes on without it.
                 self._seed_at = now() + MAX_SEED_PAUSE_SECONDS
                 return
-            self._intake.bucket_dry()
             await self._sleep(pause)
             pause = min(2 * pause, MAX_SEED_PAUSE_SECONDS)
 
-    async def _choose(self, contents: Contents, profile: Profile, *, seed_id: str = "") -> Choice:
+    async def _choose(
+        self, contents: Contents, profile: Profile, marker: Marker | None = None
+    ) -> Choice:
         held, avoid = self._intake.held(), frozenset(self._seeds.failed_ids)
         choice: Choice = await self._aside(
             lambda: newest_usable(
-                contents, profile, held, elsewhere=self._elsewhere, seed_id=seed_id, avoid=avoid
+                contents, profile, held, elsewhere=self._elsewhere, marker=marker, avoid=avoid
             )
         )
         return choice
