@@ -83,6 +83,16 @@ class Attachment:
         self.failure = None
         self.intake.bucket_answers()
 
+    def not_asked(self) -> None:
+        """The bucket is not wanted now: whether it answers is not known any more."""
+        if self.failure is not None and self.failure.retryable:
+            self.answered()
+
+    def proved(self) -> None:
+        """Beside what is read, the bucket answered, and what is in it can be opened."""
+        if self.failure is None:
+            self.answered()
+
     def tell_heard(self, head: Head) -> None:
         """What an object says of the primary, which was so when it was made."""
         if head.flush_lsn:

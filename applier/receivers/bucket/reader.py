@@ -32,6 +32,9 @@ MAX_SEED_PAUSE_SECONDS: Final = 10.0
 """Between looks for a seed, or a cluster, that is not there yet."""
 
 
+MAX_PROOF_PAUSE_SECONDS: Final = 300.0
+
+
 class SeedOrder(NamedTuple):
     """An operator wants the instance seeded from what the reader reads."""
 
@@ -92,8 +95,11 @@ class BucketReader:
     async def run(self) -> None:
         """Read whenever the bucket is wanted.  Returns only if `once`; raises LogshipError then,
         where what was wanted is not there."""
+        proving: asyncio.Task[None] | None = None
         try:
-            await self._prove()
+            error = await self._prove()
+            if error is not None and error.retryable:
+                proving = asyncio.create_task(self._prove_later())
             while not self._is_done:
                 await self._until_wanted()
                 fence = self._fence_to_tell()
@@ -102,6 +108,8 @@ class BucketReader:
                 else:
                     await self._read_once()
         finally:
+            if proving is not None:
+                proving.cancel()
             self._attachment.let_go("the bucket is not read any more")
             await self._seeds.stop()
 
@@ -153,6 +161,7 @@ class BucketReader:
 
     async def _until_wanted(self) -> None:
         while not self._is_wanted() and self._fence_to_tell() is None:
+            self._attachment.not_asked()
             self._woken.clear()
             start = self._start()
             await self._sleep(None if start is None else max(0.0, start - time.monotonic()))
@@ -164,7 +173,7 @@ class BucketReader:
                 await self._woken.wait()
         self._woken.clear()
 
-    async def _prove(self) -> None:
+    async def _prove(self) -> LogshipError | None:
         """That what is in the bucket can be opened: now, not in the middle of a disaster."""
         try:
             contents = await self._aside(self._find)
@@ -172,6 +181,20 @@ class BucketReader:
                 await self._aside(contents.prove)
         except LogshipError as error:
             self._intake.bucket_failed(error)
+            return error
+        return None
+
+    async def _prove_later(self) -> None:
+        """The bucket did not answer: again, until it is known whether it can be opened."""
+        pause = self._reading.poll_seconds
+        while True:
+            await asyncio.sleep(pause)
+            error = await self._prove()
+            if error is None:
+                self._attachment.proved()
+            if error is None or not error.retryable:
+                return
+            pause = min(2 * pause, MAX_PROOF_PAUSE_SECONDS)
 
     async def _fence(self, error: FencedError) -> None:
         """Tell whoever still writes to the bucket; best effort, and again until it is said."""

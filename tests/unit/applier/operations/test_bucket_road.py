@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -207,6 +208,39 @@ async def test_a_bucket_that_is_away_is_an_alarm_until_it_answers(
     put(writer, 4 * S + 100, 4 * S + 200)
     await durable_at(instance, 4 * S + 200)
     assert not instance.alarms.has(Code.BUCKET_UNREACHABLE)
+
+
+async def test_a_bucket_that_is_away_is_no_alarm_any_more_when_the_link_is_back(
+    instance: Instance, listener: Listener, receiver: BucketReceiver, store: WatchedStore
+) -> None:
+    await ship(instance, 4 * S, 4 * S + 500)
+    store.away = True
+    instance.lost(listener, "the network is away")
+    await until(lambda: instance.alarms.has(Code.BUCKET_UNREACHABLE), "it is alarmed")
+    await instance.hello(hello(), listener)
+    await until(lambda: instance.bucket.status() == {"state": "idle", "error": None}, "it rests")
+    assert not instance.alarms.has(Code.BUCKET_UNREACHABLE)
+
+
+async def test_whether_a_bucket_can_be_opened_is_looked_up_until_it_answers(
+    instance: Instance, listener: Listener, store: WatchedStore, writer: BucketWriter
+) -> None:
+    await instance.hello(hello(), listener)
+    receiver = BucketReceiver(
+        {"orders": instance.bucket}, store, poll_seconds=0.02, prefetch_bytes=4 << 20
+    )
+    instance.bucket.is_open = True
+    store.away = True
+    receiver.start(["orders"])
+    await until(lambda: instance.alarms.has(Code.BUCKET_UNREACHABLE), "it is alarmed")
+    await until(lambda: store.requests["list"] > 2, "it is tried again")
+    store.away = False
+    await until(lambda: not instance.alarms.has(Code.BUCKET_UNREACHABLE), "it answers")
+    assert instance.bucket.status() == {"state": "idle", "error": None}
+    asked = store.requests.total()
+    await asyncio.sleep(0.2)
+    assert store.requests.total() == asked, "that is known now"
+    await receiver.stop()
 
 
 async def test_a_link_that_comes_does_not_end_a_seed_that_comes_from_the_bucket(
