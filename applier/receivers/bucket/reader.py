@@ -17,6 +17,7 @@ from applier.receivers.bucket.cursor import MAX_PAUSE_SECONDS
 from applier.receivers.bucket.follower import Follower, now
 from applier.receivers.bucket.seed_feed import SeedFeed
 from applier.receivers.bucket.seeds import Choice, Leads, Loss, leads, newest_usable
+from applier.receivers.bucket.succession import Succession
 from logship.bucket.epoch_record import Fence, fence_epoch
 from logship.bucket.keys import Keys
 from logship.bucket.seed_archive import Opens, SeedInfo
@@ -248,14 +249,19 @@ class BucketReader:
         self._attachment.profile_digest = greeting.profile_digest
         if greeting.newest is not None:
             self._attachment.tell_heard(greeting.newest)
+        succession = Succession(contents, self._attachment, self._reading.threads)
+        await succession.look()
         self._seed_at = now() if resume.seed_wanted else None
         resumes = str(resume.position) if resume.position else "needs a seed"
         log.info("reads a bucket", instance=self.instance, bucket=self.store.name, resume=resumes)
-        while self._is_wanted():
-            if self._is_seed_due or self._intake.positions() is None:
-                await self._seed(contents)
-            else:
-                await self._follow(contents)
+        try:
+            while self._is_wanted():
+                if self._is_seed_due or self._intake.positions() is None:
+                    await self._seed(contents)
+                else:
+                    await self._follow(contents, succession)
+        finally:
+            succession.stop()
         self._attachment.let_go("the bucket is not wanted any more")
 
     async def _until_found(self) -> Contents | None:
@@ -275,12 +281,14 @@ class BucketReader:
             return None
         return Contents(self.store, Keys(self.instance, chosen), self._identities)
 
-    async def _follow(self, contents: Contents) -> None:
+    async def _follow(self, contents: Contents, succession: Succession) -> None:
         follower = self._follower = Follower(contents, self._attachment, self._reading)
 
         def goes_on() -> bool:
             if follower.ran_dry:
                 self._failures = 0
+                positions = self._intake.positions()
+                succession.dry(positions.received if positions is not None else None)
                 # The end of a seed goes on without us, and may need WAL that is not here.
                 self._is_done = self._once
             return self._is_wanted() and not self._is_seed_due

@@ -13,6 +13,7 @@ import pytest
 from applier.operations import bucket_road
 from applier.operations.instance import Instance
 from applier.operations.state import instance_status
+from applier.receivers.bucket import succession
 from applier.receivers.bucket.receiver import BucketReceiver
 from applier.receivers.seed.placement import SeedPlaced
 from applier.service import Service
@@ -84,6 +85,8 @@ def told(listener: Listener, what: str) -> list[object]:
 async def test_while_the_link_is_there_the_bucket_is_not_asked_for_anything(
     instance: Instance, receiver: BucketReceiver, store: WatchedStore, writer: BucketWriter
 ) -> None:
+    looked = ("list", writer.keys.all_segments)
+    await until(lambda: looked in store.keys, "what is there was looked at")
     put(writer, 4 * S, 4 * S + 1000)
     await ship(instance, 4 * S, 4 * S + 500)
     store.forget()
@@ -241,6 +244,36 @@ async def test_whether_a_bucket_can_be_opened_is_looked_up_until_it_answers(
     await asyncio.sleep(0.2)
     assert store.requests.total() == asked, "that is known now"
     await receiver.stop()
+
+
+@pytest.mark.parametrize("when", ["before", "while it is read"])
+async def test_a_bucket_that_goes_on_with_another_cluster_says_so(
+    when: str,
+    instance: Instance,
+    listener: Listener,
+    receiver: BucketReceiver,
+    store: WatchedStore,
+    writer: BucketWriter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(succession, "LOOK_SECONDS", 0.1)
+    put(writer, 4 * S, 4 * S + 500, sent_at=time.time() - 100)
+    if when == "before":
+        BucketWriter(store.inner, "orders", profile(server_version_num=180000))
+    instance.lost(listener, "the network is away")
+    await durable_at(instance, 4 * S + 500)
+    if when != "before":
+        await until(lambda: instance.bucket.status() == {"state": "up-to-date", "error": None}, "")
+        BucketWriter(store.inner, "orders", profile(server_version_num=180000))
+    await until(lambda: instance.alarms.has(Code.MAJOR_MISMATCH), "it is alarmed")
+    store.forget()
+    await until(lambda: store.requests["get"] > 3, "it is read on")
+    status = instance.bucket.status()
+    assert status is not None and status["state"] == "failed"
+    assert instance.alarms.has(Code.MAJOR_MISMATCH)
+    put(writer, 4 * S + 500, 4 * S + 900, sent_at=time.time() + 100)
+    await durable_at(instance, 4 * S + 900)
+    await until(lambda: not instance.alarms.has(Code.MAJOR_MISMATCH), "the upgrade was undone")
 
 
 async def test_a_link_that_comes_does_not_end_a_seed_that_comes_from_the_bucket(
