@@ -124,6 +124,8 @@ class _Copy:
         self._has_room.set()
         self._next_sequence = 0
         self._has_ended = False
+        self._is_over = False
+        """Nothing more is taken: from the failure on, though it takes a while to clean up."""
         self._task = instance.host.spawn(self._run())
 
     def hand_over(self, item: _Item) -> None:
@@ -133,7 +135,7 @@ class _Copy:
                 return
             self._next_sequence = frame.sequence + 1
         self._has_ended = isinstance(frame, SeedEnd)
-        if self._task.done():
+        if self._is_over:
             return
         self._waiting.append(item)
         self._changed.set()
@@ -153,12 +155,16 @@ class _Copy:
         try:
             await self._write()
         except Exception as error:  # a bug in the copy must not harm the seed either
+            self._is_over = True
             self._failed(error)
         finally:
+            self._is_over = True
             self._waiting.clear()
-            self._has_room.set()
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(self._writer.abort)
+            try:
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(self._writer.abort)
+            finally:
+                self._has_room.set()
 
     async def _write(self) -> None:
         while True:

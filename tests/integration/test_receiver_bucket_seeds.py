@@ -329,6 +329,69 @@ async def test_a_marker_leads_to_the_seed_that_the_wal_goes_on_with(
     assert len(intake.of_kind("seed_begin")) == 2
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_a_seed_that_a_marker_names_and_that_never_comes_does_not_end_it_all(
+    ordered: bool,
+    receiver: BucketReceiver,
+    intake: FakeBucketIntake,
+    store: WatchedStore,
+    writer: BucketWriter,
+) -> None:
+    await _at_a_marker(receiver, intake, store, writer)
+    dry = len(intake.of_kind("bucket_dry"))
+    writer.write_many(1, 8 * S, 11 * S, S // 2)
+    if ordered:
+        # Not behind the marker: nobody but an operator takes it.
+        write_seed(store, 3 * S + 90, "ab03")
+        await asyncio.sleep(5 * POLL_SECONDS)
+        assert len(intake.of_kind("seed_begin")) == 1
+        receiver.readers["orders"].order_seed(SeedOrder("an operator asked"))
+        await seeded(intake, "ab03")
+        return
+    write_seed(store, 10 * S + 40, "ab03")
+    await seeded(intake, "ab03")
+    assert len(intake.of_kind("bucket_dry")) == dry, "nobody was told that all is well"
+    await until(lambda: intake.written == at(1, 11 * S), "and its WAL")
+
+
+async def _at_a_marker(
+    receiver: BucketReceiver, intake: FakeBucketIntake, store: WatchedStore, writer: BucketWriter
+) -> None:
+    """Behind a gap the WAL goes on with the seed `ab02`, from `8 * S` on."""
+    writer.write_many(1, 3 * S, 4 * S + 100, S // 2)
+    write_seed(store, 3 * S + 40, "ab01")
+    receiver.start(["orders"])
+    await seeded(intake, "ab01")
+    await until(lambda: intake.of_kind("bucket_dry"), "all is read")
+    writer.write_marker(Place(1, Lsn(4 * S + 100)), Marker(kind="gap", code="slot-lost"))
+    marker = Marker(kind="seed", timeline=1, lsn=8 * S + 40, seed="ab02")
+    writer.write_marker(Place(1, Lsn(4 * S + 100), 1), marker)
+    await until(lambda: intake.of_kind("gap"), "the gap is named")
+    store.forget()
+    await until(lambda: store.requests["list"] > 2, "the seed is looked for")
+
+
+async def test_while_a_seed_is_put_in_place_a_marker_is_read_once(
+    receiver: BucketReceiver, intake: FakeBucketIntake, store: WatchedStore, writer: BucketWriter
+) -> None:
+    gate = intake.ending = asyncio.Event()
+    writer.write_many(1, 3 * S, 4 * S + 100, S // 2)
+    writer.write_marker(Place(1, Lsn(4 * S + 100)), Marker(kind="gap", code="slot-lost"))
+    marker = Marker(kind="seed", timeline=1, lsn=8 * S + 40, seed="ab02")
+    writer.write_marker(Place(1, Lsn(4 * S + 100), 1), marker)
+    writer.write_many(1, 8 * S, 9 * S, S // 2)
+    write_seed(store, 3 * S + 40, "ab01")
+    receiver.start(["orders"])
+    await until(lambda: intake.of_kind("gap"), "the marker is reached")
+    write_seed(store, 8 * S + 40, "ab02")
+    await asyncio.sleep(2 * POLL_SECONDS)
+    store.forget()
+    await asyncio.sleep(10 * POLL_SECONDS)
+    assert not store.requests
+    gate.set()
+    await seeded(intake, "ab02")
+
+
 async def test_a_seed_from_another_store_is_followed_by_the_buckets_wal(
     receiver: BucketReceiver,
     intake: FakeBucketIntake,

@@ -29,7 +29,8 @@ class FakeIntake:
     """See `applier.receivers.Intake`.
 
     `log`: every call, in order, as (name, what).  `fail[name]`: errors that the next calls of
-    that name raise, one each, before they do anything.  `taking`: cleared, `wal` waits.
+    that name raise, one each, before they do anything.  `taking`: cleared, `wal` waits; `ending`:
+    `seed_end` does.
     `auto_durable`: what is written counts as durable at once; else `harden` says when.
     """
 
@@ -39,6 +40,8 @@ class FakeIntake:
         self.seed_wanted = False
         self.taking = asyncio.Event()
         self.taking.set()
+        self.ending = asyncio.Event()
+        self.ending.set()
         self.log: list[tuple[str, Any]] = []
         self.fail: defaultdict[str, list[Exception]] = defaultdict(list)
         self.fenced_at: FencedError | None = None
@@ -203,6 +206,7 @@ class FakeIntake:
 
     async def seed_end(self, frame: SeedEnd) -> None:
         self._note("seed_end", frame)
+        await self.ending.wait()
         if frame.sequence != len(self.seed_parts):
             raise SeedOutOfOrderError(len(self.seed_parts), frame.sequence)
         self.placed_seed_id, self.seed_id = self.seed_id, ""

@@ -6,5 +6,5 @@ hand on.  `contents` does the blocking calls and checks what comes; `seeds` choo
 can be recovered and feeds it.
 
 While nothing is missing the cursor asks for the one next object by its name, once a poll.
-Listings serve the start, and holes.
+Listings serve the start, and holes; `succession` looks rarely whether another cluster came.
 """

@@ -43,6 +43,9 @@ class Attachment:
         self._listener = listener
         self._turn = asyncio.Lock()
         self._gap: GapFound | None = None
+        self.heard_at = 0.0
+        """When what was read last was made, by the shipper's clock."""
+        self._superseded: LogshipError | None = None
 
     @property
     def hello(self) -> Hello:
@@ -80,11 +83,30 @@ class Attachment:
 
     def answered(self) -> None:
         """The bucket, and what was asked for in it, is fine."""
-        self.failure = None
-        self.intake.bucket_answers()
+        self.failure = self._superseded
+        if self._superseded is not None:
+            self.intake.bucket_failed(self._superseded)
+        else:
+            self.intake.bucket_answers()
+
+    def superseded_by(self, error: LogshipError | None) -> None:
+        """Nothing more is to come: it is said until WAL does.  None: that is not so."""
+        self._superseded = error
+        self.answered()
+
+    def not_asked(self) -> None:
+        """The bucket is not wanted now: whether it answers is not known any more."""
+        if self.failure is not None and self.failure.retryable:
+            self.answered()
+
+    def proved(self) -> None:
+        """Beside what is read, the bucket answered, and what is in it can be opened."""
+        if self.failure is None:
+            self.answered()
 
     def tell_heard(self, head: Head) -> None:
         """What an object says of the primary, which was so when it was made."""
+        self.heard_at = max(self.heard_at, head.sent_at)
         if head.flush_lsn:
             timeline = head.flush_timeline or head.timeline
             self.intake.heard_with_span(timeline, head.flush_lsn, head.sent_at)
@@ -96,4 +118,4 @@ class Attachment:
             self.intake.gap_found(gap)
 
     def wal_came(self) -> None:
-        self._gap = None
+        self._gap = self._superseded = None

@@ -41,19 +41,41 @@ def choose_incarnation(
     store: ObjectStore, instance: str, known: Incarnation | None
 ) -> Incarnation | None:
     """The cluster to read: `known`, else the one that was shipped last.  None: not there."""
-    found = []
-    for name in store.folders(f"{instance}/"):
-        with contextlib.suppress(ValueError):
-            found.append(Incarnation.parse(name))
+    found = _incarnations(store, instance)
     if known is not None:
         return known if known in found else None
     last: tuple[float, Incarnation] | None = None
     for each in found:
-        for info in store.listing(Keys(instance, each).profile("")):
-            last = max(last or (0.0, each), (info.modified_at, each))
-    if last is not None:
+        last = max(last or (0.0, each), (_shipped_at(store, instance, each), each))
+    if last is not None and last[0]:
         return last[1]
     return found[0] if len(found) == 1 else None
+
+
+def newer_incarnation(
+    store: ObjectStore, instance: str, known: Incarnation, since: float
+) -> Incarnation | None:
+    """Another cluster that was first shipped after `known` and after `since`."""
+    others = [each for each in _incarnations(store, instance) if each != known]
+    if not others:
+        return None
+    since = max(since, _shipped_at(store, instance, known))
+    at, newest = max((_shipped_at(store, instance, each), each) for each in others)
+    return newest if at > since else None
+
+
+def _incarnations(store: ObjectStore, instance: str) -> list[Incarnation]:
+    found = []
+    for name in store.folders(f"{instance}/"):
+        with contextlib.suppress(ValueError):
+            found.append(Incarnation.parse(name))
+    return found
+
+
+def _shipped_at(store: ObjectStore, instance: str, incarnation: Incarnation) -> float:
+    """When the newest profile came; 0: there is none."""
+    infos = store.listing(Keys(instance, incarnation).profile(""))
+    return max((info.modified_at for info in infos), default=0.0)
 
 
 class Contents:

@@ -38,8 +38,8 @@ class Follower:
     """Follows the WAL of an instance, from where the intake is.  One `run`, then it is used up."""
 
     def __init__(self, contents: Contents, attachment: Attachment, reading: Reading) -> None:
-        self.seed_marker = ""
-        """The seed that a marker names: the WAL goes on with it."""
+        self.seed_marker: Marker | None = None
+        """It names the seed that the WAL goes on with."""
         self.ran_dry = False
         """Whether all that was there has been handed on at least once."""
         self._contents = contents
@@ -225,7 +225,7 @@ class Follower:
                     await self._intake.history(marker.timeline, history)
             case "seed":
                 if is_news:
-                    self.seed_marker = marker.seed
+                    self.seed_marker = marker
             case "gap":
                 if is_news:
                     gap = GapFound(

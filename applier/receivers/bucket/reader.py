@@ -17,9 +17,11 @@ from applier.receivers.bucket.cursor import MAX_PAUSE_SECONDS
 from applier.receivers.bucket.follower import Follower, now
 from applier.receivers.bucket.seed_feed import SeedFeed
 from applier.receivers.bucket.seeds import Choice, Leads, Loss, leads, newest_usable
+from applier.receivers.bucket.succession import Succession
 from logship.bucket.epoch_record import Fence, fence_epoch
 from logship.bucket.keys import Keys
 from logship.bucket.seed_archive import Opens, SeedInfo
+from logship.bucket.wal_objects import Marker
 from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Profile
 from logship.lsn import Position
@@ -29,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 MAX_SEED_PAUSE_SECONDS: Final = 10.0
 """Between looks for a seed, or a cluster, that is not there yet."""
+
+
+MAX_PROOF_PAUSE_SECONDS: Final = 300.0
 
 
 class SeedOrder(NamedTuple):
@@ -68,7 +73,7 @@ class BucketReader:
         self._attachment = Attachment(intake, self)
         self._seeds = SeedFeed(self._attachment, reading, self._seed_ended)
         self._follower: Follower | None = None
-        self._seed_marker = ""
+        self._seed_marker: Marker | None = None
         self._seed_at: float | None = None
         """When to look (again) for a seed that is wanted."""
         self._is_done = False
@@ -91,8 +96,11 @@ class BucketReader:
     async def run(self) -> None:
         """Read whenever the bucket is wanted.  Returns only if `once`; raises LogshipError then,
         where what was wanted is not there."""
+        proving: asyncio.Task[None] | None = None
         try:
-            await self._prove()
+            error = await self._prove()
+            if error is not None and error.retryable:
+                proving = asyncio.create_task(self._prove_later())
             while not self._is_done:
                 await self._until_wanted()
                 fence = self._fence_to_tell()
@@ -101,6 +109,8 @@ class BucketReader:
                 else:
                     await self._read_once()
         finally:
+            if proving is not None:
+                proving.cancel()
             self._attachment.let_go("the bucket is not read any more")
             await self._seeds.stop()
 
@@ -152,6 +162,7 @@ class BucketReader:
 
     async def _until_wanted(self) -> None:
         while not self._is_wanted() and self._fence_to_tell() is None:
+            self._attachment.not_asked()
             self._woken.clear()
             start = self._start()
             await self._sleep(None if start is None else max(0.0, start - time.monotonic()))
@@ -163,7 +174,7 @@ class BucketReader:
                 await self._woken.wait()
         self._woken.clear()
 
-    async def _prove(self) -> None:
+    async def _prove(self) -> LogshipError | None:
         """That what is in the bucket can be opened: now, not in the middle of a disaster."""
         try:
             contents = await self._aside(self._find)
@@ -171,6 +182,20 @@ class BucketReader:
                 await self._aside(contents.prove)
         except LogshipError as error:
             self._intake.bucket_failed(error)
+            return error
+        return None
+
+    async def _prove_later(self) -> None:
+        """The bucket did not answer: again, until it is known whether it can be opened."""
+        pause = self._reading.poll_seconds
+        while True:
+            await asyncio.sleep(pause)
+            error = await self._prove()
+            if error is None:
+                self._attachment.proved()
+            if error is None or not error.retryable:
+                return
+            pause = min(2 * pause, MAX_PROOF_PAUSE_SECONDS)
 
     async def _fence(self, error: FencedError) -> None:
         """Tell whoever still writes to the bucket; best effort, and again until it is said."""
@@ -224,14 +249,19 @@ class BucketReader:
         self._attachment.profile_digest = greeting.profile_digest
         if greeting.newest is not None:
             self._attachment.tell_heard(greeting.newest)
+        succession = Succession(contents, self._attachment, self._reading.threads)
+        await succession.look()
         self._seed_at = now() if resume.seed_wanted else None
         resumes = str(resume.position) if resume.position else "needs a seed"
         log.info("reads a bucket", instance=self.instance, bucket=self.store.name, resume=resumes)
-        while self._is_wanted():
-            if self._is_seed_due or self._intake.positions() is None:
-                await self._seed(contents)
-            else:
-                await self._follow(contents)
+        try:
+            while self._is_wanted():
+                if self._is_seed_due or self._intake.positions() is None:
+                    await self._seed(contents)
+                else:
+                    await self._follow(contents, succession)
+        finally:
+            succession.stop()
         self._attachment.let_go("the bucket is not wanted any more")
 
     async def _until_found(self) -> Contents | None:
@@ -254,12 +284,14 @@ class BucketReader:
             return None
         return Contents(self.store, Keys(self.instance, chosen), self._identities)
 
-    async def _follow(self, contents: Contents) -> None:
+    async def _follow(self, contents: Contents, succession: Succession) -> None:
         follower = self._follower = Follower(contents, self._attachment, self._reading)
 
         def goes_on() -> bool:
             if follower.ran_dry:
                 self._failures = 0
+                positions = self._intake.positions()
+                succession.dry(positions.received if positions is not None else None)
                 # The end of a seed goes on without us, and may need WAL that is not here.
                 self._is_done = self._once
             return self._is_wanted() and not self._is_seed_due
@@ -279,20 +311,21 @@ class BucketReader:
         return self._seed_at is not None and now() >= self._seed_at
 
     async def _seed(self, contents: Contents) -> None:
-        """Take the seed that a marker names, or the newest that can be recovered; waits until
+        """Take the seed that a marker leads to, or the newest that can be recovered; waits until
         there is one, if nothing else is to be done."""
-        marker, ordered = self._seed_marker, self._order is not None
+        marker = self._seed_marker
         self._seed_at = None
-        if self._seeds.is_ending and not ordered:
-            self._seed_marker = ""
-            await self._sleep(self._reading.poll_seconds)
-            return  # one is here, and is being put in place
+        if self._seeds.is_ending and self._order is None:
+            # One is here, and is being put in place; we are woken when it is.
+            await self._sleep(MAX_SEED_PAUSE_SECONDS if marker else self._reading.poll_seconds)
+            return
         profile, pause = self._attachment.hello.profile, self._reading.poll_seconds
         while self._is_wanted():
-            choice = await self._choose(contents, profile, seed_id=marker)
+            ordered = self._order is not None  # perhaps since we wait
+            choice = await self._choose(contents, profile, None if ordered else marker)
             self._attachment.answered()
             if choice.seed is not None:
-                self._seed_marker, self._order = "", None
+                self._seed_marker, self._order = None, None
                 await self._seeds.take(contents, choice.seed)
                 return
             if ordered:
@@ -302,15 +335,16 @@ class BucketReader:
                 # WAL goes on without it.
                 self._seed_at = now() + MAX_SEED_PAUSE_SECONDS
                 return
-            self._intake.bucket_dry()
             await self._sleep(pause)
             pause = min(2 * pause, MAX_SEED_PAUSE_SECONDS)
 
-    async def _choose(self, contents: Contents, profile: Profile, *, seed_id: str = "") -> Choice:
+    async def _choose(
+        self, contents: Contents, profile: Profile, marker: Marker | None = None
+    ) -> Choice:
         held, avoid = self._intake.held(), frozenset(self._seeds.failed_ids)
         choice: Choice = await self._aside(
             lambda: newest_usable(
-                contents, profile, held, elsewhere=self._elsewhere, seed_id=seed_id, avoid=avoid
+                contents, profile, held, elsewhere=self._elsewhere, marker=marker, avoid=avoid
             )
         )
         return choice

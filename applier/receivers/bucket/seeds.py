@@ -9,6 +9,7 @@ from applier.receivers import Held
 from applier.receivers.bucket.contents import Contents
 from applier.receivers.bucket.inventory import Item, has_whole
 from logship.bucket.seed_archive import SeedInfo, list_seeds
+from logship.bucket.wal_objects import Marker
 from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from logship.wal import segment_start
@@ -38,19 +39,21 @@ def newest_usable(
     held: Held | None,
     *,
     elsewhere: Leads | None = None,
-    seed_id: str = "",
+    marker: Marker | None = None,
     avoid: Collection[str] = (),
 ) -> Choice:
     """The newest complete seed that can be recovered.
 
-    held: what the store has.  seed_id: this one and no other.  avoid: ids that were tried and
-    failed; one of them is taken where there is no other.
+    held: what the store has.  marker: the one that it names, or else, as that may never be
+    complete, one behind it.  avoid: ids that were tried and failed; one of them is taken where
+    there is no other.
     """
-    seeds = [
-        seed
-        for seed in list_seeds(contents.store, contents.keys, contents.identities)
-        if not seed_id or seed.begin.seed_id == seed_id
-    ]
+    seeds = list_seeds(contents.store, contents.keys, contents.identities)
+    if marker is not None:
+        named = [seed for seed in seeds if seed.begin.seed_id == marker.seed]
+        behind = (marker.timeline, marker.lsn)
+        later = [seed for seed in seeds if (seed.timeline, seed.start_lsn) >= behind]
+        seeds = [seed for seed in later if seed not in named] + named
     if not seeds:
         return Choice(None, None)
     segment_bytes = profile.wal_segment_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 from applier.operations import bucket_road
 from applier.operations.instance import Instance
 from applier.operations.state import instance_status
+from applier.receivers.bucket import succession
 from applier.receivers.bucket.receiver import BucketReceiver
 from applier.receivers.seed.placement import SeedPlaced
 from applier.service import Service
@@ -84,6 +86,8 @@ def told(listener: Listener, what: str) -> list[object]:
 async def test_while_the_link_is_there_the_bucket_is_not_asked_for_anything(
     instance: Instance, receiver: BucketReceiver, store: WatchedStore, writer: BucketWriter
 ) -> None:
+    looked = ("list", writer.keys.all_segments)
+    await until(lambda: looked in store.keys, "what is there was looked at")
     put(writer, 4 * S, 4 * S + 1000)
     await ship(instance, 4 * S, 4 * S + 500)
     store.forget()
@@ -233,6 +237,69 @@ async def test_a_bucket_that_is_away_is_an_alarm_until_it_answers(
     put(writer, 4 * S + 100, 4 * S + 200)
     await durable_at(instance, 4 * S + 200)
     assert not instance.alarms.has(Code.BUCKET_UNREACHABLE)
+
+
+async def test_a_bucket_that_is_away_is_no_alarm_any_more_when_the_link_is_back(
+    instance: Instance, listener: Listener, receiver: BucketReceiver, store: WatchedStore
+) -> None:
+    await ship(instance, 4 * S, 4 * S + 500)
+    store.away = True
+    instance.lost(listener, "the network is away")
+    await until(lambda: instance.alarms.has(Code.BUCKET_UNREACHABLE), "it is alarmed")
+    await instance.hello(hello(), listener)
+    await until(lambda: instance.bucket.status() == {"state": "idle", "error": None}, "it rests")
+    assert not instance.alarms.has(Code.BUCKET_UNREACHABLE)
+
+
+async def test_whether_a_bucket_can_be_opened_is_looked_up_until_it_answers(
+    instance: Instance, listener: Listener, store: WatchedStore, writer: BucketWriter
+) -> None:
+    await instance.hello(hello(), listener)
+    receiver = BucketReceiver(
+        {"orders": instance.bucket}, store, poll_seconds=0.02, prefetch_bytes=4 << 20
+    )
+    instance.bucket.is_open = True
+    store.away = True
+    receiver.start(["orders"])
+    await until(lambda: instance.alarms.has(Code.BUCKET_UNREACHABLE), "it is alarmed")
+    await until(lambda: store.requests["list"] > 2, "it is tried again")
+    store.away = False
+    await until(lambda: not instance.alarms.has(Code.BUCKET_UNREACHABLE), "it answers")
+    assert instance.bucket.status() == {"state": "idle", "error": None}
+    asked = store.requests.total()
+    await asyncio.sleep(0.2)
+    assert store.requests.total() == asked, "that is known now"
+    await receiver.stop()
+
+
+@pytest.mark.parametrize("when", ["before", "while it is read"])
+async def test_a_bucket_that_goes_on_with_another_cluster_says_so(
+    when: str,
+    instance: Instance,
+    listener: Listener,
+    receiver: BucketReceiver,
+    store: WatchedStore,
+    writer: BucketWriter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(succession, "LOOK_SECONDS", 0.1)
+    put(writer, 4 * S, 4 * S + 500, sent_at=time.time() - 100)
+    if when == "before":
+        BucketWriter(store.inner, "orders", profile(server_version_num=180000))
+    instance.lost(listener, "the network is away")
+    await durable_at(instance, 4 * S + 500)
+    if when != "before":
+        await until(lambda: instance.bucket.status() == {"state": "up-to-date", "error": None}, "")
+        BucketWriter(store.inner, "orders", profile(server_version_num=180000))
+    await until(lambda: instance.alarms.has(Code.MAJOR_MISMATCH), "it is alarmed")
+    store.forget()
+    await until(lambda: store.requests["get"] > 3, "it is read on")
+    status = instance.bucket.status()
+    assert status is not None and status["state"] == "failed"
+    assert instance.alarms.has(Code.MAJOR_MISMATCH)
+    put(writer, 4 * S + 500, 4 * S + 900, sent_at=time.time() + 100)
+    await durable_at(instance, 4 * S + 900)
+    await until(lambda: not instance.alarms.has(Code.MAJOR_MISMATCH), "the upgrade was undone")
 
 
 async def test_a_link_that_comes_does_not_end_a_seed_that_comes_from_the_bucket(
