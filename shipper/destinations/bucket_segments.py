@@ -27,7 +27,7 @@ from logship.lsn import Lsn
 from logship.objects import ConditionFailedError
 from logship.wal import segment_end, segment_start
 from shipper.destinations.bucket_batches import Context
-from shipper.destinations.bucket_objects import BucketObjects, PackedWal
+from shipper.destinations.bucket_objects import BucketObjects, PackedWal, gone
 from shipper.destinations.bucket_uploads import RunBlocking, patiently
 
 log = structlog.get_logger(__name__)
@@ -311,5 +311,7 @@ def _put(objects: BucketObjects, segment: Finished, raw: bytes, context: Context
     except ConditionFailedError:
         found = objects.store.describe(key)
         where = f"{objects.store.name}: {key}"
-        if found is None or read_head(found.metadata, place, where).crc32c != head.crc32c:
+        if found is None:
+            raise gone(where) from None
+        if read_head(found.metadata, place, where).crc32c != head.crc32c:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,8 @@ from logship.bucket.wal_objects import Marker
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, SeedAborted
 from logship.lsn import Lsn, Position
-from shipper.destinations import Rewind, SeedFinished, bucket
+from logship.objects import ConditionFailedError
+from shipper.destinations import Lost, Rewind, SeedFinished, bucket
 from shipper.destinations.bucket import BucketDestination
 from shipper.destinations.bucket_chain import Remembered, load_hint
 from tests.integration.destination_contract import Seed, Shipping, given
@@ -207,3 +209,45 @@ async def test_the_end_of_the_log_is_written_down_by_one_at_a_time(
     assert "can't be written" not in capsys.readouterr().out
     known = load_hint(rig.state / "bucket.json", rig.store.name, KEYS.incarnation)
     assert known == Remembered(Place(1, Lsn(S + 250_000)))
+
+
+# --- what stands at the log's end already -----------------------------------------------------
+
+
+async def test_a_marker_of_an_earlier_process_that_came_late_is_heeded(
+    rig: BucketFarEnd, shipping: Shipping
+) -> None:
+    await shipping.connect()
+    await ship(shipping, 1000)
+    rig.put_marker(Place(1, Lsn(S + 1000)), Marker(kind="gap", code="wal-removed"))
+    await shipping.send(500)
+    await shipping.hear(Lost)
+    assert (await shipping.connect_patiently()).position == at(1, S + 1000)
+    await ship(shipping, 500)
+    assert markers(rig) == [("gap", "")]
+    assert rig.wal_of(1) == wal_bytes(1, S, 1500)
+
+
+@pytest.mark.parametrize("key", [KEYS.history(2), KEYS.wal(Place(1, Lsn(S)))])
+async def test_a_refusal_because_of_an_object_that_is_not_there_is_no_conflict(
+    tmp_path: Path, key: str
+) -> None:
+    """A server may answer so while another request for the same key is under way."""
+
+    class Hesitant(MemoryStore):
+        def put(self, at_key: str, *args: Any, **options: Any) -> str:
+            if at_key == key and refused.pop():
+                raise ConditionFailedError(self.name, at_key)
+            return super().put(at_key, *args, **options)
+
+    refused = [False, True, True]
+    rig = BucketFarEnd(tmp_path, Hesitant())
+    rig.options["patience_seconds"] = 60.0
+    shipping = Shipping(rig)
+    await shipping.connect()
+    history = b"1\t0/200064\tno recovery target specified\n"
+    shipping.destination.send_history(2, history)
+    await ship(shipping, 100)
+    assert rig._histories() == {2: history}
+    assert not shipping.heard(Lost)
+    await shipping.close()
