@@ -18,6 +18,7 @@ from logship.objects import ConditionFailedError
 from shipper.destinations import Lost, Rewind, SeedFinished, bucket
 from shipper.destinations.bucket import BucketDestination
 from shipper.destinations.bucket_chain import Remembered, load_hint
+from shipper.destinations.bucket_wishes import ORDER_NAME, SeedWishes
 from tests.integration.destination_contract import Seed, Shipping, given
 from tests.support.bucket_far_end import KEYS, BucketFarEnd
 from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
@@ -251,3 +252,22 @@ async def test_a_refusal_because_of_an_object_that_is_not_there_is_no_conflict(
     assert rig._histories() == {2: history}
     assert not shipping.heard(Lost)
     await shipping.close()
+
+
+# --- wishes -----------------------------------------------------------------------------------
+
+
+def test_an_order_that_nobody_heard_is_passed_on_again_by_the_next_connection(
+    tmp_path: Path,
+) -> None:
+    order = tmp_path / ORDER_NAME
+    wishes = SeedWishes(order, 0.0)
+    order.touch()
+    wishes.found(1000.0)
+    assert wishes.due(2000.0)
+    assert not wishes.due(2002.0), "once"
+    wishes.found(1000.0)
+    assert wishes.due(2004.0)
+    wishes.begun()
+    wishes.found(1000.0)
+    assert not wishes.due(2006.0)
