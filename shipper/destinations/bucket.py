@@ -235,7 +235,8 @@ class BucketDestination:
         self._drop()
         self._segments.stop()
         if self._hint_due:
-            await self._save_hint()
+            self._save_hint()
+        await self._write_state(lambda: None)  # what was given to be written before is written
 
     # --- sending --------------------------------------------------------------------------
 
@@ -375,7 +376,7 @@ class BucketDestination:
     def _hint_due(self) -> bool:
         return self._keys is not None and self._known not in (None, self._hint)
 
-    def _save_hint(self) -> asyncio.Future[None]:
+    def _save_hint(self) -> None:
         known, keys = self._known, self._keys
         assert known is not None and keys is not None
 
@@ -383,7 +384,7 @@ class BucketDestination:
             save_hint(self._hint_file, self._store.name, keys.incarnation, known)
 
         self._hint = known
-        return self._write_state(save)
+        self._write_state(save)
 
     def _failed(self, error: LogshipError) -> None:
         if isinstance(error, MetAnotherError):

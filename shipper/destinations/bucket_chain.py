@@ -71,8 +71,8 @@ def look(
     hint: Remembered | None = None,
     distrusted: Place | None = None,
 ) -> Found:
-    """distrusted: what stands at that place and after it was not written by us: take none of it
-    without comparing.
+    """distrusted: the spans at that place and after it were not written by us: take none of
+    them without comparing.
 
     Raises what the store raises, and LogshipError(OBJECT_DAMAGED).
     """
@@ -107,11 +107,13 @@ def _follow(
     such marker on the way names, or 0."""
     marker: Marker | None = None
     led_to_lsn = 0
-    while place != distrusted:
+    while True:
         key = keys.wal(place)
         found = store.describe(key)
         if found is not None:
             head = read_head(found.metadata, place, f"{store.name}: {key}")
+            if place == distrusted and head.marker is None:
+                break
             following = head.following(place, segment_bytes)
             if following <= place:
                 raise damaged(f"{store.name}: {key}", f"the log leads back, to {following}")
@@ -120,7 +122,7 @@ def _follow(
                 led_to_lsn = marker.lsn
             continue
         segment = keys.segment(place.timeline, place.lsn, segment_bytes)
-        if store.describe(segment) is None:
+        if place == distrusted or store.describe(segment) is None:
             break
         place, marker = Place(place.timeline, segment_end(place.lsn, segment_bytes)), None
     return place, marker, led_to_lsn

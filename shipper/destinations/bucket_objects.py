@@ -41,6 +41,17 @@ class MetAnotherError(LogshipError):
         self.place = place
 
 
+def gone(where: str) -> LogshipError:
+    """The store refuses to write what is there already, and it is not there: another request for
+    it was under way, or it was removed in between."""
+    return LogshipError(
+        Code.BUCKET_UNREACHABLE,
+        f"{where}: the store says that it is there, and then that it is not",
+        "it is tried again",
+        retryable=True,
+    )
+
+
 class PackedWal:
     """One batch on its way into the bucket; keeps its body over retries."""
 
@@ -126,7 +137,9 @@ class BucketObjects:
         except ConditionFailedError:
             found = self.store.describe(key)
             where = self._where(key)
-            if found is None or read_head(found.metadata, place, where).marker != marker:
+            if found is None:
+                raise gone(where) from None
+            if read_head(found.metadata, place, where).marker != marker:
                 raise MetAnotherError(self.store.name, place) from None
 
     def put_history(self, timeline: int, content: bytes) -> None:
@@ -170,6 +183,8 @@ class BucketObjects:
         """
         key = self.keys.wal(batch.place)
         found = self.store.get(key)
+        if found is None and batch.existing is None:
+            raise gone(self._where(key))
         if found is None:
             raise MetAnotherError(self.store.name, batch.place)
         head = read_head(found.metadata, batch.place, self._where(key))
@@ -206,7 +221,9 @@ class BucketObjects:
             self.store.put(key, body, metadata, only_if_absent=True)
         except ConditionFailedError:
             found = self.store.get(key)
-            return found is not None and self._is_document(found, metadata, content, key)
+            if found is None:
+                raise gone(self._where(key)) from None
+            return self._is_document(found, metadata, content, key)
         return True
 
     def _is_document(

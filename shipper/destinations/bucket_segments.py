@@ -27,7 +27,7 @@ from logship.lsn import Lsn
 from logship.objects import ConditionFailedError
 from logship.wal import segment_end, segment_start
 from shipper.destinations.bucket_batches import Context
-from shipper.destinations.bucket_objects import BucketObjects, PackedWal
+from shipper.destinations.bucket_objects import BucketObjects, PackedWal, gone
 from shipper.destinations.bucket_uploads import RunBlocking, patiently
 
 log = structlog.get_logger(__name__)
@@ -50,6 +50,7 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 class _Memory(msgspec.Struct, frozen=True):
+    store: str
     incarnation: str
     segments: list[Finished]
 
@@ -229,11 +230,12 @@ class BucketSegments:
         except (OSError, *UNREADABLE) as error:
             log.warning("what is known of joined segments can't be read", error=str(error))
             return []
-        return memory.segments if memory.incarnation == str(objects.keys.incarnation) else []
+        here = (objects.store.name, str(objects.keys.incarnation))
+        return memory.segments if (memory.store, memory.incarnation) == here else []
 
     async def _remember(self, objects: BucketObjects) -> None:
         segments = self._waiting[-MAX_REMEMBERED:]
-        memory = _Memory(str(objects.keys.incarnation), segments)
+        memory = _Memory(objects.store.name, str(objects.keys.incarnation), segments)
         content = msgspec.json.encode(memory) + b"\n"
         try:
             await self._write_state(partial(durable.write_file, self._memory_file, content))
@@ -258,6 +260,12 @@ def _join(objects: BucketObjects, due: Finished, bodies: Bodies | None) -> bool:
 
 def _remove(objects: BucketObjects, due: Finished, known: list[str]) -> None:
     """known: the keys of all its parts, if they are known."""
+    if not _is_joined(objects, due):
+        log.warning(
+            "the parts of a segment stay: what they were joined to is not there any more",
+            segment=f"{due.timeline}:{Lsn(due.start_lsn)}",
+        )
+        return
     keys = known or [key for key, _ in _list_parts(objects, due)]
     objects.epoch.confirm()
     kept = objects.store.delete(keys)
@@ -266,6 +274,16 @@ def _remove(objects: BucketObjects, due: Finished, known: list[str]) -> None:
         log.warning(
             "parts of a joined segment can't be removed", objects=len(kept), why=kept[0].why
         )
+
+
+def _is_joined(objects: BucketObjects, segment: Finished) -> bool:
+    key = objects.keys.segment(segment.timeline, segment.start_lsn, objects.segment_bytes)
+    found = objects.store.describe(key)
+    if found is None:
+        return False
+    place = Place(segment.timeline, Lsn(segment.start_lsn))
+    head = read_head(found.metadata, place, f"{objects.store.name}: {key}")
+    return head.raw_bytes == objects.segment_bytes
 
 
 def _list_parts(objects: BucketObjects, segment: Finished) -> list[tuple[str, Place]]:
@@ -311,5 +329,7 @@ def _put(objects: BucketObjects, segment: Finished, raw: bytes, context: Context
     except ConditionFailedError:
         found = objects.store.describe(key)
         where = f"{objects.store.name}: {key}"
-        if found is None or read_head(found.metadata, place, where).crc32c != head.crc32c:
+        if found is None:
+            raise gone(where) from None
+        if read_head(found.metadata, place, where).crc32c != head.crc32c:
             raise

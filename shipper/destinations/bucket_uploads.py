@@ -92,13 +92,14 @@ class Uploads:
     async def _carry(self, upload: Upload) -> None:
         try:
             await patiently(self._run_blocking, upload.run, self._patience_seconds)
+            self._stored(upload)
         except LogshipError as error:
             self._fail(error)
-            return
         except Exception as error:
             log.exception("a bug ended an upload")
             self._fail(LogshipError(Code.INTERNAL, f"the shipper failed: {type(error).__name__}"))
-            return
+
+    def _stored(self, upload: Upload) -> None:
         upload.stored = True
         while self._running and self._running[0].stored and not self._stopped:
             first = self._running.popleft()

@@ -30,9 +30,10 @@ class SeedWishes:
         """The time of the order that was passed on."""
 
     def found(self, seeded_at: float | None) -> None:
-        """When the newest complete seed was finished; None: there is none, which its connection
-        says itself."""
+        """A connection begins.  When the newest complete seed was finished; None: there is none,
+        which its connection says itself."""
         self._seeded_at = seeded_at
+        self._order_asked = 0.0  # what was said to the last one perhaps nobody heard
 
     def due(self, now: float) -> str:
         """Why a seed is wanted, said once, or ""."""

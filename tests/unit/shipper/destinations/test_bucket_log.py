@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,11 @@ from logship.bucket.wal_objects import Marker
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, SeedAborted
 from logship.lsn import Lsn, Position
-from shipper.destinations import Rewind, SeedFinished, bucket
+from logship.objects import ConditionFailedError
+from shipper.destinations import Lost, Rewind, SeedFinished, bucket
 from shipper.destinations.bucket import BucketDestination
 from shipper.destinations.bucket_chain import Remembered, load_hint
+from shipper.destinations.bucket_wishes import ORDER_NAME, SeedWishes
 from tests.integration.destination_contract import Seed, Shipping, given
 from tests.support.bucket_far_end import KEYS, BucketFarEnd
 from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
@@ -207,3 +210,64 @@ async def test_the_end_of_the_log_is_written_down_by_one_at_a_time(
     assert "can't be written" not in capsys.readouterr().out
     known = load_hint(rig.state / "bucket.json", rig.store.name, KEYS.incarnation)
     assert known == Remembered(Place(1, Lsn(S + 250_000)))
+
+
+# --- what stands at the log's end already -----------------------------------------------------
+
+
+async def test_a_marker_of_an_earlier_process_that_came_late_is_heeded(
+    rig: BucketFarEnd, shipping: Shipping
+) -> None:
+    await shipping.connect()
+    await ship(shipping, 1000)
+    rig.put_marker(Place(1, Lsn(S + 1000)), Marker(kind="gap", code="wal-removed"))
+    await shipping.send(500)
+    await shipping.hear(Lost)
+    assert (await shipping.connect_patiently()).position == at(1, S + 1000)
+    await ship(shipping, 500)
+    assert markers(rig) == [("gap", "")]
+    assert rig.wal_of(1) == wal_bytes(1, S, 1500)
+
+
+@pytest.mark.parametrize("key", [KEYS.history(2), KEYS.wal(Place(1, Lsn(S)))])
+async def test_a_refusal_because_of_an_object_that_is_not_there_is_no_conflict(
+    tmp_path: Path, key: str
+) -> None:
+    """A server may answer so while another request for the same key is under way."""
+
+    class Hesitant(MemoryStore):
+        def put(self, at_key: str, *args: Any, **options: Any) -> str:
+            if at_key == key and refused.pop():
+                raise ConditionFailedError(self.name, at_key)
+            return super().put(at_key, *args, **options)
+
+    refused = [False, True, True]
+    rig = BucketFarEnd(tmp_path, Hesitant())
+    rig.options["patience_seconds"] = 60.0
+    shipping = Shipping(rig)
+    await shipping.connect()
+    history = b"1\t0/200064\tno recovery target specified\n"
+    shipping.destination.send_history(2, history)
+    await ship(shipping, 100)
+    assert rig._histories() == {2: history}
+    assert not shipping.heard(Lost)
+    await shipping.close()
+
+
+# --- wishes -----------------------------------------------------------------------------------
+
+
+def test_an_order_that_nobody_heard_is_passed_on_again_by_the_next_connection(
+    tmp_path: Path,
+) -> None:
+    order = tmp_path / ORDER_NAME
+    wishes = SeedWishes(order, 0.0)
+    order.touch()
+    wishes.found(1000.0)
+    assert wishes.due(2000.0)
+    assert not wishes.due(2002.0), "once"
+    wishes.found(1000.0)
+    assert wishes.due(2004.0)
+    wishes.begun()
+    wishes.found(1000.0)
+    assert not wishes.due(2006.0)

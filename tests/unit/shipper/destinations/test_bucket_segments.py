@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from logship.bucket.keys import Place
 from logship.errors import Code
@@ -208,3 +209,43 @@ async def test_sealed_objects_beyond_a_hole_are_compared_by_their_heads(
     else:
         await shipping.hear_durable(at(1, S + 5000))
     await shipping.close()
+
+
+async def test_parts_stay_where_the_joined_segment_is_gone(rig: BucketFarEnd) -> None:
+    with capture_logs() as logs:
+        shipping = await started(rig, compact_grace_seconds=0.5)
+        await ship(shipping, S + 1)
+        await until(lambda: segments(rig), "it is joined")
+        assert not rig.store.real.delete([f"{KEYS.all_segments}{segments(rig)[0]}"])
+        await until(lambda: any("stay" in each["event"] for each in logs), "it is seen")
+    assert parts_of(rig, 1) >= 4
+    assert rig.wal_of(1) == wal_bytes(1, S, S + 1)
+    await shipping.close()
+
+
+async def test_what_was_joined_in_another_bucket_is_not_removed_here(
+    rig: BucketFarEnd, tmp_path: Path
+) -> None:
+    class Elsewhere(MemoryStore):
+        @property
+        def name(self) -> str:
+            return "elsewhere://"
+
+    shipping = await started(rig, compact_grace_seconds=1.0)
+    await ship(shipping, S + 1)
+    memory = rig.state / "bucket-segments.json"
+    await until(lambda: b'"remove_at":1' in memory.read_bytes(), "it is written down")
+    await shipping.close()
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = BucketFarEnd(tmp_path / "elsewhere", Elsewhere())
+    elsewhere.state = rig.state
+    for lsn in range(S, 2 * S, S // 4):
+        elsewhere.put_wal(at(1, lsn), S // 4)
+    segment = rig.store.real.get(KEYS.segment(1, S, S))
+    assert segment is not None
+    elsewhere.store.real.put(KEYS.segment(1, S, S), segment.data, segment.metadata)
+    again = await started(elsewhere)
+    await asyncio.sleep(1.2)  # nothing is to happen then
+    assert parts_of(elsewhere, 1) == 4
+    await again.close()
+    elsewhere.store.vanish()
