@@ -260,6 +260,8 @@ class Flow:
         if facts.ships and not facts.reachable:
             # What gives WAL without its primary has no slot.
             facts = facts._replace(slot_restart_lsn=Lsn(0))
+        if self.spill is not None:
+            self.spill.learn(facts)
         self.facts = facts
         self.flush_lsn = Lsn(max(self.flush_lsn, facts.flush_lsn))
 
@@ -523,7 +525,7 @@ class Flow:
         durable = min(known)
         if self.spill is not None:
             # The link alone may have less than the slot passed already.
-            floor = self.facts.slot_restart_lsn if self.facts is not None else None
+            floor = self.spill.floor
             if floor is None or durable.lsn < floor:
                 return None
         first = self._first
@@ -536,6 +538,8 @@ class Flow:
         if self.greeting or acked is None or acked == self._told:
             return []
         self._told = acked
+        if self.spill is not None:
+            self.spill.acknowledged(acked.durable.lsn)
         return [Up(acked)]
 
     def roads(self, name: str) -> tuple[OtherRoad, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from logship.identity import Incarnation
 from logship.lsn import Lsn, Position
 from logship.wal import History
+from shipper.destinations import Facts
 from shipper.destinations.several_members import Member
 
 
@@ -35,6 +37,23 @@ class Spill:
         self.why = ""
         self.begun = False
         """WAL was sent to the bucket since it is active, or is about to be."""
+        self.floor: Lsn | None = None
+        """The slot is there at least; None: not known.  0: there is no slot.  It only grows, so an
+        old word of it holds while the primary can't be asked."""
+        self._incarnation: Incarnation | None = None
+
+    def learn(self, facts: Facts) -> None:
+        """The primary's state, as of now."""
+        if facts.profile.incarnation != self._incarnation:
+            self._incarnation = facts.profile.incarnation
+            self.floor = None
+        if facts.slot_restart_lsn is not None:
+            self.floor = facts.slot_restart_lsn
+
+    def acknowledged(self, lsn: Lsn) -> None:
+        """The slot is about to be moved there."""
+        if self.floor:
+            self.floor = max(self.floor, lsn)
 
     def due(self, now: float, flush_lsn: Lsn) -> str:
         """Why to begin, or ""."""

@@ -15,7 +15,7 @@ from shipper.destinations.several_flow import Flow
 from shipper.destinations.several_members import Role
 from shipper.destinations.several_spill import SpillRule
 from shipper.destinations.several_turns import TURN_SECONDS
-from tests.support.link_frames import at
+from tests.support.link_frames import at, profile
 from tests.unit.shipper.destinations.several_world import FarEnd, S, World, lost
 
 RULE = SpillRule(after_bytes=20_000, after_seconds=5.0)
@@ -407,6 +407,27 @@ def test_without_a_slot_a_spill_goes_on_at_its_own_end() -> None:
     world.flow.members["bucket"].next = None
     facts = world.facts._replace(slot_restart_lsn=Lsn(0))
     assert GoOnAt("bucket", at(1, end)) in world.flow.told(facts, world.now)
+
+
+def test_the_slot_goes_on_though_the_primary_can_not_be_asked_where_it_is() -> None:
+    world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, RULE)
+    assert world.connect()
+    world.write(3 * S)
+    while world.step():
+        world.harden("link")
+    unknown = world.facts._replace(slot_restart_lsn=None)
+    world.flow.told(unknown, world.now)
+    acked = Acked(at(1, 5 * S), at(1, 5 * S), Lsn(0))
+    assert world.flow.acked("link", acked) == [Up(acked)]
+    # What was acknowledged since counts too: the slot is there by now.
+    back = Accepted(at(1, 4 * S), frozenset(), False, 1 << 20, at(1, 4 * S))
+    world.flow.lost("link", lost(), world.now)
+    commands = world.flow.connected("link", back, unknown, world.now)
+    assert not [each for each in commands if isinstance(each, Up) and isinstance(each.event, Acked)]
+    # Another cluster has another slot.
+    other = unknown._replace(profile=profile(system_identifier=77, wal_segment_size=S))
+    world.flow.told(other, world.now)
+    assert world.flow.acked("link", Acked(at(1, 6 * S), at(1, 6 * S), Lsn(0))) == []
 
 
 def test_an_archive_is_spilled_and_acknowledged_while_its_primary_is_away() -> None:
