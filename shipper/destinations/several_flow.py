@@ -418,6 +418,8 @@ class Flow:
         joins_at = Position(where.timeline, segment_start(where.lsn, segment_bytes))
         if its_end is not None and its_end >= joins_at:
             bucket.next = its_end
+            if self.spill.start is None:
+                self.spill.start = its_end
             commands.append(GoOnAt(bucket.name, its_end))
         else:
             bucket.next = None

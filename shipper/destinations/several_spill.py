@@ -32,8 +32,8 @@ class Spill:
         self.since: Position | None = None
         """Where it began, if that is known: what the link had then."""
         self.start: Position | None = None
-        """Where the bucket's own chain begins.  None: it was begun by an earlier process, with
-        what the link had then."""
+        """What the bucket has from here on has no hole: this process began there.  None: nothing
+        was begun yet.  What an earlier process left may have one: it skipped what was gone."""
         self.why = ""
         self.begun = False
         """WAL was sent to the bucket since it is active, or is about to be."""
@@ -126,6 +126,6 @@ class Spill:
         link, bucket = self.link.durable, self.bucket.durable
         if link is None or bucket is None:
             return link or bucket
-        if self.start is not None and self.start > link:
+        if self.start is None or self.start > link:
             return link
         return max(link, bucket)

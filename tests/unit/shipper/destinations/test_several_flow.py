@@ -381,6 +381,30 @@ def test_a_shipper_that_starts_anew_in_the_middle_goes_on(link_comes_back: bool)
     assert [gap.code for gap in world.far["link"].gaps[:1]] == ["wal-in-bucket"]
 
 
+def test_after_a_restart_nothing_is_acknowledged_across_what_may_be_a_hole() -> None:
+    world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, SpillRule(100, 0.0))
+    flow, bucket = world.flow, world.flow.members["bucket"]
+    facts = world.facts._replace(flush_lsn=Lsn(9 * S))
+    flow.begin(facts, world.now)
+    link_has = Accepted(at(1, 3 * S), frozenset(), False, 1 << 20, at(1, 3 * S))
+    flow.connected("link", link_has, facts, world.now)
+    flow.accepted()
+    flow.told(facts, world.now)
+    flow.tick(world.now)
+    # Its log has a hole somewhere before that: a former process skipped what was gone.
+    spilled = Accepted(at(1, 8 * S), frozenset(), False, 1 << 20, at(1, 8 * S))
+    commands = flow.connected("bucket", spilled, facts, world.now)
+    commands += flow.acked("bucket", Acked(at(1, 9 * S), at(1, 9 * S), Lsn(0)))
+    told = [each.event for each in commands if isinstance(each, Up)]
+    assert [each for each in told if isinstance(each, Acked) and each.durable > at(1, 3 * S)] == []
+    assert bucket.durable == at(1, 9 * S)
+    # What this process has added goes on from what the link has by then.
+    caught_up = Acked(at(1, 8 * S), at(1, 8 * S), Lsn(0))
+    (up,) = flow.acked("link", caught_up)
+    assert isinstance(up, Up) and isinstance(up.event, Acked)
+    assert up.event.durable == at(1, 9 * S)
+
+
 def test_a_link_that_comes_late_and_has_nothing_yet_needs_a_seed_and_no_spill() -> None:
     world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, RULE)
     world.far["link"] = FarEnd(None)
