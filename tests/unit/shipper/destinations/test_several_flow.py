@@ -8,9 +8,16 @@ import pytest
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn
-from logship.wal import parse_history
 from shipper.destinations import Accepted, Acked, Rewind
-from shipper.destinations.several_commands import Connect, GoOnAt, Hole, SendHistory, SkipTo, Up
+from shipper.destinations.several_commands import (
+    Command,
+    Connect,
+    GoOnAt,
+    Hole,
+    SendHistory,
+    SkipTo,
+    Up,
+)
 from shipper.destinations.several_flow import Flow
 from shipper.destinations.several_members import Role
 from shipper.destinations.several_spill import SpillRule
@@ -605,9 +612,14 @@ def test_a_spill_skips_once_to_the_segment_that_the_primary_has() -> None:
 
 
 def test_a_slot_before_the_switch_is_on_the_old_timeline() -> None:
-    world = on_timeline_two(bucket_at=2 * S, slot=5 * S + 70, fork=9 * S)
-    assert world.flow.spill is not None
-    line = parse_history(2, f"1\t{Lsn(9 * S)}\tno reason\n".encode())
-    assert world.flow.spill.where(2, Lsn(5 * S + 70), line) == at(1, 5 * S + 70)
-    assert world.flow.spill.where(2, Lsn(9 * S + 70), line) == at(2, 9 * S + 70)
-    assert world.flow.spill.where(2, Lsn(5 * S + 70), None) == at(1, 2 * S), "its own end"
+    why = "the link has everything up to "
+
+    def places(slot: int, fork: int) -> list[Command]:
+        spill = on_timeline_two(bucket_at=2 * S, slot=slot, fork=fork).flow.spill
+        assert spill is not None
+        return spill.place()
+
+    old, new = at(1, 5 * S + 70), at(2, 9 * S + 70)
+    assert places(old.lsn, 9 * S) == [SkipTo("bucket", old, f"{why}{old}")]
+    assert places(new.lsn, 9 * S) == [SkipTo("bucket", new, f"{why}{new}")]
+    assert places(old.lsn, 0) == [GoOnAt("bucket", at(1, 2 * S))], "its own end"
