@@ -150,22 +150,20 @@ class SeveralDestinations:
     async def _reach(self, names: Sequence[str]) -> None:
         """Have these connected from now on; returns soon after one is, or all have failed."""
         firsts = {name: self._start(name) for name in names}
-        await self._first_answers(set(firsts.values()))
+        await self._first_answers(list(firsts.values()))
         for name, first in firsts.items():
             error = first.result() if first.done() else None
             if error is not None and error.code in STOP_CODES:
                 self._stopped_by = name
                 raise error
 
-    async def _first_answers(self, pending: set[asyncio.Future[LogshipError | None]]) -> None:
-        """Until one is connected, and a moment longer, or all have failed."""
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            if self._bug is not None:
-                raise self._bug
-            if any(each.result() is None for each in done):
-                break
-        if pending:
+    async def _first_answers(self, firsts: Sequence[asyncio.Future[LogshipError | None]]) -> None:
+        """Until one is connected, at whichever try, and a moment longer, or all have failed."""
+        while self._bug is None and self._flow.is_alone and not all(each.done() for each in firsts):
+            await self._wait()
+        if self._bug is not None:
+            raise self._bug
+        if pending := {each for each in firsts if not each.done()}:
             await asyncio.wait(pending, timeout=GRACE_SECONDS)
         if self._bug is not None:
             raise self._bug

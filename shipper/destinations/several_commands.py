@@ -9,7 +9,6 @@ from logship.frames import GapFound
 from logship.lsn import Lsn, Position
 from shipper.destinations import DestinationEvent
 from shipper.destinations.several_members import Member
-from shipper.destinations.several_spill import Spill
 
 
 class Up(NamedTuple):
@@ -88,6 +87,6 @@ def skips(member: Member, position: Position) -> Say:
     return Say("warning", "the spill goes on after a hole", fields)
 
 
-def spills(spill: Spill, where: Position) -> Say:
-    fields = {"why": spill.why, "link_has": str(where)}
+def spills(why: str, where: Position) -> Say:
+    fields = {"why": why, "link_has": str(where)}
     return Say("warning", "spilling to the bucket", fields)

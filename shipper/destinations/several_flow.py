@@ -13,12 +13,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, OtherRoad
 from logship.lsn import Lsn, Position
-from logship.wal import History, parse_history, segment_start
+from logship.wal import History, parse_history
 from shipper.destinations import Accepted, Acked, Facts, Lost, Rewind
 from shipper.destinations.several_commands import (
     Command,
@@ -28,11 +26,8 @@ from shipper.destinations.several_commands import (
     Part,
     Say,
     SendHistory,
-    SkipTo,
     Up,
     misses,
-    skips,
-    spills,
 )
 from shipper.destinations.several_members import Member, Role
 from shipper.destinations.several_spill import Spill, SpillRule
@@ -45,8 +40,6 @@ NEAR_BYTES = 1 << 20
 SPAN_BYTES = 1 << 20
 """No more in one span, so that one that comes later takes them too."""
 BUDGET_SECONDS = 5.0
-REMOVED_CODES = frozenset({str(Code.WAL_REMOVED), str(Code.SLOT_LOST)})
-"""Gaps after which the primary's WAL goes on."""
 
 
 class Flow:
@@ -77,8 +70,6 @@ class Flow:
         self._lines: dict[int, History] = {}
         self._told: Acked | None = None
         self._turns = Turns()
-        self._unserved: GapFound | None = None
-        """What the link misses and the primary has no more: the bucket is asked for it."""
         first, *_ = self.members.values()
         self._first = first
         if Role.REQUIRED not in roles.values() or (spill and first.role is not Role.REQUIRED):
@@ -87,7 +78,7 @@ class Flow:
         for member in self.members.values():
             member.lost_at = now
             if member.role is Role.SPILL and spill is not None:
-                self.spill = Spill(spill, first, member)
+                self.spill = Spill(spill, first, member, self._lines)
 
     # --- connecting -----------------------------------------------------------------------
 
@@ -95,10 +86,12 @@ class Flow:
         """A new try to connect: all members anew."""
         self.greeting = self._void = True
         self.stream = None
-        self._told = self._unserved = None
+        self._told = None
         self._turns = Turns()
         for member in self.members.values():
             member.parted(member.error, now)
+        if self.spill is not None:
+            self.spill.unserved = None
         self._learn(facts)
         # There is nothing to spill while there is no WAL.
         spill = self.spill if facts.ships else None
@@ -126,7 +119,8 @@ class Flow:
         for timeline, content in self._histories.items():
             commands += self._history_for(member, timeline, content)
         if member.role is Role.SPILL:
-            commands += self._place_spill(member)
+            assert self.spill is not None
+            commands += self.spill.place()
         elif member.next is not None:
             commands.append(GoOnAt(name, member.next))
         return [*commands, *self._settle(), *self._check_ahead(), *self._acks()]
@@ -155,8 +149,8 @@ class Flow:
         """The member's connection ended, or could not be made."""
         member = self.members[name]
         member.parted(error, now)
-        if member is self._first:
-            self._unserved = None
+        if self.spill is not None and member is self._first:
+            self.spill.unserved = None
         return self._settle()
 
     @property
@@ -213,8 +207,8 @@ class Flow:
     def rewound(self, name: str, position: Position) -> list[Command]:
         """The member wants WAL from there, again or for the first time."""
         member = self.members[name]
-        if member is self._first:
-            self._unserved = None
+        if self.spill is not None and member is self._first:
+            self.spill.unserved = None
         member.next = position
         member.gap = member.aside_until = None
         return [GoOnAt(name, position), *self._settle()]
@@ -222,11 +216,8 @@ class Flow:
     def skipped(self, name: str, position: Position) -> list[Command]:
         """What the member is sent goes on there, though it has not what lies before."""
         assert self.spill is not None
-        member = self.members[name]
-        member.next = member.durable = member.received = position
-        self.spill.start = position
-        if self.spill.since is None:
-            self.spill.since = position
+        assert name == self.spill.bucket.name
+        self.spill.skipped(position)
         return self._settle()
 
     def seed_began(self, names: Sequence[str]) -> None:
@@ -241,7 +232,7 @@ class Flow:
         commands = self._greet_anew(now)
         spill = self.spill
         if spill is not None and spill.bucket.connected and spill.bucket.next is None:
-            commands += self._place_spill(spill.bucket)
+            commands += spill.place()
         return [*commands, *self._settle(), *self._acks()]
 
     def _greet_anew(self, now: float) -> list[Command]:
@@ -260,6 +251,8 @@ class Flow:
         if facts.ships and not facts.reachable:
             # What gives WAL without its primary has no slot.
             facts = facts._replace(slot_restart_lsn=Lsn(0))
+        if self.spill is not None:
+            self.spill.learn(facts)
         self.facts = facts
         self.flush_lsn = Lsn(max(self.flush_lsn, facts.flush_lsn))
 
@@ -365,97 +358,10 @@ class Flow:
 
     def _gap_of(self, member: Member, gap: GapFound) -> list[Command]:
         spill = self.spill
-        if spill is not None and member is spill.bucket:
-            available = self._available(gap)
-            if available is not None and member.next is not None and available > member.next:
-                said = skips(member, available)
-                member.next = None
-                return [said, SkipTo(member.name, available, gap.what)]
+        if spill is not None and member in (spill.link, spill.bucket):
+            return spill.gap(member, gap)
         member.gap = gap
-        if spill is None or member is not spill.link:
-            return [misses(member), Hole(member.name, gap)]
-        self._unserved = gap
-        if spill.bucket.connected:
-            return self._resolve()
-        if spill.active:
-            return []  # it is being tried
-        spill.begin("the primary has no more what the link needs")
-        return [Connect(spill.bucket.name)]
-
-    def _available(self, gap: GapFound) -> Position | None:
-        """The start of the first whole segment after a hole; None: what lies there does not go on
-        from what lies before."""
-        if gap.code not in REMOVED_CODES or self.facts is None:
-            return None
-        line = self._lines.get(self.facts.timeline)
-        timeline = gap.timeline
-        if line is not None and line.contains(timeline):
-            timeline = max(timeline, line.timeline_at(gap.available_lsn))
-        segment_bytes = self.facts.profile.wal_segment_size
-        return Position(timeline, segment_start(gap.available_lsn, segment_bytes))
-
-    # --- spilling -------------------------------------------------------------------------
-
-    def _place_spill(self, bucket: Member) -> list[Command]:
-        """Where the spill goes on: at its own end if that joins, else with what the link has."""
-        assert self.spill is not None and self.facts is not None
-        line = self._lines.get(self.facts.timeline)
-        where = self.spill.where(self.facts.timeline, self.facts.slot_restart_lsn, line)
-        its_end = bucket.durable
-        commands = self._resolve()
-        if where is None and self.facts.slot_restart_lsn == 0:
-            where = its_end  # a source without a slot: what it can't give is a gap
-        if where is None:
-            bucket.next = None
-            return commands
-        if not self.spill.begun:
-            self.spill.begun = True
-            commands.append(spills(self.spill, where))
-        # The primary keeps the whole segment that the slot is in.
-        segment_bytes = self.facts.profile.wal_segment_size
-        joins_at = Position(where.timeline, segment_start(where.lsn, segment_bytes))
-        if its_end is not None and its_end >= joins_at:
-            bucket.next = its_end
-            commands.append(GoOnAt(bucket.name, its_end))
-        else:
-            bucket.next = None
-            why = f"the link has everything up to {where}"
-            commands.append(SkipTo(bucket.name, where, why))
-        return commands
-
-    def _resolve(self) -> list[Command]:
-        """Tell the link what it misses, and whether the bucket has it."""
-        gap, spill = self._unserved, self.spill
-        if gap is None or spill is None or not spill.link.connected:
-            return []
-        self._unserved = None
-        its_end = spill.bucket.durable
-        if its_end is not None and its_end > (gap.timeline, gap.from_lsn):
-            gap = msgspec.structs.replace(
-                gap,
-                code=str(Code.WAL_IN_BUCKET),
-                available_lsn=its_end.lsn,
-                what=f"it was spilled to the bucket, which has it up to {its_end}",
-            )
-        spill.link.gap = gap
-        return [misses(spill.link), Hole(spill.link.name, gap)]
-
-    def _judge_spill(self, now: float) -> list[Command]:
-        spill = self.spill
-        if spill is None:
-            return []
-        if why := spill.due(now, self.flush_lsn):
-            spill.begin(why)
-            return [Connect(spill.bucket.name)]
-        if spill.is_over(self.flush_lsn):
-            commands: list[Command] = []
-            if spill.begun:
-                fields = {"link_durable": str(spill.link.durable)}
-                commands.append(Say("info", "spilling is over: the link has everything", fields))
-            spill.end()
-            spill.bucket.parted(None, now)
-            return [*commands, Part(spill.bucket.name, "the link keeps up again")]
-        return []
+        return [misses(member), Hole(member.name, gap)]
 
     # --- time -----------------------------------------------------------------------------
 
@@ -471,7 +377,9 @@ class Flow:
 
     def tick(self, now: float) -> list[Command]:
         """Time passed."""
-        commands = [*self._greet_anew(now), *self._judge_spill(now)]
+        commands = self._greet_anew(now)
+        if self.spill is not None:
+            commands += self.spill.judge(now, self.flush_lsn)
         for member in self.members.values():
             if member.aside_until is not None and now >= member.aside_until and member.drained:
                 member.aside_until = None
@@ -523,7 +431,7 @@ class Flow:
         durable = min(known)
         if self.spill is not None:
             # The link alone may have less than the slot passed already.
-            floor = self.facts.slot_restart_lsn if self.facts is not None else None
+            floor = self.spill.floor
             if floor is None or durable.lsn < floor:
                 return None
         first = self._first
@@ -536,6 +444,8 @@ class Flow:
         if self.greeting or acked is None or acked == self._told:
             return []
         self._told = acked
+        if self.spill is not None:
+            self.spill.acknowledged(acked.durable.lsn)
         return [Up(acked)]
 
     def roads(self, name: str) -> tuple[OtherRoad, ...]:

@@ -220,6 +220,19 @@ async def test_an_optional_one_without_room_holds_nobody_for_longer_than_its_bud
     assert [e["destination"] for e in logs if "left behind" in e["event"]] == ["bucket"]
 
 
+async def test_one_that_does_not_answer_holds_up_nobody_who_is_connected_later(run: Run) -> None:
+    async def hang(facts: Facts) -> Accepted:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    run.ends["bucket"].connect = hang  # type: ignore[method-assign]
+    down = LogshipError(Code.APPLIER_UNREACHABLE, "it restarts", retryable=True)
+    run.ends["link"].refusals.append(down)
+    async with asyncio.timeout(10):
+        assert (await run.connect()).position == at(1, S)
+        await run.send_to(S + 1000)
+
+
 async def test_a_required_one_without_room_is_waited_for(run: Run) -> None:
     await run.connect()
     run.ends["link"].free(1000)

@@ -8,14 +8,21 @@ import pytest
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn
-from logship.wal import parse_history
 from shipper.destinations import Accepted, Acked, Rewind
-from shipper.destinations.several_commands import Connect, GoOnAt, Hole, SendHistory, SkipTo, Up
+from shipper.destinations.several_commands import (
+    Command,
+    Connect,
+    GoOnAt,
+    Hole,
+    SendHistory,
+    SkipTo,
+    Up,
+)
 from shipper.destinations.several_flow import Flow
 from shipper.destinations.several_members import Role
 from shipper.destinations.several_spill import SpillRule
 from shipper.destinations.several_turns import TURN_SECONDS
-from tests.support.link_frames import at
+from tests.support.link_frames import at, profile
 from tests.unit.shipper.destinations.several_world import FarEnd, S, World, lost
 
 RULE = SpillRule(after_bytes=20_000, after_seconds=5.0)
@@ -381,6 +388,30 @@ def test_a_shipper_that_starts_anew_in_the_middle_goes_on(link_comes_back: bool)
     assert [gap.code for gap in world.far["link"].gaps[:1]] == ["wal-in-bucket"]
 
 
+def test_after_a_restart_nothing_is_acknowledged_across_what_may_be_a_hole() -> None:
+    world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, SpillRule(100, 0.0))
+    flow, bucket = world.flow, world.flow.members["bucket"]
+    facts = world.facts._replace(flush_lsn=Lsn(9 * S))
+    flow.begin(facts, world.now)
+    link_has = Accepted(at(1, 3 * S), frozenset(), False, 1 << 20, at(1, 3 * S))
+    flow.connected("link", link_has, facts, world.now)
+    flow.accepted()
+    flow.told(facts, world.now)
+    flow.tick(world.now)
+    # Its log has a hole somewhere before that: a former process skipped what was gone.
+    spilled = Accepted(at(1, 8 * S), frozenset(), False, 1 << 20, at(1, 8 * S))
+    commands = flow.connected("bucket", spilled, facts, world.now)
+    commands += flow.acked("bucket", Acked(at(1, 9 * S), at(1, 9 * S), Lsn(0)))
+    told = [each.event for each in commands if isinstance(each, Up)]
+    assert [each for each in told if isinstance(each, Acked) and each.durable > at(1, 3 * S)] == []
+    assert bucket.durable == at(1, 9 * S)
+    # What this process has added goes on from what the link has by then.
+    caught_up = Acked(at(1, 8 * S), at(1, 8 * S), Lsn(0))
+    (up,) = flow.acked("link", caught_up)
+    assert isinstance(up, Up) and isinstance(up.event, Acked)
+    assert up.event.durable == at(1, 9 * S)
+
+
 def test_a_link_that_comes_late_and_has_nothing_yet_needs_a_seed_and_no_spill() -> None:
     world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, RULE)
     world.far["link"] = FarEnd(None)
@@ -407,6 +438,27 @@ def test_without_a_slot_a_spill_goes_on_at_its_own_end() -> None:
     world.flow.members["bucket"].next = None
     facts = world.facts._replace(slot_restart_lsn=Lsn(0))
     assert GoOnAt("bucket", at(1, end)) in world.flow.told(facts, world.now)
+
+
+def test_the_slot_goes_on_though_the_primary_can_not_be_asked_where_it_is() -> None:
+    world = World({"link": Role.REQUIRED, "bucket": Role.SPILL}, RULE)
+    assert world.connect()
+    world.write(3 * S)
+    while world.step():
+        world.harden("link")
+    unknown = world.facts._replace(slot_restart_lsn=None)
+    world.flow.told(unknown, world.now)
+    acked = Acked(at(1, 5 * S), at(1, 5 * S), Lsn(0))
+    assert world.flow.acked("link", acked) == [Up(acked)]
+    # What was acknowledged since counts too: the slot is there by now.
+    back = Accepted(at(1, 4 * S), frozenset(), False, 1 << 20, at(1, 4 * S))
+    world.flow.lost("link", lost(), world.now)
+    commands = world.flow.connected("link", back, unknown, world.now)
+    assert not [each for each in commands if isinstance(each, Up) and isinstance(each.event, Acked)]
+    # Another cluster has another slot.
+    other = unknown._replace(profile=profile(system_identifier=77, wal_segment_size=S))
+    world.flow.told(other, world.now)
+    assert world.flow.acked("link", Acked(at(1, 6 * S), at(1, 6 * S), Lsn(0))) == []
 
 
 def test_an_archive_is_spilled_and_acknowledged_while_its_primary_is_away() -> None:
@@ -560,9 +612,14 @@ def test_a_spill_skips_once_to_the_segment_that_the_primary_has() -> None:
 
 
 def test_a_slot_before_the_switch_is_on_the_old_timeline() -> None:
-    world = on_timeline_two(bucket_at=2 * S, slot=5 * S + 70, fork=9 * S)
-    assert world.flow.spill is not None
-    line = parse_history(2, f"1\t{Lsn(9 * S)}\tno reason\n".encode())
-    assert world.flow.spill.where(2, Lsn(5 * S + 70), line) == at(1, 5 * S + 70)
-    assert world.flow.spill.where(2, Lsn(9 * S + 70), line) == at(2, 9 * S + 70)
-    assert world.flow.spill.where(2, Lsn(5 * S + 70), None) == at(1, 2 * S), "its own end"
+    why = "the link has everything up to "
+
+    def places(slot: int, fork: int) -> list[Command]:
+        spill = on_timeline_two(bucket_at=2 * S, slot=slot, fork=fork).flow.spill
+        assert spill is not None
+        return spill.place()
+
+    old, new = at(1, 5 * S + 70), at(2, 9 * S + 70)
+    assert places(old.lsn, 9 * S) == [SkipTo("bucket", old, f"{why}{old}")]
+    assert places(new.lsn, 9 * S) == [SkipTo("bucket", new, f"{why}{new}")]
+    assert places(old.lsn, 0) == [GoOnAt("bucket", at(1, 2 * S))], "its own end"
