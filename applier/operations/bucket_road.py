@@ -38,6 +38,8 @@ class BucketRoad:
         """Whether the instance is attached to a bucket, and the process reads it."""
         self.wake: Callable[[], None] = lambda: None
         """Tell the reader to ask again what is wanted."""
+        self.hurry: Callable[[], None] = lambda: None
+        """Tell the reader to look at once whether there is more."""
         self._listener: IntakeListener | None = None
         self._link_lost_at = time.monotonic()
         self._failure: LogshipError | None = None
@@ -100,6 +102,7 @@ class BucketRoad:
                 # The look that ends first may have begun before this was asked.
                 for _ in range(2):
                     self._dried.clear()
+                    self.hurry()
                     await self._dried.wait()
         except TimeoutError:
             return f"the bucket may have more: its end was not reached within {seconds:g} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ class Buckets:
             road = self._instances[name].bucket
             road.is_open = True
             self._instances[name].retention.bucket = self._retention
-            road.wake = lambda name=name: self._receiver.wake(name)  # type: ignore[misc]
+            road.wake = partial(self._receiver.wake, name)
+            road.hurry = partial(self._receiver.hurry, name)
         self._receiver.start(self._attached)
 
     async def stop(self) -> None:

@@ -75,6 +75,10 @@ class Follower:
         """Something changed that `is_wanted` tells of."""
         self._events.put_nowait(list)
 
+    def hurry(self) -> None:
+        """Wait for no poll: look now whether there is more."""
+        self._events.put_nowait(lambda: self._cursor.hurry(now()))
+
     def throw(self, error: BaseException) -> None:
         """End `run` with this."""
 

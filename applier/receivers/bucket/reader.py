@@ -119,6 +119,11 @@ class BucketReader:
         if self._follower is not None:
             self._follower.wake()
 
+    def hurry(self) -> None:
+        """Look now whether there is more, rather than with the next poll."""
+        if self._follower is not None:
+            self._follower.hurry()
+
     def order_seed(self, order: SeedOrder) -> None:
         """Seed the instance from the newest seed that can be recovered."""
         self._order = order

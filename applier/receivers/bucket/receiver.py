@@ -61,6 +61,12 @@ class BucketReceiver:
         if reader is not None:
             reader.wake()
 
+    def hurry(self, name: str) -> None:
+        """Look now whether there is more for `name`, rather than with the next poll."""
+        reader = self.readers.get(name)
+        if reader is not None:
+            reader.hurry()
+
     def reader_of(self, name: str, store: ObjectStore, order: SeedOrder) -> BucketReader:
         """For `run_instead`: seeds `name` from another store, hands on the WAL that is there,
         and ends."""

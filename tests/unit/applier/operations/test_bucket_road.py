@@ -62,6 +62,7 @@ async def receiver(
     )
     instance.bucket.is_open = True
     instance.bucket.wake = lambda: made.wake("orders")
+    instance.bucket.hurry = lambda: made.hurry("orders")
     made.start(["orders"])
     yield made
     await made.stop()
