@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class Buckets:
             identities=identities,
         )
         self._orders: set[asyncio.Task[None]] = set()
+        self._ordered: set[str] = set()
+        """Instances for which an order is being looked into, or read from a directory."""
 
     def start(self) -> None:
         for name in self._attached:
@@ -90,7 +93,27 @@ class Buckets:
                 )
             instance.request_seed(why)
             return answer
-        order = SeedOrder(why)
+        with self._one_at_a_time(name) as turn:
+            info = await self._order(instance, SeedOrder(why), source, turn)
+        return answer | {"seed_id": info.begin.seed_id}
+
+    @contextlib.contextmanager
+    def _one_at_a_time(self, name: str) -> Iterator[contextlib.ExitStack]:
+        """One order of an instance: two readers must not feed it at once.  What is given is
+        closed at the end of the order."""
+        if name in self._ordered:
+            raise RefusedError(
+                Code.SEED_FAILED, f"a seed of {name} is ordered already", "wait for it"
+            )
+        self._ordered.add(name)
+        with contextlib.ExitStack() as turn:
+            turn.callback(self._ordered.discard, name)
+            yield turn
+
+    async def _order(
+        self, instance: Instance, order: SeedOrder, source: str, turn: contextlib.ExitStack
+    ) -> SeedInfo:
+        name = instance.name
         if source == BUCKET:
             reader = self._receiver.readers.get(name)
             if reader is None:
@@ -108,7 +131,9 @@ class Buckets:
             task = asyncio.create_task(self._seed_from(name, reader))
             self._orders.add(task)
             task.add_done_callback(self._orders.discard)
-        return answer | {"seed_id": info.begin.seed_id}
+            rest = turn.pop_all()
+            task.add_done_callback(lambda _: rest.close())
+        return info
 
     async def _usable(self, instance: Instance, reader: BucketReader) -> SeedInfo:
         info = await reader.usable_seed()

@@ -30,7 +30,8 @@ RELOOK_SECONDS: Final = 60.0
 """After so long without an answer what stands at the place may have been compacted, and
 removed: a listing tells."""
 HOLE_SECONDS: Final = 10.0
-"""How often to look whether a hole was filled."""
+"""After so long to look whether a hole was filled; then after twice that, and so on."""
+MAX_HOLE_SECONDS: Final = 300.0
 MAX_PAUSE_SECONDS: Final = 30.0
 _PROBE_POLLS: Final = 60
 """Every so many polls that find nothing, one asks for the finished segment instead: a reader may
@@ -109,7 +110,10 @@ class Cursor:
         self._window_bytes = window_bytes
         self._position: Position | None = None
         self._items: dict[str, Item] = {}
-        """By key: what the last listing showed, and was not found to be gone since."""
+        """By key: what the last listing showed from the place on, and was not found to be gone
+        since."""
+        self._in_order: deque[Item] = deque()
+        """The same, and perhaps some that are gone."""
         self._ahead: deque[Item] = deque()
         self._flying: dict[str, Get] = {}
         self._held: dict[str, Arrived] = {}
@@ -121,6 +125,7 @@ class Cursor:
         self._looking = True
         self._looked_at: Place | None = None
         """Where the last listing was made because something was not there."""
+        self._hole_seconds = HOLE_SECONDS
         self._failures = 0
         self._hits = 0
         self._dry_polls = 0
@@ -134,13 +139,20 @@ class Cursor:
             len(arrived.body) for arrived in self._held.values()
         )
 
+    @property
+    def remembered(self) -> int:
+        """How many objects of the last listing are still of interest."""
+        return len(self._items)
+
     # --- events -----------------------------------------------------------------------------
 
     def begin(self, position: Position, items: Sequence[Item], now: float) -> list[Command]:
         """Go on from `position`, with what a listing shows from there on (answers Look)."""
         self._looking = False
-        self._position = position
+        if position != self._position:
+            self._position, self._hole_seconds = position, HOLE_SECONDS
         self._items = {item.key: item for item in items}
+        self._in_order = deque(items)
         self._spent.clear()
         self._answered_at = now
         self.deadline = None
@@ -148,7 +160,7 @@ class Cursor:
         if self.place is None:
             self._ahead.clear()
             first = beyond(items, position)
-            self._look_at(now + HOLE_SECONDS)
+            self._look_again(now)
             return [Dry()] if first is None else [Hole(position, first.place)]
         self._ahead = deque(ahead_of(items, self.place, self._segment_bytes))
         self._forget_passed()
@@ -188,7 +200,7 @@ class Cursor:
         if self._looked_at != self.place:
             self._looked_at = self.place
             return self._look()
-        self._look_at(now + HOLE_SECONDS)
+        self._look_again(now)
         assert self._position is not None
         return [Hole(self._position, later.place)]
 
@@ -224,6 +236,7 @@ class Cursor:
             self._hits += 1
         if position != self._position:
             self._position, self._looked_at, self._dry_polls = position, None, 0
+            self._hole_seconds = HOLE_SECONDS
         self.place = self._following(arrived)
         self._answered_at = now
         if not arrived.get.is_segment:
@@ -377,7 +390,8 @@ class Cursor:
     def _later(self) -> Item | None:
         assert self.place is not None and self._position is not None
         here = max(self.place[:2], tuple(self._position))
-        return beyond(list(self._items.values()), Position(here[0], Lsn(here[1])))
+        there = (item for item in self._in_order if item.key in self._items)
+        return beyond(there, Position(here[0], Lsn(here[1])))
 
     def _look(self) -> list[Command]:
         self._looking = True
@@ -387,6 +401,11 @@ class Cursor:
     def _look_at(self, when: float) -> None:
         self._looking = True
         self.deadline = when
+
+    def _look_again(self, now: float) -> None:
+        """Something is not there, and may come later."""
+        self._look_at(now + self._hole_seconds)
+        self._hole_seconds = min(2 * self._hole_seconds, MAX_HOLE_SECONDS)
 
     def _forget_passed(self) -> None:
         """Let go of what the cursor has gone past."""
@@ -401,6 +420,10 @@ class Cursor:
                 self._drop(key)
         while self._ahead and self._is_passed(self._ahead[0]):
             self._ahead.popleft()
+        while self._in_order and self._is_passed(self._in_order[0]):
+            passed = self._in_order.popleft()
+            if passed.key not in self._flying:
+                self._items.pop(passed.key, None)
 
     def _is_passed(self, item: Item) -> bool:
         assert self.place is not None

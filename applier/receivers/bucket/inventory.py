@@ -89,7 +89,7 @@ def ahead_of(items: Sequence[Item], place: Place, segment_bytes: int) -> list[It
     ]
 
 
-def beyond(items: Sequence[Item], position: Position) -> Item | None:
+def beyond(items: Iterable[Item], position: Position) -> Item | None:
     """The first object that starts behind `position`; None: there is none."""
     here = Place(position.timeline, position.lsn)
     later = (item for item in items if item.place[:2] > here[:2])

@@ -250,12 +250,15 @@ class BucketReader:
         positions = self._intake.positions()
         durable = positions.durable if positions is not None else None
         greeting = await self._aside(lambda: make_hello(contents, durable))
+        if greeting.newest is not None:
+            self._attachment.heard_at = greeting.newest.sent_at
+        succession = Succession(contents, self._attachment, self._reading.threads)
+        await succession.look()
+        # Then without a pause: what the intake says is heard by a follower, or a feed.
         resume = await self._attachment.attach(greeting.hello)
         self._attachment.profile_digest = greeting.profile_digest
         if greeting.newest is not None:
             self._attachment.tell_heard(greeting.newest)
-        succession = Succession(contents, self._attachment, self._reading.threads)
-        await succession.look()
         self._seed_at = now() if resume.seed_wanted else None
         resumes = str(resume.position) if resume.position else "needs a seed"
         log.info("reads a bucket", instance=self.instance, bucket=self.store.name, resume=resumes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -101,8 +100,11 @@ class BucketReceiver:
         self._tasks[name] = asyncio.create_task(reader.run())
 
     async def _stop(self, name: str) -> None:
-        task = self._tasks.pop(name, None)
+        task = self._tasks.get(name)
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])
+            # Not before: who is cancelled here leaves the rest to `stop`.
+            self._tasks.pop(name, None)
+            if not task.cancelled():
+                task.result()

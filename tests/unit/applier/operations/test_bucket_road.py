@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import msgspec
@@ -12,12 +12,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from applier.operations import bucket_road
+from applier.operations.buckets import Buckets
 from applier.operations.instance import Instance
 from applier.operations.state import instance_status
 from applier.receivers.bucket import succession
 from applier.receivers.bucket.receiver import BucketReceiver
 from applier.receivers.seed.placement import SeedPlaced
 from applier.service import Service
+from applier.settings import ApplierSettings
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, SeedBegin
 from logship.lsn import Lsn
@@ -373,6 +375,45 @@ async def test_a_seed_that_a_restart_cut_off_comes_again_from_where_it_came(
     place(instance, "s1")
     resume = await instance.bucket.hello(hello(), Listener())
     assert resume.seed_wanted == (begun_by == "bucket")
+
+
+async def test_of_two_orders_at_once_the_second_is_refused(
+    settings: ApplierSettings, instance: Instance, tmp_path: Path
+) -> None:
+    buckets = Buckets(settings, {"orders": instance})
+
+    def order() -> Awaitable[object]:
+        return buckets.request_seed("orders", "an operator asked", str(tmp_path))
+
+    first, second = await asyncio.gather(order(), order(), return_exceptions=True)
+    assert isinstance(first, LogshipError) and "no complete seed" in first.what
+    assert isinstance(second, LogshipError) and "ordered already" in second.what
+    with pytest.raises(LogshipError, match="no complete seed"):
+        await order()
+    await buckets.stop()
+
+
+async def test_whoever_stops_a_receiver_may_be_cancelled_and_stop_it_again(
+    instance: Instance, receiver: BucketReceiver, store: WatchedStore
+) -> None:
+    ending, end = asyncio.Event(), asyncio.Event()
+
+    async def ends_slowly() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await end.wait()
+
+    receiver._tasks["slow"] = asyncio.create_task(ends_slowly())
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(receiver.stop())
+    await ending.wait()
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    end.set()
+    await receiver.stop()
 
 
 async def test_the_links_word_on_the_primary_counts_while_it_is_there(

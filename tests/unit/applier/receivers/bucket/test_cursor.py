@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from applier.receivers.bucket.cursor import (
     HOLE_SECONDS,
+    MAX_HOLE_SECONDS,
     OVERLAP_BYTES,
     PARALLEL_GETS,
     RELOOK_SECONDS,
@@ -332,9 +333,24 @@ def test_a_listed_object_that_is_gone_when_its_turn_comes_is_looked_for_anew() -
 
 def test_an_empty_bucket_is_listed_rarely() -> None:
     bucket = Bucket()
-    assert kinds(bucket.begin(at(1, S))) == ["Dry"]
-    assert bucket.cursor.deadline == bucket.now + HOLE_SECONDS
-    assert kinds(bucket.cursor.timer(bucket.now + HOLE_SECONDS)) == ["Look"]
+    pause = HOLE_SECONDS
+    for _ in range(8):
+        assert kinds(bucket.begin(at(1, S))) == ["Dry"]
+        assert bucket.cursor.deadline == bucket.now + pause
+        bucket.now += pause
+        assert kinds(bucket.cursor.timer(bucket.now)) == ["Look"]
+        pause = min(2 * pause, MAX_HOLE_SECONDS)
+    assert kinds(bucket.begin(at(1, S + 1))) == ["Dry"]
+    assert bucket.cursor.deadline == bucket.now + HOLE_SECONDS, "it went on elsewhere"
+
+
+def test_of_what_was_listed_only_what_comes_is_remembered() -> None:
+    bucket = Bucket()
+    for number in range(1, 40):
+        bucket.segment(number * S)
+    run(bucket, intake := Intake(at(1, S)))
+    assert intake.position == at(1, 40 * S)
+    assert bucket.cursor.remembered == 0
 
 
 # --- markers and holes ----------------------------------------------------------------------------
@@ -374,6 +390,8 @@ def test_a_hole_is_named_with_where_wal_can_be_had_again_and_watched() -> None:
     assert intake.holes == [Hole(at(1, S + 10), Place(1, Lsn(3 * S)))]
     assert intake.position == at(1, S + 10)
     assert bucket.cursor.deadline == pytest.approx(bucket.now + HOLE_SECONDS)
+    run(bucket, intake)
+    assert bucket.cursor.deadline == pytest.approx(bucket.now + 2 * HOLE_SECONDS)
     bucket.span(S + 10, 2 * S)
     bucket.segment(2 * S)
     run(bucket, intake)
