@@ -3,7 +3,8 @@
 Rooms: `bucket_log` is the end of the log while one connection lasts; `bucket_batches` decides
 what becomes an object, `bucket_uploads` carries several at once and says in order what is
 stored, `bucket_objects` makes them; `bucket_chain` finds the end of the log at start-up,
-`bucket_seeds` writes seeds, `bucket_segments` joins finished segments.
+`bucket_seeds` writes seeds, `bucket_segments` joins finished segments; `bucket_threads` are those
+that wait for the bucket.
 
 Durable is what is stored without a hole before it.  While the bucket is away for a short time
 uploads are tried again and nothing is read again; past that the connection is lost, and the
@@ -54,10 +55,15 @@ from shipper.destinations.bucket_log import BucketLog, Limits
 from shipper.destinations.bucket_objects import BucketObjects, MetAnotherError, PackedWal, Seal
 from shipper.destinations.bucket_seeds import BucketSeeds, PatientStore, SeedTaker
 from shipper.destinations.bucket_segments import BucketSegments
+from shipper.destinations.bucket_threads import RequestThreads
 from shipper.destinations.bucket_wishes import LOOK_SECONDS, ORDER_NAME, SeedWishes
 
 HINT_SECONDS: Final = 10.0
 """How old the remembered end of the log may be: so much a restart has to follow."""
+
+CLOSE_SECONDS: Final = 2.0
+"""For so long a connection that is closed waits for uploads under way.  Those that take longer
+are compared with what comes next, or shipped again by the next process."""
 
 MakeSeedTaker = Callable[[ObjectStore, Keys, Profile], SeedTaker]
 
@@ -125,7 +131,7 @@ class BucketDestination:
         self._hint_file = options.state_directory / "bucket.json"
         self._hint: Remembered | None = None
         self._hint_saved_at = 0.0
-        self._threads = ThreadPoolExecutor(options.uploads_at_once + 3, thread_name_prefix="bucket")
+        self._threads = RequestThreads(options.uploads_at_once + 3)
         self._state_thread = ThreadPoolExecutor(1, thread_name_prefix="bucket-state")
         """State files are written here, one after the other."""
         self._busy: set[asyncio.Future[None]] = set()
@@ -236,6 +242,8 @@ class BucketDestination:
         self._segments.stop()
         if self._hint_due:
             self._save_hint()
+        if self._busy:
+            await asyncio.wait(self._busy, timeout=CLOSE_SECONDS)
         await self._write_state(lambda: None)  # what was given to be written before is written
 
     # --- sending --------------------------------------------------------------------------

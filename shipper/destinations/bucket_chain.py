@@ -174,12 +174,16 @@ def _beyond(store: ObjectStore, keys: Keys, place: Place) -> dict[Place, Head]:
 
 def _last_led_to(store: ObjectStore, keys: Keys, timeline: int) -> int:
     """Where the seed starts that the timeline's last marker of a seed names, or 0."""
-    # Nothing but a marker has no body, and markers stay.
-    listing = store.listing(keys.wal_of(timeline))
-    for key in reversed([each.key for each in listing if not each.size_bytes]):
+    # Nothing but a marker has no body, and markers stay.  What is not ours is left alone.
+    places = []
+    for each in store.listing(keys.wal_of(timeline)):
+        if not each.size_bytes:
+            with contextlib.suppress(ValueError):
+                places.append(Place.parse(each.key.removeprefix(keys.all_wal)))
+    for place in reversed(places):
+        key = keys.wal(place)
         found = store.describe(key)
         if found is not None:
-            place = Place.parse(key.removeprefix(keys.all_wal))
             marker = read_head(found.metadata, place, f"{store.name}: {key}").marker
             if marker is not None and marker.kind == "seed":
                 return marker.lsn

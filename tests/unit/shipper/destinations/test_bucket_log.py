@@ -86,6 +86,7 @@ async def test_a_restart_wants_a_seed_while_the_one_that_the_log_leads_to_is_unf
     await shipping.close()
     if not remembers:
         (rig.state / "bucket.json").unlink()
+        rig.store.real.put(f"{KEYS.all_seeds}zzz/strange", b"")
     again = Shipping(rig)
     accepted = await again.connect()
     assert accepted.position == at(1, 7 * S + 500)
