@@ -460,6 +460,9 @@ class SeveralDestinations:
                 failures.append(error)
                 if isinstance(frame, SeedBegin):
                     seeds.refused(name, error.what)
+            else:
+                if isinstance(frame, SeedBegin):
+                    seeds.began(name)
         if failures and len(failures) == len(names):
             raise failures[0]
 
