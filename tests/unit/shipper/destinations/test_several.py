@@ -446,10 +446,15 @@ async def test_one_that_comes_back_before_it_is_given_a_seed_is_still_given_it(r
 
 
 async def test_what_became_of_a_seed_is_heard_after_a_new_connection(run: Run) -> None:
-    await run.connect()
-    run.destination._tell_up(SeedFinished("one", ""))
     await run.destination.connect(run.facts)
-    await until(lambda: run.heard(SeedFinished), "the word of it")
+    run.ends["bucket"].want_seed("the newest is old")
+    assert isinstance(await run.destination.next_event(), SeedWanted)
+    begin = SeedBegin(seed_id="one", timeline=1, start_lsn=S, estimated_bytes=0)
+    await run.destination.send_seed(begin, b"")
+    await run.destination.send_seed(SeedEnd(seed_id="one", sequence=0, timeline=1, end_lsn=S), b"")
+    await until(lambda: not run.destination._seeds.targets, "the bucket has it")
+    await run.connect()
+    await until(lambda: run.heard(SeedFinished), "the word of it", 5.0)
 
 
 async def test_one_that_can_not_begin_with_a_seed_is_not_waited_for(run: Run) -> None:
