@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 from logship import __version__
@@ -70,6 +71,17 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
     except Exception as error:
         return _failed(_internal_error(program, error), as_json=as_json)
     return int(code)
+
+
+def add_config_argument(parser: argparse.ArgumentParser, default: Path) -> None:
+    """`--config`, the same in every command that reads a settings file."""
+    parser.add_argument(
+        "--config",
+        metavar="F",
+        type=Path,
+        default=default,
+        help="settings file (default: %(default)s)",
+    )
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:

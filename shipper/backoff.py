@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 import time
 
+REMIND_SECONDS = 60.0
+_MAX_REMEMBERED = 256
+
 
 class Backoff:
     """Seconds to wait before each next try: doubling to a cap, with jitter.
@@ -23,16 +26,18 @@ class Backoff:
 
 
 class Reminder:
-    """Whether a failure is worth a line in the log: when it is new, and once a minute."""
+    """Whether a failure is worth a line in the log: each when it is new, and once a minute."""
 
-    def __init__(self, every_seconds: float = 60.0) -> None:
+    def __init__(self, every_seconds: float = REMIND_SECONDS) -> None:
         self._every_seconds = every_seconds
-        self._said = ""
-        self._said_at = 0.0
+        self._said_at: dict[str, float] = {}
 
     def due(self, what: str) -> bool:
         now = time.monotonic()
-        if what == self._said and now - self._said_at < self._every_seconds:
+        said_at = self._said_at.get(what)
+        if said_at is not None and now - said_at < self._every_seconds:
             return False
-        self._said, self._said_at = what, now
+        if len(self._said_at) >= _MAX_REMEMBERED:
+            self._said_at.clear()
+        self._said_at[what] = now
         return True

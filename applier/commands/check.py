@@ -22,7 +22,7 @@ from applier.settings import DEFAULT_SETTINGS_FILE, ApplierSettings, load_applie
 from applier.standby.layout import check_socket_path
 from logship.applier_client import ApplierClient
 from logship.checks import Check, check_directory, fail, failed, ok, show, warn
-from logship.commandline import add_json_argument
+from logship.commandline import add_config_argument, add_json_argument
 from logship.errors import Code, LogshipError
 from logship.logs import set_up_logs
 from logship.postgres.run_as import RunAs
@@ -30,13 +30,7 @@ from logship.settings_network import parse_tcp_endpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        metavar="F",
-        type=Path,
-        default=DEFAULT_SETTINGS_FILE,
-        help="settings file (default: %(default)s)",
-    )
+    add_config_argument(parser, DEFAULT_SETTINGS_FILE)
     add_json_argument(parser)
 
 

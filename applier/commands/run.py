@@ -6,20 +6,14 @@ SIGTERM and SIGINT stop the applier; the standbys go on and are adopted at the n
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from applier.settings import DEFAULT_SETTINGS_FILE, load_applier_settings
+from logship.commandline import add_config_argument
 from logship.errors import ExitCode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        metavar="F",
-        type=Path,
-        default=DEFAULT_SETTINGS_FILE,
-        help="settings file (default: %(default)s)",
-    )
+    add_config_argument(parser, DEFAULT_SETTINGS_FILE)
 
 
 def run(args: argparse.Namespace) -> int:

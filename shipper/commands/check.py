@@ -23,7 +23,7 @@ from logship.checks import (
     show,
     warn,
 )
-from logship.commandline import add_json_argument
+from logship.commandline import add_config_argument, add_json_argument
 from logship.errors import LogshipError
 from logship.logs import set_up_logs
 from shipper.settings import (
@@ -40,13 +40,7 @@ LINK_TIMEOUT_SECONDS: Final = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        metavar="F",
-        type=Path,
-        default=DEFAULT_SETTINGS_FILE,
-        help="settings file (default: %(default)s)",
-    )
+    add_config_argument(parser, DEFAULT_SETTINGS_FILE)
     add_json_argument(parser)
 
 

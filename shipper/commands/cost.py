@@ -8,10 +8,9 @@ prices built in: give those of whom you buy from.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, Final
 
-from logship.commandline import add_json_argument, print_json
+from logship.commandline import add_config_argument, add_json_argument, print_json
 from logship.errors import Code, ExitCode, UsageError
 from shipper.commands.cost_estimate import (
     Plan,
@@ -33,13 +32,7 @@ _HOURS_PER_MONTH: Final = 730.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        metavar="F",
-        type=Path,
-        default=DEFAULT_SETTINGS_FILE,
-        help="settings file (default: %(default)s)",
-    )
+    add_config_argument(parser, DEFAULT_SETTINGS_FILE)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--wal-mb-per-hour", metavar="N", type=_number, help="ask no primary")
     source.add_argument(

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from logship.commandline import add_config_argument
 from logship.errors import ExitCode
 from shipper.settings import DEFAULT_SETTINGS_FILE, load_shipper_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        metavar="F",
-        type=Path,
-        default=DEFAULT_SETTINGS_FILE,
-        help="settings file (default: %(default)s)",
-    )
+    add_config_argument(parser, DEFAULT_SETTINGS_FILE)
     parser.add_argument(
         "--take-over",
         action="store_true",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from logship import durable
-from logship.commandline import add_json_argument, print_json
+from logship.commandline import add_config_argument, add_json_argument, print_json
 from logship.errors import Code, ExitCode, LogshipError, UsageError
 from shipper.settings import DEFAULT_SETTINGS_FILE, load_shipper_settings
 
@@ -21,13 +21,7 @@ _POLL_SECONDS: Final = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        metavar="F",
-        type=Path,
-        default=DEFAULT_SETTINGS_FILE,
-        help="settings file (default: %(default)s)",
-    )
+    add_config_argument(parser, DEFAULT_SETTINGS_FILE)
     parser.add_argument(
         "--wait",
         metavar="S",

@@ -27,6 +27,7 @@ from logship.frames import (
 )
 from logship.objects import Bytes, Described, Fetched, NotDeleted, ObjectInfo, ObjectStore
 from shipper.backoff import Backoff
+from shipper.destinations.changes import Change
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,7 @@ class BucketSeeds:
         self._window_bytes = window_bytes
         self._queue: deque[tuple[SeedFrame, Payload]] = deque()
         self._queued_bytes = 0
-        self._changed = asyncio.Event()
+        self._changed = Change()
         self._task: asyncio.Task[None] | None = None
         self._at_work: asyncio.Future[None] | None = None
         """What a thread does; it goes on when its task is cancelled."""
@@ -83,14 +84,14 @@ class BucketSeeds:
     async def add(self, frame: SeedChunk | SeedEnd, payload: Payload) -> None:
         """The next part, once there is room.  Raises LogshipError(SEED_FAILED)."""
         while self._queued_bytes >= self._window_bytes and self._is_current(frame.seed_id):
-            await self._wait()
+            await self._changed.wait()
         if not self._is_current(frame.seed_id):
             raise self._failure or LogshipError(
                 Code.SEED_FAILED, "the seed was given up", retryable=True
             )
         self._queue.append((frame, payload))
         self._queued_bytes += len(payload)
-        self._notify()
+        self._changed.happened()
 
     def abort(self, frame: SeedAborted) -> None:
         """Its maker gives it up."""
@@ -98,7 +99,7 @@ class BucketSeeds:
             self._queue.clear()
             self._queued_bytes = 0
             self._queue.append((frame, b""))
-            self._notify()
+            self._changed.happened()
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -139,11 +140,11 @@ class BucketSeeds:
         """Until the seed's end, or (False) until its maker gives it up."""
         while True:
             while not self._queue:
-                await self._wait()
+                await self._changed.wait()
             frame, payload = self._queue.popleft()
             await self._in_thread(partial(taker.take, frame, payload))
             self._queued_bytes -= len(payload)
-            self._notify()
+            self._changed.happened()
             if isinstance(frame, SeedEnd | SeedAborted):
                 return isinstance(frame, SeedEnd)
 
@@ -156,17 +157,8 @@ class BucketSeeds:
         self._queue.clear()
         self._queued_bytes = 0
         self._failure = LogshipError(Code.SEED_FAILED, error.what, error.hint, retryable=True)
-        self._notify()
+        self._changed.happened()
         self._on_finished(seed_id, error.what)
-
-    async def _wait(self) -> None:
-        # Several may wait: each looks for itself when anything has changed.
-        changed = self._changed
-        await changed.wait()
-
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
 
 
 class PatientStore:

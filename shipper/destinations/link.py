@@ -47,6 +47,7 @@ from shipper.destinations import (
     SeedFinished,
     SeedWanted,
 )
+from shipper.destinations.changes import Change
 from shipper.destinations.link_seeds import LinkSeeds
 
 log = structlog.get_logger(__name__)
@@ -61,25 +62,6 @@ class ShipperIdentity(NamedTuple):
     shipper_id: str
     boot_id: str
     protection: str
-
-
-class _Change:
-    """What several may wait for, each looking for itself afterwards."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._waiters: list[asyncio.Future[None]] = []
-
-    async def wait(self) -> None:
-        waiter = self._loop.create_future()
-        self._waiters.append(waiter)
-        await waiter
-
-    def happened(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 class LinkDestination:
@@ -110,9 +92,9 @@ class LinkDestination:
         self._events: deque[DestinationEvent] = deque()
         self._acked: Acked | None = None
         self.on_acked: Callable[[Acked], None] | None = None
-        self._told = _Change()
+        self._told = Change()
         """For `next_event`."""
-        self._changed = _Change()
+        self._changed = Change()
         """For `room` and `send_seed`."""
         self._greeting: asyncio.Future[Accepted] | None = None
         self._seeds = LinkSeeds()

@@ -31,6 +31,7 @@ from shipper.destinations import (
     SeedFinished,
     SeedWanted,
 )
+from shipper.destinations.changes import Change
 from shipper.destinations.several_commands import (
     Command,
     Connect,
@@ -103,8 +104,8 @@ class SeveralDestinations:
         self._facts: Facts | None = None
         self._events: deque[DestinationEvent] = deque()
         self._acked: Acked | None = None
-        self._changed = asyncio.Event()
-        """Set whenever `room` or `next_event` may have something new."""
+        self._changed = Change()
+        """`room` or `next_event` may have something new."""
         self._ended: LogshipError | None = _closed()
         self._stopped_by = ""
         """The member that stopped all: the others are not used before it accepts again."""
@@ -160,7 +161,7 @@ class SeveralDestinations:
     async def _first_answers(self, firsts: Sequence[asyncio.Future[LogshipError | None]]) -> None:
         """Until one is connected, at whichever try, and a moment longer, or all have failed."""
         while self._bug is None and self._flow.is_alone and not all(each.done() for each in firsts):
-            await self._wait()
+            await self._changed.wait()
         if self._bug is not None:
             raise self._bug
         if pending := {each for each in firsts if not each.done()}:
@@ -185,7 +186,7 @@ class SeveralDestinations:
             await work()
         except Exception as error:
             self._bug = error
-            self._changed.set()
+            self._changed.happened()
             if first is not None and not first.done():
                 first.set_result(None)
 
@@ -275,7 +276,7 @@ class SeveralDestinations:
     async def close(self, reason: str) -> None:
         await self._stop()
         self._ended = _closed()
-        self._changed.set()
+        self._changed.happened()
         await self._close_all(reason)
 
     async def _close_all(self, reason: str) -> None:
@@ -312,7 +313,7 @@ class SeveralDestinations:
                         self._partings[name] = asyncio.create_task(self._part(name, task, why))
                 case _:
                     self._do_to_member(command)
-        self._changed.set()
+        self._changed.happened()
 
     def _do_to_member(self, command: GoOnAt | SkipTo | Hole | SendHistory) -> None:
         destination = self._destinations[command.name]
@@ -342,7 +343,7 @@ class SeveralDestinations:
             self._acked = event
         else:
             self._events.append(event)
-        self._changed.set()
+        self._changed.happened()
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -384,7 +385,7 @@ class SeveralDestinations:
                 await _leave_at_once()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(TICK_SECONDS):
-                        await self._wait()
+                        await self._changed.wait()
                 continue
             asked: set[str] = set()
             for member in members:
@@ -463,6 +464,9 @@ class SeveralDestinations:
                 failures.append(error)
                 if isinstance(frame, SeedBegin):
                     seeds.refused(name, error.what)
+            else:
+                if isinstance(frame, SeedBegin):
+                    seeds.began(name)
         if failures and len(failures) == len(names):
             raise failures[0]
 
@@ -477,14 +481,7 @@ class SeveralDestinations:
                 return acked
             if self._events:
                 return self._events.popleft()
-            await self._wait()
-
-    async def _wait(self) -> None:
-        # Several may wait: each looks for itself when anything has changed.
-        changed = self._changed
-        await changed.wait()
-        if self._changed is changed:
-            self._changed = asyncio.Event()
+            await self._changed.wait()
 
     def _check_open(self) -> None:
         if self._ended is not None:

@@ -19,6 +19,8 @@ class SeveralSeeds:
         self._wants: dict[str, str] = {}
         self._told: set[str] = set()
         """Whose wish was passed on."""
+        self._began: set[str] = set()
+        """Who was given the beginning of the seed."""
         self._doubtful: set[str] = set()
 
     @property
@@ -45,6 +47,7 @@ class SeveralSeeds:
         """The members that the seed goes to: without a wish, all."""
         self.seed_id = seed_id
         self.failure = ""
+        self._began.clear()
         self._doubtful.clear()
         names = list(all_members)
         self.targets = [name for name in names if name in self._wants] or names
@@ -56,6 +59,10 @@ class SeveralSeeds:
         self.seed_id = ""
         self.targets = []
 
+    def began(self, name: str) -> None:
+        """The member was given the beginning of the seed."""
+        self._began.add(name)
+
     def refused(self, name: str, why: str) -> None:
         """The member can't begin with it, and will say nothing of it."""
         if name in self.targets:
@@ -65,7 +72,7 @@ class SeveralSeeds:
     def doubt(self, name: str) -> None:
         """The member takes no seed any more: that it has said what became of it, or soon will,
         is to be expected."""
-        if name in self.targets:
+        if name in self.targets and name in self._began:
             self._doubtful.add(name)
 
     def settle_doubts(self) -> SeedFinished | None:

@@ -166,6 +166,19 @@ class PrimaryQueries:
             int(timeline, 16) if timeline else 0,
         )
 
+    async def primary_state(self) -> PrimaryState:
+        """`state` of a primary.  Raises PRIMARY_NOT_READY (retryable) too: it is a standby."""
+        state = await self.state()
+        if state.in_recovery:
+            raise LogshipError(
+                Code.PRIMARY_NOT_READY,
+                "the server that conninfo leads to is a standby",
+                "name all hosts in conninfo with target_session_attrs=read-write, "
+                "then Logship finds the primary by itself",
+                retryable=True,
+            )
+        return state
+
     async def close(self) -> None:
         """Let go of the connection; a question that waits on it fails."""
         connection, self._connection = self._connection, None

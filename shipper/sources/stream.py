@@ -25,7 +25,7 @@ from logship.postgres.replication import (
 from logship.wal import History, parse_history, segment_end
 from shipper.sources import HistoryFile, Observation, SourceEvent, SourceIdentity, WalBytes
 from shipper.sources.plan import StreamFrom, plan_start, plan_successor, reportable
-from shipper.sources.primary import PrimaryQueries, PrimaryState
+from shipper.sources.primary import PrimaryQueries
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +95,7 @@ class StreamSource:
         return self._identity
 
     async def reserve(self) -> None:
-        slot = (await self._primary_state()).slot
+        slot = (await self._queries.primary_state()).slot
         if slot is not None and slot.wal_status != "lost":
             return
         if slot is None and not self._create_slot:
@@ -224,7 +224,7 @@ class StreamSource:
         that of a server before the one that `connection` gives WAL of.
         """
         system = await connection.identify_system()
-        state = await self._primary_state()
+        state = await self._queries.primary_state()
         profile = await self._queries.profile()
         if system.system_identifier != profile.system_identifier:
             raise LogshipError(
@@ -236,18 +236,6 @@ class StreamSource:
         await self._learn_history(connection, system.timeline)
         self._flush_lsn = Lsn(max(system.flush_lsn, state.flush_lsn))
         return SourceIdentity(profile, system.timeline, self._flush_lsn)
-
-    async def _primary_state(self) -> PrimaryState:
-        state = await self._queries.state()
-        if state.in_recovery:
-            raise LogshipError(
-                Code.PRIMARY_NOT_READY,
-                "the server that conninfo leads to is a standby",
-                "name all hosts in conninfo with target_session_attrs=read-write, "
-                "then Logship finds the primary by itself",
-                retryable=True,
-            )
-        return state
 
     async def _same_as_opened(
         self, connection: ReplicationConnection, opened: SourceIdentity
@@ -314,7 +302,7 @@ class StreamSource:
         except LogshipError as error:
             # One code for a slot that was dropped and one that was invalidated: only the
             # second means that WAL is gone.
-            if error.code == Code.SLOT_LOST and (await self._primary_state()).slot is None:
+            if error.code == Code.SLOT_LOST and (await self._queries.primary_state()).slot is None:
                 raise self._slot_missing() from error
             raise
         self._streaming = plan

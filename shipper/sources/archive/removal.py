@@ -14,12 +14,12 @@ from logship import durable
 from logship.errors import LogshipError
 from logship.lsn import Position
 from logship.wal import WalLine
+from shipper.backoff import REMIND_SECONDS, Reminder
 from shipper.sources.archive import files
 from shipper.sources.archive.line import removable
 from shipper.sources.archive.memory import Memory
 from shipper.sources.archive.names import Partial, Segment, parse
 from shipper.sources.archive.watching import Outbox
-from shipper.sources.archive.words import REMIND_SECONDS, Words
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ class Removal:
         self._due = asyncio.Event()
         self._left: dict[str, float] = {}
         """What could not be removed, and until when (monotonic) it is not worth another try."""
-        self._words = Words()
+        self._reminder = Reminder()
 
     def acknowledged(self, position: Position) -> None:
         if position != self._durable:
@@ -84,7 +84,7 @@ class Removal:
             try:
                 await self._round()
             except OSError as error:
-                if self._words.due(str(error)):
+                if self._reminder.due(str(error)):
                     log.error("can't note what was shipped", error=str(error))
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -132,7 +132,7 @@ class Removal:
             if isinstance(outcome, LogshipError):
                 outbox.conflicts[name] = outcome
                 self._conflict()
-            elif self._words.due(outcome):
+            elif self._reminder.due(outcome):
                 log.error("can't remove a shipped file from the outbox", name=name, why=outcome)
 
     def _remove_files(self, names: list[str]) -> list[LogshipError | str | None]:

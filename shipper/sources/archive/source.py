@@ -18,14 +18,14 @@ from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from logship.postgres.replication import ReplicationConnection
 from logship.wal import History, WalLine, history_name, segment_start
+from shipper.backoff import Reminder
 from shipper.sources import HistoryFile, Observation, SourceEvent, SourceIdentity, WalBytes
 from shipper.sources.archive import files
 from shipper.sources.archive.line import Piece, choose_line, is_later_there, next_piece
 from shipper.sources.archive.removal import Removal, load_memory
 from shipper.sources.archive.watching import Outbox
-from shipper.sources.archive.words import Words
 from shipper.sources.plan import plan_start
-from shipper.sources.primary import PrimaryQueries, PrimaryState
+from shipper.sources.primary import PrimaryQueries
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +74,7 @@ class ArchiveSource:
         self._directory = outbox
         self._outbox: Outbox | None = None
         self._changed = asyncio.Event()
-        self._words = Words()
+        self._reminder = Reminder()
         self._profile = last_profile
         self._timeline = last_timeline
         self._reachable = False
@@ -112,13 +112,13 @@ class ArchiveSource:
         await self._queries.close()
         self._is_back = False
         try:
-            state = await self._primary_state()
+            state = await self._queries.primary_state()
             self._profile = await self._queries.profile()
         except LogshipError as error:
             self._reachable = False
             if self._profile is None:
                 raise
-            if self._words.due(error.what):
+            if self._reminder.due(error.what):
                 log.warning(
                     "the primary does not answer; what is in the outbox is shipped all the same",
                     **error.as_dict(),
@@ -159,17 +159,17 @@ class ArchiveSource:
                     outbox.learn_history(system.timeline, content)
         except (LogshipError, TimeoutError) as error:
             why = str(error) or "no answer"
-            if self._words.due(why):
+            if self._reminder.due(why):
                 name = history_name(self._timeline)
                 log.warning("the primary does not give its history", name=name, why=why)
 
     async def reserve(self) -> None:
         """An archiver keeps its WAL by itself; but a seed needs the primary."""
-        await self._primary_state()
+        await self._queries.primary_state()
 
     async def observe(self) -> Observation:
         try:
-            state = await self._primary_state()
+            state = await self._queries.primary_state()
             profile = await self._queries.profile()
         except LogshipError:
             self._reachable = False
@@ -182,18 +182,6 @@ class ArchiveSource:
             self._timeline = state.timeline
             self._changed.set()
         return Observation(profile, "", "", None)
-
-    async def _primary_state(self) -> PrimaryState:
-        state = await self._queries.state()
-        if state.in_recovery:
-            raise LogshipError(
-                Code.PRIMARY_NOT_READY,
-                "the server that conninfo leads to is a standby",
-                "name all hosts in conninfo with target_session_attrs=read-write, "
-                "then Logship finds the primary by itself",
-                retryable=True,
-            )
-        return state
 
     async def _open_outbox(self) -> Outbox:
         if self._outbox is None:
@@ -324,7 +312,7 @@ class ArchiveSource:
         try:
             data = await asyncio.to_thread(self._file.read, offset, max_bytes)
         except (OSError, files.NotWholeError) as error:
-            if self._words.due(f"{self._file.name}: {error}"):
+            if self._reminder.due(f"{self._file.name}: {error}"):
                 log.error(
                     "a file in the outbox can't be read",
                     name=self._file.name,

@@ -22,13 +22,13 @@ import structlog
 from logship.errors import LogshipError
 from logship.lsn import Lsn
 from logship.wal import History, WalLine, history_name, parse_history, segment_start
+from shipper.backoff import Reminder
 from shipper.sources.archive import files
 from shipper.sources.archive.index import Index
 from shipper.sources.archive.line import Piece
 from shipper.sources.archive.memory import Given, Look, Memory
 from shipper.sources.archive.notices import Notices
 from shipper.sources.archive.settling import Settling
-from shipper.sources.archive.words import Words
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ class Outbox:
         self._notices = Notices(wake)
         self._settling = Settling()
         self._rescan_seconds = rescan_seconds
-        self._words = Words()
+        self._reminder = Reminder()
         self._strangers_said = 0
         self._doubtful: set[str] = set()
         """Given out once, and written or made again since."""
@@ -214,7 +214,7 @@ class Outbox:
             return seen, index
 
     def _out_of_reach(self, error: OSError) -> None:
-        if self._words.due(f"outbox: {error.strerror}"):
+        if self._reminder.due(f"outbox: {error.strerror}"):
             log.error(
                 "the outbox can't be used",
                 outbox=str(self.directory),
@@ -355,17 +355,17 @@ class Outbox:
     def _not_usable(self, name: str, error: Exception) -> None:
         """It may be on its way; if not, somebody should know."""
         if isinstance(error, LogshipError):
-            if self._words.due(f"{name}: {error.code}"):
+            if self._reminder.due(f"{name}: {error.code}"):
                 log.error("a file in the outbox can't be used", name=name, **error.as_dict())
         elif isinstance(error, OSError):
-            if self._words.due(f"{name}: {error.strerror}"):
+            if self._reminder.due(f"{name}: {error.strerror}"):
                 log.error(
                     "a file in the outbox can't be read",
                     name=name,
                     error=error.strerror or str(error),
                     hint="the shipper has to run as the server's account, or in its group",
                 )
-        elif self._words.due(f"{name}: {error}"):
+        elif self._reminder.due(f"{name}: {error}"):
             log.warning("a file in the outbox is not what its name says", name=name, why=str(error))
 
 

@@ -428,6 +428,7 @@ def test_the_same_failure_is_said_once_a_minute_and_a_new_one_at_once() -> None:
     assert reminder.due("down")
     assert not reminder.due("down")
     assert reminder.due("refused")
+    assert not reminder.due("down"), "nor when the two take turns"
     assert all(Reminder(0).due("down") for _ in range(2))
 
 

@@ -424,11 +424,40 @@ async def test_a_seed_whose_end_a_member_never_says_holds_up_no_later_one(run: R
     await until(lambda: len(run.heard(SeedWanted)) == 2, "the link's wish")
 
 
-async def test_what_became_of_a_seed_is_heard_after_a_new_connection(run: Run) -> None:
+async def test_one_that_comes_back_before_it_is_given_a_seed_is_still_given_it(run: Run) -> None:
     await run.connect()
-    run.destination._tell_up(SeedFinished("one", ""))
+    link_may_begin = asyncio.Event()
+    send_seed = run.ends["link"].send_seed
+
+    async def patient(frame: Any, payload: Any) -> None:
+        await link_may_begin.wait()
+        await send_seed(frame, payload)
+
+    run.ends["link"].send_seed = patient  # type: ignore[method-assign]
+    begin = SeedBegin(seed_id="one", timeline=1, start_lsn=S, estimated_bytes=0)
+    sending = asyncio.create_task(run.destination.send_seed(begin, b""))
+    run.ends["bucket"].cut()
+    await until(lambda: run.ends["bucket"].connects == 2, "it is back")
+    ticked = len(run.ends["bucket"].told)
+    await until(lambda: len(run.ends["bucket"].told) > ticked + 2, "time passes")
+    link_may_begin.set()
+    await sending
+    await run.destination.send_seed(SeedEnd(seed_id="one", sequence=0, timeline=1, end_lsn=S), b"")
+    await until(lambda: run.heard(SeedFinished), "both have it")
+    assert run.heard(SeedFinished) == [SeedFinished("one", "")]
+    assert run.ends["bucket"].seeds_done == ["one"]
+
+
+async def test_what_became_of_a_seed_is_heard_after_a_new_connection(run: Run) -> None:
     await run.destination.connect(run.facts)
-    await until(lambda: run.heard(SeedFinished), "the word of it")
+    run.ends["bucket"].want_seed("the newest is old")
+    assert isinstance(await run.destination.next_event(), SeedWanted)
+    begin = SeedBegin(seed_id="one", timeline=1, start_lsn=S, estimated_bytes=0)
+    await run.destination.send_seed(begin, b"")
+    await run.destination.send_seed(SeedEnd(seed_id="one", sequence=0, timeline=1, end_lsn=S), b"")
+    await until(lambda: not run.destination._seeds.targets, "the bucket has it")
+    await run.connect()
+    await until(lambda: run.heard(SeedFinished), "the word of it", 5.0)
 
 
 async def test_one_that_can_not_begin_with_a_seed_is_not_waited_for(run: Run) -> None:
