@@ -204,6 +204,18 @@ async def test_wal_that_nothing_needs_goes(instance: Instance, listener: Listene
     assert instance.opened_store.start == (1, later - later % S)
 
 
+async def test_without_a_server_the_standby_before_the_last_seed_goes_at_once(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    for seed_id in ("aa", "bb"):
+        await give(instance, frames(seed_id))
+    old = instance.incarnation_directory / "data.old"
+    await until(lambda: not old.exists(), "the old one is gone")
+    answer = await instance.retention.run(dry_run=True)
+    assert answer["parts"]["store"]["held"] is None
+
+
 async def test_a_promoted_instance_keeps_everything(instance: Instance, listener: Listener) -> None:
     await instance.hello(hello(), listener)
     await instance.fence("promotion")
