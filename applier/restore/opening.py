@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import structlog
+
 from applier.restore.sources import Archive, Sources, open_sources
 from applier.restore.window import Heard
+from applier.retention.leases import HeldLease
 from applier.settings import ApplierSettings, BucketSettings
 from logship.applier_client import ApplierClient
 from logship.errors import Code, LogshipError, UsageError
@@ -20,6 +23,8 @@ from logship.settings_bucket import parse_bucket_url
 
 _MICROSECONDS: Final = 1_000_000
 
+log = structlog.get_logger(__name__)
+
 
 class Places(NamedTuple):
     """What a command's options say of where things are kept."""
@@ -30,6 +35,29 @@ class Places(NamedTuple):
     identity_files: Sequence[Path] = ()
     seed_directories: Sequence[Path] = ()
     timeline: int | None = None
+
+
+def hold_and_open(
+    settings: ApplierSettings, name: str, places: Places, spool_directory: Path
+) -> Sources:
+    """As `open_from_settings`, for a restore: this machine's retention leaves all of it alone
+    until `close`.  Where that can't be arranged, as for a user who may not write there, the
+    sources' `lease` is None."""
+    check_instance_name(name)
+    try:
+        # First: what is found afterwards stays.
+        lease = HeldLease.take(_instance_directory(settings, name))
+    except OSError as error:
+        log.warning("retention is not told of this restore", error=str(error))
+        lease = None
+    try:
+        sources = open_from_settings(settings, name, places, spool_directory)
+    except BaseException:
+        if lease is not None:
+            lease.release()
+        raise
+    sources.lease = lease
+    return sources
 
 
 def open_from_settings(
@@ -49,7 +77,7 @@ def open_from_settings(
     identities = Identities(files)
     return open_sources(
         name,
-        settings.directory / "instances" / name,
+        _instance_directory(settings, name),
         spool_directory,
         bucket=Archive(open_store(bucket), identities) if bucket is not None else None,
         seed_places=[
@@ -59,6 +87,10 @@ def open_from_settings(
         timeline=places.timeline,
         heard=_heard_by_applier(settings, name),
     )
+
+
+def _instance_directory(settings: ApplierSettings, name: str) -> Path:
+    return settings.directory / "instances" / name
 
 
 def _bucket_settings(settings: ApplierSettings, name: str, places: Places) -> BucketSettings | None:

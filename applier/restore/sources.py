@@ -20,6 +20,7 @@ from applier.restore.records import Records
 from applier.restore.seeds import SeedChoice, find_seeds
 from applier.restore.spool import Spool
 from applier.restore.window import Heard, Window, make_window, nothing_kept
+from applier.retention.leases import HeldLease, Lease
 from applier.store import Store
 from applier.store.commit_times import FILE_NAME, CommitTimes, Times
 from logship.bucket.keys import Keys
@@ -67,6 +68,8 @@ class Sources:
         """The line of descent that restores follow."""
         self.seeds = seeds
         self.spool = spool
+        self.lease: HeldLease | None = None
+        """Keeps retention away from it."""
         self._heard = heard
 
     @property
@@ -80,7 +83,18 @@ class Sources:
             raise nothing_kept(self.name, self.kept, self.seeds)
         return window
 
+    def hold_only(self, seed: SeedChoice) -> None:
+        """From now on nothing before this seed is needed."""
+        info = seed.info
+        # Where it can't be said, everything stays held.
+        with contextlib.suppress(OSError):
+            if self.lease is not None:
+                self.lease.narrow(Lease(info.timeline, info.start_lsn, info.begin.seed_id))
+
     def close(self) -> None:
+        if self.lease is not None:
+            self.lease.release()
+            self.lease = None
         if self.kept.store is not None:
             self.kept.store.close()
         if self.spool is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from applier.retention.plan import Group, Need, Piece, Seed, needs_of_seeds, plan_wal
@@ -37,12 +37,14 @@ def retain_bucket(
     rules: Rules,
     *,
     needs: Sequence[Need] = (),
+    in_use: Collection[str] = (),
     identities: Opens = PLAIN,
     dry_run: bool,
 ) -> BucketParts:
     """Remove what neither the window, nor a seed that stays, nor `needs` needs.
 
-    needs: of those who read the bucket, as far as they are known.  Seeds go first, so that what
+    needs: of those who read the bucket, as far as they are known.  in_use: as `plan_seeds` has
+    it.  Seeds go first, so that what
     the store does not let go of them keeps its WAL.  Without a seed, and without `needs`, no WAL
     goes.  Profiles stay: they are small, and it is not known which WAL names them.  Raises
     LogshipError: of the store, IDENTITY_MISSING.
@@ -54,6 +56,7 @@ def retain_bucket(
         keep=rules.keep_seeds,
         window_start=rules.window_start,
         now=rules.now,
+        in_use=in_use,
         dry_run=dry_run,
     )
     plan = plan_wal(
