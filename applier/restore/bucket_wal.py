@@ -13,20 +13,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-import msgspec
 import structlog
-import zstandard
 
 from applier.restore.intervals import Interval, union
-from logship.bucket.keys import Keys, Place
-from logship.bucket.seed_archive import Opens
+from logship.bucket.keys import Place
+from logship.bucket.reading import Bucket
 from logship.bucket.wal_objects import Head, damaged, read_head, unpack
-from logship.documents import UNREADABLE
-from logship.identity import Profile
 from logship.lsn import Lsn
-from logship.objects import ObjectStore
 from logship.wal import (
-    MAX_HISTORY_BYTES,
     History,
     WalLine,
     parse_history,
@@ -36,7 +30,6 @@ from logship.wal import (
 )
 
 _HEADS_AT_A_TIME: Final = 8
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _log = structlog.get_logger(__name__)
 
 
@@ -56,50 +49,6 @@ class _Listed(NamedTuple):
     key: str
     is_marker: bool
     modified_at: float
-
-
-class Bucket(NamedTuple):
-    """Where an instance's objects are, and what opens them."""
-
-    store: ObjectStore
-    keys: Keys
-    identities: Opens
-
-    def where(self, key: str) -> str:
-        """How to call an object in messages."""
-        return f"{self.store.name} {key}"
-
-    def document(self, key: str) -> bytes:
-        """A history or a profile, compressed or not.  Raises LogshipError: of the store,
-        IDENTITY_MISSING, OBJECT_DAMAGED (not there, or not to be read)."""
-        fetched = self.store.get(key)
-        if fetched is None:
-            raise damaged(self.where(key), "it is missing, and WAL that is there needs it")
-        body = self.identities.open(fetched.data, self.where(key))
-        if not body.startswith(_ZSTD_MAGIC):
-            return body
-        reader = zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True)
-        try:
-            plain: bytes = reader.read(MAX_HISTORY_BYTES + 1)
-        except zstandard.ZstdError as error:
-            raise damaged(self.where(key), f"it can't be decompressed: {error}") from error
-        if len(plain) > MAX_HISTORY_BYTES:
-            raise damaged(self.where(key), "it is far too large")
-        return plain
-
-    def newest_profile(self) -> Profile | None:
-        """What the primary was when it was looked at last; None: nothing was ever shipped.
-
-        Raises LogshipError as `document`.
-        """
-        infos = list(self.store.listing(self.keys.profile("")))
-        if not infos:
-            return None
-        key = max(infos, key=lambda info: info.modified_at).key
-        try:
-            return msgspec.json.decode(self.document(key), type=Profile)
-        except UNREADABLE as error:
-            raise damaged(self.where(key), f"it is no profile: {error}") from error
 
 
 class BucketWal:
@@ -183,7 +132,7 @@ class BucketWal:
             except ValueError:
                 _log.warning("not a history's key", key=info.key)
                 continue
-            content = self.bucket.document(info.key)
+            content = self.bucket.history(timeline)
             self.histories[timeline] = parse_history(timeline, content)
             self.history_contents[timeline] = content
 

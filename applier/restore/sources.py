@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from applier.operations.record import InstanceRecord, load_record
-from applier.restore.bucket_wal import Bucket, BucketWal
+from applier.restore.bucket_wal import BucketWal
 from applier.restore.kept import Kept
 from applier.restore.records import Records
 from applier.restore.seeds import SeedChoice, find_seeds
@@ -24,6 +24,7 @@ from applier.retention.leases import HeldLease, Lease
 from applier.store import Store
 from applier.store.commit_times import FILE_NAME, CommitTimes, Times
 from logship.bucket.keys import Keys
+from logship.bucket.reading import Bucket, newest_incarnation
 from logship.bucket.seed_archive import Opens
 from logship.errors import Code, UsageError
 from logship.identity import Incarnation, Profile
@@ -122,7 +123,9 @@ def open_sources(
     STORE_FAILED, HISTORY_MISSING, and what the bucket raises.
     """
     record = load_record(instance_directory, name)
-    incarnation = record.incarnation or _newest_incarnation(name, bucket)
+    incarnation = record.incarnation
+    if incarnation is None and bucket is not None:
+        incarnation = newest_incarnation(bucket.store, name)
     places = [each.of(name, incarnation) for each in seed_places] if incarnation else []
     in_bucket = bucket.of(name, incarnation) if bucket is not None and incarnation else None
     profile = record.profile or (in_bucket.newest_profile() if in_bucket is not None else None)
@@ -162,20 +165,6 @@ def _open_store(incarnation_directory: Path, line: WalLine) -> tuple[Store | Non
     index = CommitTimes(incarnation_directory / FILE_NAME, line)
     index.load()
     return store, index.times
-
-
-def _newest_incarnation(name: str, bucket: Archive | None) -> Incarnation | None:
-    """The cluster that was shipped to the bucket last."""
-    if bucket is None:
-        return None
-    found: list[tuple[float, Incarnation]] = []
-    for folder in bucket.store.folders(f"{name}/"):
-        with contextlib.suppress(ValueError):
-            incarnation = Incarnation.parse(folder)
-            prefix = Keys(name, incarnation).profile("")
-            times = [info.modified_at for info in bucket.store.listing(prefix)]
-            found.append((max(times, default=0.0), incarnation))
-    return max(found, default=(0.0, None))[1]
 
 
 def _heard_before(record: InstanceRecord) -> Heard | None:
