@@ -17,6 +17,7 @@ import structlog
 
 from applier.restore.intervals import Interval, union
 from logship.bucket.keys import Place
+from logship.bucket.listing import Item, items_in
 from logship.bucket.reading import Bucket
 from logship.bucket.wal_objects import Head, damaged, read_head, unpack
 from logship.lsn import Lsn
@@ -24,7 +25,6 @@ from logship.wal import (
     History,
     WalLine,
     parse_history,
-    parse_segment_name,
     segment_end,
     segment_start,
 )
@@ -42,13 +42,6 @@ class WalObject(NamedTuple):
     key: str
     modified_at: float
     """By the bucket's clock: all that is in it was written before, give or take the clocks."""
-
-
-class _Listed(NamedTuple):
-    place: Place
-    key: str
-    is_marker: bool
-    modified_at: float
 
 
 class BucketWal:
@@ -72,13 +65,12 @@ class BucketWal:
         """List what is there.  Raises LogshipError: of the store, OBJECT_DAMAGED."""
         found = cls(bucket, line)
         found._take_histories()
-        spans = found._list_spans()
-        whole = found._list_segments()
-        for timeline in sorted(spans.keys() | whole.keys()):
-            of_spans = list(found._spans(spans.get(timeline, [])))
-            found.objects[timeline] = sorted(
-                [*whole.get(timeline, []), *of_spans], key=lambda one: (one.start, -one.end)
-            )
+        spans = found._list(bucket.keys.all_wal)
+        segments = found._list(bucket.keys.all_segments)
+        for timeline in sorted(spans.keys() | segments.keys()):
+            objects = [found._segment(one) for one in segments.get(timeline, [])]
+            objects += found._spans(spans.get(timeline, []))
+            found.objects[timeline] = sorted(objects, key=lambda one: (one.start, -one.end))
         return found
 
     def intervals(self, timeline: int) -> list[Interval]:
@@ -136,45 +128,29 @@ class BucketWal:
             self.histories[timeline] = parse_history(timeline, content)
             self.history_contents[timeline] = content
 
-    def _list_spans(self) -> dict[int, list[_Listed]]:
-        spans: dict[int, list[_Listed]] = defaultdict(list)
-        prefix = self.bucket.keys.all_wal
-        for info in self.bucket.store.listing(prefix):
-            try:
-                place = Place.parse(info.key.removeprefix(prefix))
-            except ValueError:
-                _log.warning("not a place in a bucket", key=info.key)
-                continue
-            is_marker = info.size_bytes == 0
-            spans[place.timeline].append(_Listed(place, info.key, is_marker, info.modified_at))
-        return spans
+    def _list(self, prefix: str) -> dict[int, list[Item]]:
+        """By timeline."""
+        found: dict[int, list[Item]] = defaultdict(list)
+        listed = self.bucket.store.listing(prefix)
+        for each in items_in(listed, self.bucket.keys, self.line.segment_bytes):
+            found[each.place.timeline].append(each)
+        return found
 
-    def _list_segments(self) -> dict[int, list[WalObject]]:
-        whole: dict[int, list[WalObject]] = defaultdict(list)
-        segment_bytes = self.line.segment_bytes
-        prefix = self.bucket.keys.all_segments
-        for info in self.bucket.store.listing(prefix):
-            try:
-                name = info.key.removeprefix(prefix).rpartition("/")[2]
-                timeline, start = parse_segment_name(name, segment_bytes)
-            except ValueError:
-                _log.warning("not a segment's name", key=info.key)
-                continue
-            end = segment_end(start, segment_bytes)
-            whole[timeline].append(WalObject(timeline, start, end, info.key, info.modified_at))
-        return whole
+    def _segment(self, one: Item) -> WalObject:
+        place, end = one.place, segment_end(one.place.lsn, self.line.segment_bytes)
+        return WalObject(place.timeline, place.lsn, end, one.key, one.modified_at)
 
-    def _spans(self, listed: list[_Listed]) -> Iterator[WalObject]:
-        """Objects of one timeline, with their ends."""
+    def _spans(self, listed: list[Item]) -> Iterator[WalObject]:
+        """Objects of one timeline, with their ends.  Markers have no bytes."""
         listed.sort(key=lambda one: one.place)
         unknown = [
             one
             for number, one in enumerate(listed)
-            if not one.is_marker and self._end_by_next(listed, number) is None
+            if one.size_bytes and self._end_by_next(listed, number) is None
         ]
         heads = self._heads(unknown)
         for number, one in enumerate(listed):
-            if one.is_marker:
+            if not one.size_bytes:
                 continue
             end = self._end_by_next(listed, number)
             if end is None:
@@ -185,7 +161,7 @@ class BucketWal:
                 self._note_completeness(head)
             yield WalObject(one.place.timeline, one.place.lsn, end, one.key, one.modified_at)
 
-    def _end_by_next(self, listed: list[_Listed], number: int) -> int | None:
+    def _end_by_next(self, listed: list[Item], number: int) -> int | None:
         """Where an object ends, by what stands behind it; None where that does not tell."""
         if number + 1 == len(listed):
             return None
@@ -194,14 +170,14 @@ class BucketWal:
             following if start < following <= segment_end(start, self.line.segment_bytes) else None
         )
 
-    def _heads(self, wanted: list[_Listed]) -> dict[str, Head]:
+    def _heads(self, wanted: list[Item]) -> dict[str, Head]:
         if not wanted:
             return {}
         with ThreadPoolExecutor(_HEADS_AT_A_TIME, thread_name_prefix="heads") as pool:
             heads = pool.map(self._head, wanted)
             return {one.key: head for one, head in zip(wanted, heads, strict=True) if head}
 
-    def _head(self, one: _Listed) -> Head | None:
+    def _head(self, one: Item) -> Head | None:
         described = self.bucket.store.describe(one.key)
         if described is None:
             return None

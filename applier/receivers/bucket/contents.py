@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from applier.receivers.bucket.cursor import Arrived, Get
-from applier.receivers.bucket.inventory import Item, items_of, locate
+from applier.receivers.bucket.inventory import locate
 from logship import __version__
 from logship.bucket.keys import Place
+from logship.bucket.listing import Item, items_of
 from logship.bucket.reading import Bucket, incarnations, newest_incarnation
 from logship.bucket.wal_objects import Head, damaged, read_head, unpack
 from logship.errors import Code, LogshipError

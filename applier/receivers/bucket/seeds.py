@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from applier.receivers.bucket.contents import Contents
-from applier.receivers.bucket.inventory import Item, has_whole
+from applier.receivers.bucket.inventory import has_whole
+from logship.bucket.listing import Item
 from logship.bucket.seed_archive import SeedInfo, list_seeds
 from logship.identity import Profile
 from logship.lsn import Position
