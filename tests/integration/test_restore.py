@@ -594,7 +594,8 @@ async def test_the_commands_show_the_window_and_restore(site: Site, recorded: Re
     assert "the last commit" in outcome.out
     outcome = await run("applier", "window", NAME, "--json", *config)
     (stretch,) = outcome.document["stretches"]
-    assert stretch["latest_commit_time"] == recorded.rows[-1].time / 1e6
+    # Or of what was rolled back after it: that ends a transaction as well.
+    assert stretch["latest_commit_time"] >= recorded.rows[-1].time / 1e6
     assert len(stretch["seeds"]) == 2
     into = site.directory / "restored-by-command"
     site.restored.append(into)
