@@ -7,7 +7,6 @@ metadata.  Errors name the object.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 from logship.bucket.documents import decode_profile, unpack_document
 from logship.bucket.keys import Keys
@@ -17,25 +16,27 @@ from logship.identity import Incarnation, Profile
 from logship.objects import ObjectStore
 
 
-def incarnations(store: ObjectStore, instance: str) -> Iterator[Incarnation]:
+def incarnations(store: ObjectStore, instance: str) -> list[Incarnation]:
     """The clusters of which something is there."""
+    found = []
     for name in store.folders(f"{instance}/"):
         with contextlib.suppress(ValueError):
-            yield Incarnation.parse(name)
+            found.append(Incarnation.parse(name))
+    return found
+
+
+def shipped_at(store: ObjectStore, instance: str, incarnation: Incarnation) -> float:
+    """When its newest profile came, by the store's clock; 0: none did."""
+    infos = store.listing(Keys(instance, incarnation).profile(""))
+    return max((info.modified_at for info in infos), default=0.0)
 
 
 def newest_incarnation(store: ObjectStore, instance: str) -> Incarnation | None:
     """The cluster that was shipped last.  None: none is there, or it can't be told."""
-    found = list(incarnations(store, instance))
-    times = [
-        (info.modified_at, each)
-        for each in found
-        for info in store.listing(Keys(instance, each).profile(""))
-    ]
-    if times:
-        return max(times)[1]
+    found = [(shipped_at(store, instance, each), each) for each in incarnations(store, instance)]
+    last_at, last = max(found, default=(0.0, None))
     # Where seeds alone are kept no profile is.
-    return found[0] if len(found) == 1 else None
+    return last if last_at or len(found) == 1 else None
 
 
 class Bucket:
