@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -> dict[str, Any]:
-    from applier.restore.opening import open_from_settings, with_a_way_out
+    from applier.restore.opening import hold_and_open, with_a_way_out
     from applier.restore.restoring import Machine, Place, check_place, restore
     from applier.restore.window import window_lines
     from logship.postgres.installations import discover
@@ -116,8 +116,10 @@ def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -
     installations = discover(settings.postgres.installations, run_as=run_as)
     overrides = frozenset(() if own is None else own.overrides)
     spool = place.into.with_name(f".{place.into.name}.wal")
-    sources = open_from_settings(settings, args.name, places_of(args), spool)
+    sources = hold_and_open(settings, args.name, places_of(args), spool)
     try:
+        if sources.lease is None and (settings.directory / "instances" / args.name).is_dir():
+            progress.line("the applier is not told of this: its retention may remove what is read")
         with with_a_way_out():
             window = sources.window()
         progress.step("window", {})

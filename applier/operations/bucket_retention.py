@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from applier.retention.bucket import Rules, retain_bucket
+from applier.retention.leases import running_restores, seeds_in_use
 from applier.retention.plan import Need
 from applier.retention.report import Part
 from logship.bucket.keys import Keys
@@ -35,6 +36,8 @@ class BucketRetention:
         needs = []
         if durable is not None:
             needs = [Need(durable.timeline, durable.lsn, "this applier reads on from here")]
+        leases = await asyncio.to_thread(running_restores, instance.directory)
+        needs += [lease.need for lease in leases]
         parts = await asyncio.to_thread(
             retain_bucket,
             self._store,
@@ -42,6 +45,7 @@ class BucketRetention:
             store.line.segment_bytes,
             Rules(settings.bucket_seeds, now - settings.window_hours * 3600, now),
             needs=needs,
+            in_use=seeds_in_use(leases),
             identities=self._identities,
             dry_run=dry_run,
         )

@@ -200,16 +200,17 @@ class Following:
             self._instance.host.spawn(self._discard_previous())
 
     async def _discard_previous(self) -> None:
-        """Remove what the seed replaced, once what replaced it can be opened."""
+        """Remove what the seed replaced, once what replaced it can be opened.  Where no server
+        is to run nobody ever tells; the seed was verified, and its WAL is stored."""
         placed = self.placed
-        while self.placed is placed:
+        while self.placed is placed and self._instance.settings.run_standby:
             standby = self.standby
             if standby is not None:
                 with contextlib.suppress(LogshipError):
                     await standby.positions()  # it lets nobody in before it is consistent
                     break
             await asyncio.sleep(CONSISTENT_POLL_SECONDS)
-        else:
+        if self.placed is not placed:
             return
         await asyncio.to_thread(discard_previous, self._instance.incarnation_directory)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from applier.retention.leases import running_restores, seeds_in_use
 from applier.retention.plan import Seed
 from applier.retention.report import Part
 from applier.retention.seeds import retain_seeds
@@ -95,6 +96,7 @@ class KeptSeeds:
             return Part(held="seeds.keep is 0: what is there is left alone"), []
         hours = self._instance.host.settings.retention.window_hours
         copy = self._copy
+        leases = await asyncio.to_thread(running_restores, self._instance.directory)
         return await asyncio.to_thread(
             retain_seeds,
             self.store,
@@ -103,6 +105,7 @@ class KeptSeeds:
             window_start=now - hours * 3600 if hours else None,
             now=now,
             writing=copy.seed_id if copy is not None else "",
+            in_use=seeds_in_use(leases),
             dry_run=dry_run,
         )
 

@@ -16,6 +16,7 @@ import structlog
 from applier.operations.bucket_retention import BucketRetention
 from applier.receivers.seed.placement import OLD_SUFFIX, SeedPlaced
 from applier.receivers.seed.unpacking import DATA
+from applier.retention.leases import running_restores
 from applier.retention.plan import Need, Piece, Seed, needs_of_seeds, plan_wal
 from applier.retention.report import Part
 from applier.store import Store
@@ -98,7 +99,12 @@ class Retention:
     async def _store_part(self, seeds: list[Seed], now: float, dry_run: bool) -> Part:
         instance = self._instance
         store = instance.opened_store
-        needs = [*await self._standby_needs(store), *needs_of_seeds(seeds)]
+        leases = await asyncio.to_thread(running_restores, instance.directory)
+        needs = [
+            *await self._standby_needs(store),
+            *needs_of_seeds(seeds),
+            *(lease.need for lease in leases),
+        ]
         hours = instance.host.settings.retention.window_hours
         segment_bytes = store.line.segment_bytes
         pieces = await asyncio.to_thread(_files_of, store.directory, segment_bytes)

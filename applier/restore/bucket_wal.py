@@ -13,30 +13,23 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-import msgspec
 import structlog
-import zstandard
 
 from applier.restore.intervals import Interval, union
-from logship.bucket.keys import Keys, Place
-from logship.bucket.seed_archive import Opens
+from logship.bucket.keys import Place
+from logship.bucket.listing import Item, items_in
+from logship.bucket.reading import Bucket
 from logship.bucket.wal_objects import Head, damaged, read_head, unpack
-from logship.documents import UNREADABLE
-from logship.identity import Profile
 from logship.lsn import Lsn
-from logship.objects import ObjectStore
 from logship.wal import (
-    MAX_HISTORY_BYTES,
     History,
     WalLine,
     parse_history,
-    parse_segment_name,
     segment_end,
     segment_start,
 )
 
 _HEADS_AT_A_TIME: Final = 8
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _log = structlog.get_logger(__name__)
 
 
@@ -49,57 +42,6 @@ class WalObject(NamedTuple):
     key: str
     modified_at: float
     """By the bucket's clock: all that is in it was written before, give or take the clocks."""
-
-
-class _Listed(NamedTuple):
-    place: Place
-    key: str
-    is_marker: bool
-    modified_at: float
-
-
-class Bucket(NamedTuple):
-    """Where an instance's objects are, and what opens them."""
-
-    store: ObjectStore
-    keys: Keys
-    identities: Opens
-
-    def where(self, key: str) -> str:
-        """How to call an object in messages."""
-        return f"{self.store.name} {key}"
-
-    def document(self, key: str) -> bytes:
-        """A history or a profile, compressed or not.  Raises LogshipError: of the store,
-        IDENTITY_MISSING, OBJECT_DAMAGED (not there, or not to be read)."""
-        fetched = self.store.get(key)
-        if fetched is None:
-            raise damaged(self.where(key), "it is missing, and WAL that is there needs it")
-        body = self.identities.open(fetched.data, self.where(key))
-        if not body.startswith(_ZSTD_MAGIC):
-            return body
-        reader = zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True)
-        try:
-            plain: bytes = reader.read(MAX_HISTORY_BYTES + 1)
-        except zstandard.ZstdError as error:
-            raise damaged(self.where(key), f"it can't be decompressed: {error}") from error
-        if len(plain) > MAX_HISTORY_BYTES:
-            raise damaged(self.where(key), "it is far too large")
-        return plain
-
-    def newest_profile(self) -> Profile | None:
-        """What the primary was when it was looked at last; None: nothing was ever shipped.
-
-        Raises LogshipError as `document`.
-        """
-        infos = list(self.store.listing(self.keys.profile("")))
-        if not infos:
-            return None
-        key = max(infos, key=lambda info: info.modified_at).key
-        try:
-            return msgspec.json.decode(self.document(key), type=Profile)
-        except UNREADABLE as error:
-            raise damaged(self.where(key), f"it is no profile: {error}") from error
 
 
 class BucketWal:
@@ -123,13 +65,12 @@ class BucketWal:
         """List what is there.  Raises LogshipError: of the store, OBJECT_DAMAGED."""
         found = cls(bucket, line)
         found._take_histories()
-        spans = found._list_spans()
-        whole = found._list_segments()
-        for timeline in sorted(spans.keys() | whole.keys()):
-            of_spans = list(found._spans(spans.get(timeline, [])))
-            found.objects[timeline] = sorted(
-                [*whole.get(timeline, []), *of_spans], key=lambda one: (one.start, -one.end)
-            )
+        spans = found._list(bucket.keys.all_wal)
+        segments = found._list(bucket.keys.all_segments)
+        for timeline in sorted(spans.keys() | segments.keys()):
+            objects = [found._segment(one) for one in segments.get(timeline, [])]
+            objects += found._spans(spans.get(timeline, []))
+            found.objects[timeline] = sorted(objects, key=lambda one: (one.start, -one.end))
         return found
 
     def intervals(self, timeline: int) -> list[Interval]:
@@ -183,49 +124,33 @@ class BucketWal:
             except ValueError:
                 _log.warning("not a history's key", key=info.key)
                 continue
-            content = self.bucket.document(info.key)
+            content = self.bucket.history(timeline)
             self.histories[timeline] = parse_history(timeline, content)
             self.history_contents[timeline] = content
 
-    def _list_spans(self) -> dict[int, list[_Listed]]:
-        spans: dict[int, list[_Listed]] = defaultdict(list)
-        prefix = self.bucket.keys.all_wal
-        for info in self.bucket.store.listing(prefix):
-            try:
-                place = Place.parse(info.key.removeprefix(prefix))
-            except ValueError:
-                _log.warning("not a place in a bucket", key=info.key)
-                continue
-            is_marker = info.size_bytes == 0
-            spans[place.timeline].append(_Listed(place, info.key, is_marker, info.modified_at))
-        return spans
+    def _list(self, prefix: str) -> dict[int, list[Item]]:
+        """By timeline."""
+        found: dict[int, list[Item]] = defaultdict(list)
+        listed = self.bucket.store.listing(prefix)
+        for each in items_in(listed, self.bucket.keys, self.line.segment_bytes):
+            found[each.place.timeline].append(each)
+        return found
 
-    def _list_segments(self) -> dict[int, list[WalObject]]:
-        whole: dict[int, list[WalObject]] = defaultdict(list)
-        segment_bytes = self.line.segment_bytes
-        prefix = self.bucket.keys.all_segments
-        for info in self.bucket.store.listing(prefix):
-            try:
-                name = info.key.removeprefix(prefix).rpartition("/")[2]
-                timeline, start = parse_segment_name(name, segment_bytes)
-            except ValueError:
-                _log.warning("not a segment's name", key=info.key)
-                continue
-            end = segment_end(start, segment_bytes)
-            whole[timeline].append(WalObject(timeline, start, end, info.key, info.modified_at))
-        return whole
+    def _segment(self, one: Item) -> WalObject:
+        place, end = one.place, segment_end(one.place.lsn, self.line.segment_bytes)
+        return WalObject(place.timeline, place.lsn, end, one.key, one.modified_at)
 
-    def _spans(self, listed: list[_Listed]) -> Iterator[WalObject]:
-        """Objects of one timeline, with their ends."""
+    def _spans(self, listed: list[Item]) -> Iterator[WalObject]:
+        """Objects of one timeline, with their ends.  Markers have no bytes."""
         listed.sort(key=lambda one: one.place)
         unknown = [
             one
             for number, one in enumerate(listed)
-            if not one.is_marker and self._end_by_next(listed, number) is None
+            if one.size_bytes and self._end_by_next(listed, number) is None
         ]
         heads = self._heads(unknown)
         for number, one in enumerate(listed):
-            if one.is_marker:
+            if not one.size_bytes:
                 continue
             end = self._end_by_next(listed, number)
             if end is None:
@@ -236,7 +161,7 @@ class BucketWal:
                 self._note_completeness(head)
             yield WalObject(one.place.timeline, one.place.lsn, end, one.key, one.modified_at)
 
-    def _end_by_next(self, listed: list[_Listed], number: int) -> int | None:
+    def _end_by_next(self, listed: list[Item], number: int) -> int | None:
         """Where an object ends, by what stands behind it; None where that does not tell."""
         if number + 1 == len(listed):
             return None
@@ -245,14 +170,14 @@ class BucketWal:
             following if start < following <= segment_end(start, self.line.segment_bytes) else None
         )
 
-    def _heads(self, wanted: list[_Listed]) -> dict[str, Head]:
+    def _heads(self, wanted: list[Item]) -> dict[str, Head]:
         if not wanted:
             return {}
         with ThreadPoolExecutor(_HEADS_AT_A_TIME, thread_name_prefix="heads") as pool:
             heads = pool.map(self._head, wanted)
             return {one.key: head for one, head in zip(wanted, heads, strict=True) if head}
 
-    def _head(self, one: _Listed) -> Head | None:
+    def _head(self, one: Item) -> Head | None:
         described = self.bucket.store.describe(one.key)
         if described is None:
             return None

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+import structlog
 
 from applier.restore.sources import Archive, Sources, open_sources
 from applier.restore.window import Heard
+from applier.retention.leases import HeldLease
 from applier.settings import ApplierSettings, BucketSettings
 from logship.applier_client import ApplierClient
 from logship.errors import Code, LogshipError, UsageError
@@ -22,6 +24,8 @@ from logship.objects.opening import open_store
 from logship.settings_bucket import parse_bucket_url
 
 _MICROSECONDS: Final = 1_000_000
+
+log = structlog.get_logger(__name__)
 
 
 class Places(NamedTuple):
@@ -47,6 +51,29 @@ def with_a_way_out() -> Iterator[None]:
         raise LogshipError(error.code, error.what, hint, retryable=error.retryable) from error
 
 
+def hold_and_open(
+    settings: ApplierSettings, name: str, places: Places, spool_directory: Path
+) -> Sources:
+    """As `open_from_settings`, for a restore: this machine's retention leaves all of it alone
+    until `close`.  Where that can't be arranged, as for a user who may not write there, the
+    sources' `lease` is None."""
+    check_instance_name(name)
+    try:
+        # First: what is found afterwards stays.
+        lease = HeldLease.take(_instance_directory(settings, name))
+    except OSError as error:
+        log.warning("retention is not told of this restore", error=str(error))
+        lease = None
+    try:
+        sources = open_from_settings(settings, name, places, spool_directory)
+    except BaseException:
+        if lease is not None:
+            lease.release()
+        raise
+    sources.lease = lease
+    return sources
+
+
 @with_a_way_out()
 def open_from_settings(
     settings: ApplierSettings, name: str, places: Places, spool_directory: Path
@@ -65,7 +92,7 @@ def open_from_settings(
     identities = Identities(files)
     return open_sources(
         name,
-        settings.directory / "instances" / name,
+        _instance_directory(settings, name),
         spool_directory,
         bucket=Archive(open_store(bucket), identities) if bucket is not None else None,
         seed_places=[
@@ -75,6 +102,10 @@ def open_from_settings(
         timeline=places.timeline,
         heard=_heard_by_applier(settings, name),
     )
+
+
+def _instance_directory(settings: ApplierSettings, name: str) -> Path:
+    return settings.directory / "instances" / name
 
 
 def bucket_settings(settings: ApplierSettings, name: str, places: Places) -> BucketSettings | None:

@@ -141,6 +141,7 @@ async def restore(
     check_place(place)
     stop = await asyncio.to_thread(find_stop, sources.records, window, target)
     report("found", {"stop": str(stop.lsn), "timeline": stop.timeline, "which is": stop.what})
+    await asyncio.to_thread(sources.hold_only, stop.seed)
     job = _Restore(sources, stop, place, machine, report)
     installation = await job.choose_installation()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from applier.restore.bucket_wal import Bucket
+from logship.bucket.reading import Bucket
 from logship.bucket.seed_archive import SeedInfo, list_seeds, read_seed
 from logship.frames import SeedBegin, SeedChunk, SeedEnd
 

@@ -14,15 +14,17 @@ from typing import Final
 import structlog
 
 from applier.operations.record import InstanceRecord, load_record
-from applier.restore.bucket_wal import Bucket, BucketWal
+from applier.restore.bucket_wal import BucketWal
 from applier.restore.kept import Kept
 from applier.restore.records import Records
 from applier.restore.seeds import SeedChoice, find_seeds
 from applier.restore.spool import Spool
 from applier.restore.window import Heard, Window, make_window, nothing_kept
+from applier.retention.leases import HeldLease, Lease
 from applier.store import Store
 from applier.store.commit_times import FILE_NAME, CommitTimes, Times
 from logship.bucket.keys import Keys
+from logship.bucket.reading import Bucket, newest_incarnation
 from logship.bucket.seed_archive import Opens
 from logship.errors import Code, UsageError
 from logship.identity import Incarnation, Profile
@@ -67,6 +69,8 @@ class Sources:
         """The line of descent that restores follow."""
         self.seeds = seeds
         self.spool = spool
+        self.lease: HeldLease | None = None
+        """Keeps retention away from it."""
         self._heard = heard
 
     @property
@@ -80,7 +84,18 @@ class Sources:
             raise nothing_kept(self.name, self.kept, self.seeds)
         return window
 
+    def hold_only(self, seed: SeedChoice) -> None:
+        """From now on nothing before this seed is needed."""
+        info = seed.info
+        # Where it can't be said, everything stays held.
+        with contextlib.suppress(OSError):
+            if self.lease is not None:
+                self.lease.narrow(Lease(info.timeline, info.start_lsn, info.begin.seed_id))
+
     def close(self) -> None:
+        if self.lease is not None:
+            self.lease.release()
+            self.lease = None
         if self.kept.store is not None:
             self.kept.store.close()
         if self.spool is not None:
@@ -108,7 +123,9 @@ def open_sources(
     STORE_FAILED, HISTORY_MISSING, and what the bucket raises.
     """
     record = load_record(instance_directory, name)
-    incarnation = record.incarnation or _newest_incarnation(name, bucket)
+    incarnation = record.incarnation
+    if incarnation is None and bucket is not None:
+        incarnation = newest_incarnation(bucket.store, name)
     places = [each.of(name, incarnation) for each in seed_places] if incarnation else []
     in_bucket = bucket.of(name, incarnation) if bucket is not None and incarnation else None
     profile = record.profile or (in_bucket.newest_profile() if in_bucket is not None else None)
@@ -148,20 +165,6 @@ def _open_store(incarnation_directory: Path, line: WalLine) -> tuple[Store | Non
     index = CommitTimes(incarnation_directory / FILE_NAME, line)
     index.load()
     return store, index.times
-
-
-def _newest_incarnation(name: str, bucket: Archive | None) -> Incarnation | None:
-    """The cluster that was shipped to the bucket last."""
-    if bucket is None:
-        return None
-    found: list[tuple[float, Incarnation]] = []
-    for folder in bucket.store.folders(f"{name}/"):
-        with contextlib.suppress(ValueError):
-            incarnation = Incarnation.parse(folder)
-            prefix = Keys(name, incarnation).profile("")
-            times = [info.modified_at for info in bucket.store.listing(prefix)]
-            found.append((max(times, default=0.0), incarnation))
-    return max(found, default=(0.0, None))[1]
 
 
 def _heard_before(record: InstanceRecord) -> Heard | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from applier.retention.plan import Group, Need, Piece, Seed, needs_of_seeds, plan_wal
 from applier.retention.report import Part
 from applier.retention.seeds import retain_seeds
-from logship.bucket.keys import Keys, Place
+from logship.bucket.keys import Keys
+from logship.bucket.listing import Item, items_in
 from logship.bucket.seed_archive import PLAIN, Opens
-from logship.objects import NotDeleted, ObjectInfo, ObjectStore
-from logship.wal import parse_segment_name, segment_end
+from logship.objects import NotDeleted, ObjectStore
+from logship.wal import segment_end, segment_start
 
 _DELETE_KEYS: Final = 1000
 
@@ -37,12 +38,14 @@ def retain_bucket(
     rules: Rules,
     *,
     needs: Sequence[Need] = (),
+    in_use: Collection[str] = (),
     identities: Opens = PLAIN,
     dry_run: bool,
 ) -> BucketParts:
     """Remove what neither the window, nor a seed that stays, nor `needs` needs.
 
-    needs: of those who read the bucket, as far as they are known.  Seeds go first, so that what
+    needs: of those who read the bucket, as far as they are known.  in_use: as `plan_seeds` has
+    it.  Seeds go first, so that what
     the store does not let go of them keeps its WAL.  Without a seed, and without `needs`, no WAL
     goes.  Profiles stay: they are small, and it is not known which WAL names them.  Raises
     LogshipError: of the store, IDENTITY_MISSING.
@@ -54,6 +57,7 @@ def retain_bucket(
         keep=rules.keep_seeds,
         window_start=rules.window_start,
         now=rules.now,
+        in_use=in_use,
         dry_run=dry_run,
     )
     plan = plan_wal(
@@ -75,38 +79,22 @@ def retain_bucket(
 
 
 def _pieces(store: ObjectStore, keys: Keys, segment_bytes: int) -> list[Piece]:
-    compacted = list(_segments(store, keys, segment_bytes))
-    whole = {(piece.timeline, piece.lsn) for piece in compacted}
-    return [*compacted, *_spans(store, keys, segment_bytes, whole)]
-
-
-def _segments(store: ObjectStore, keys: Keys, segment_bytes: int) -> Iterator[Piece]:
-    for each in store.listing(keys.all_segments):
-        try:
-            timeline, lsn = parse_segment_name(each.key.rpartition("/")[2], segment_bytes)
-        except ValueError:
-            continue  # not ours: left alone
-        yield _piece(each, timeline, lsn, segment_bytes)
-
-
-def _spans(
-    store: ObjectStore, keys: Keys, segment_bytes: int, whole: set[tuple[int, int]]
-) -> Iterator[Piece]:
-    for each in store.listing(keys.all_wal):
-        try:
-            place = Place.parse(each.key[len(keys.all_wal) :])
-        except ValueError:
-            continue
-        segment = (place.timeline, place.lsn - place.lsn % segment_bytes)
-        piece = _piece(each, place.timeline, place.lsn, segment_bytes)
+    segments = list(items_in(store.listing(keys.all_segments), keys, segment_bytes))
+    whole = {(each.place.timeline, each.place.lsn) for each in segments}
+    pieces = [_piece(each, segment_bytes) for each in segments]
+    for each in items_in(store.listing(keys.all_wal), keys, segment_bytes):
+        segment = (each.place.timeline, segment_start(each.place.lsn, segment_bytes))
         # A marker is in no segment: it stays for as long as the WAL around it.
-        yield piece._replace(is_compacted=segment in whole and each.size_bytes > 0)
+        is_compacted = segment in whole and each.size_bytes > 0
+        pieces.append(_piece(each, segment_bytes)._replace(is_compacted=is_compacted))
+    return pieces
 
 
-def _piece(each: ObjectInfo, timeline: int, lsn: int, segment_bytes: int) -> Piece:
+def _piece(each: Item, segment_bytes: int) -> Piece:
+    timeline, lsn = each.place.timeline, int(each.place.lsn)
     # Where an object ends is not in its key: at the end of its segment at most.
     end = segment_end(lsn, segment_bytes)
-    return Piece(each.key, timeline, int(lsn), end, each.size_bytes, each.modified_at)
+    return Piece(each.key, timeline, lsn, end, each.size_bytes, each.modified_at)
 
 
 def _histories_to_go(

@@ -19,6 +19,9 @@ COMPACTED_SECONDS: Final = 8 * 86400.0
 """How long small objects stay beside the compacted one.  Their shipper removes them after its
 `compact_grace_seconds`, a week at most: these are the ones that it forgot."""
 
+EVERY_SEED: Final = "*"
+"""Stands for the ids of all."""
+
 
 class Need(NamedTuple):
     """WAL from `lsn` on `timeline` on, and all that came after, is needed."""
@@ -110,9 +113,16 @@ def plan_wal(
     return WalPlan(remove, _grouped(gone), _grouped(kept))
 
 
-def plan_seeds(seeds: Iterable[Seed], *, keep: int, window_start: float | None) -> SeedPlan:
+def plan_seeds(
+    seeds: Iterable[Seed],
+    *,
+    keep: int,
+    window_start: float | None,
+    in_use: Collection[str] = (),
+) -> SeedPlan:
     """keep: that many of the newest stay in any case.  window_start: what is needed to recover
-    to any moment since stays as well; None: there is no window."""
+    to any moment since stays as well; None: there is no window.  in_use: ids of seeds that a
+    restore starts from, or EVERY_SEED."""
     ordered = sorted(seeds, key=lambda seed: seed.finished_at)
     newest = {seed.name for seed in ordered[-keep:]} if keep > 0 else set()
     first = ""
@@ -129,6 +139,8 @@ def plan_seeds(seeds: Iterable[Seed], *, keep: int, window_start: float | None) 
             why = "the window begins with it"
         elif window_start is not None and seed.finished_at > window_start:
             why = "it is within the window"
+        elif EVERY_SEED in in_use or _id_of(seed) in in_use:
+            why = "a restore starts from it"
         else:
             remove.append(seed)
             removed.append(_group_of(seed, "newer ones are there, and nothing needs it"))
@@ -146,6 +158,10 @@ def is_given_up(last_added_at: float, now: float) -> bool:
 def needs_of_seeds(seeds: Sequence[Seed]) -> list[Need]:
     """A seed is worth nothing without the WAL from its start on."""
     return [Need(seed.timeline, seed.start_lsn, f"the seed {seed.name}") for seed in seeds]
+
+
+def _id_of(seed: Seed) -> str:
+    return seed.name.rpartition("-")[2]
 
 
 def _order(piece: Piece) -> tuple[int, int, str]:

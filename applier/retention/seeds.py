@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from applier.retention.plan import Group, Seed, SeedPlan, is_given_up, plan_seeds
 from applier.retention.report import Part
 from logship.bucket.keys import Keys, SeedName
@@ -24,15 +26,19 @@ def retain_seeds(
     window_start: float | None,
     now: float,
     writing: str = "",
+    in_use: Collection[str] = (),
     dry_run: bool,
 ) -> tuple[Part, list[Seed]]:
     """Remove what `plan_seeds` lets go, and unfinished seeds that nobody works on.
 
-    writing: the id of a seed that is being made, whose parts stay.  Returns what was decided,
+    writing: the id of a seed that is being made, whose parts stay.  in_use: as `plan_seeds` has
+    it.  Returns what was decided,
     and the complete seeds that are there afterwards, those included that the store did not let
     go.  Raises LogshipError: of the store, IDENTITY_MISSING.
     """
-    plan = plan_seeds(seeds_of(store, keys, identities), keep=keep, window_start=window_start)
+    plan = plan_seeds(
+        seeds_of(store, keys, identities), keep=keep, window_start=window_start, in_use=in_use
+    )
     given_up = [
         name
         for name, added_at in unfinished_seeds(store, keys).items()

@@ -6,8 +6,10 @@ Imports run downwards:
     core        chains, histories, spans in, bytes out, synchronously
     segments    open segments: preallocation, writing, the group flush, completion
     recovery    what a directory holds after any crash, from its files alone
+    evidence    offered bytes that differ      readers   files that are open to be read
     refusals    the words for each no
     layout      names, the slot at the end of a partial segment, chains.json
+    removal     what is left below certain places, and which files go: pure rules
     runs        what is held in one piece over all chains: pure rules
     positions   where WAL fits: pure rules       pages   page checks over any cut: pure
 

@@ -8,32 +8,25 @@ simulated disk; `store.Store` puts it under asyncio.  Methods may overlap only a
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import crc32c
 import msgspec
-import structlog
 
 from applier.store import layout, positions, segments
+from applier.store.evidence import Evidence
 from applier.store.pages import PageScan
 from applier.store.positions import ChainPositions, Extent
+from applier.store.readers import Readers
 from applier.store.reading import FileSlice
 from applier.store.recovery import Recovery, damaged
 from applier.store.refusals import refusal, removed, unreadable, unusable
-from applier.store.removal import trimmed_chain, trimmed_entries
+from applier.store.removal import files_below, files_from, trimmed_chain, trimmed_entries
 from applier.store.runs import Run, clipped, joined
 from logship import wal
 from logship.durable import Bytes, Disk
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
-
-_log = structlog.get_logger(__name__)
-
-_MAX_REFUSED_FILES = 64
-"""Spans kept aside as evidence; a sender that goes on must not fill the disk with them."""
-_MAX_READERS = 8
 
 
 class StoreCore:
@@ -62,7 +55,8 @@ class StoreCore:
         )
         self._disk = disk
         self._scan = PageScan()
-        self._readers: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._evidence = Evidence(disk, directory, self.segments)
+        self._readers = Readers(disk, directory, line)
         self._readers_lock = threading.Lock()
         """Held while something is read, and while it changes what may be read."""
 
@@ -80,7 +74,7 @@ class StoreCore:
         self._load_histories(names)
         content = self._disk.read_file(self.directory / layout.CHAINS_NAME)
         if content is None:
-            if any(_is_wal(name, self.line.segment_bytes) for name in names):
+            if any(layout.parse_wal_name(name, self.line.segment_bytes) for name in names):
                 raise damaged(self.directory, f"{layout.CHAINS_NAME} is missing")
         else:
             where = self.directory / layout.CHAINS_NAME
@@ -165,7 +159,9 @@ class StoreCore:
                 kept = held.restarted_at(start)
         if kept is None:
             before = [entry.holding(clipped(entry.extents, start)) for entry in before]
-            chain = msgspec.structs.replace(chain, set_aside=self._superseded_by(start))
+            names = files_from(self._disk.list(self.directory), start, self.line.segment_bytes)
+            names += [wal.history_name(tli) for tli in self.histories if tli > start.timeline]
+            chain = msgspec.structs.replace(chain, set_aside=sorted(names))
         chains = [*before, chain]
         self._write_file(layout.CHAINS_NAME, layout.encode_chains(self.line, chains))
         if kept is not None:
@@ -180,7 +176,7 @@ class StoreCore:
             self._take_chains(chains)
             self.positions = ChainPositions(start, self.line.segment_bytes)
             self._forget_histories_above(timeline)
-            self._close_readers()
+            self._readers.close()
         try:
             self._finish_setting_aside()
         except OSError as error:
@@ -197,19 +193,6 @@ class StoreCore:
         self.history_contents = {
             tli: own for tli, own in self.history_contents.items() if tli <= timeline
         }
-
-    def _superseded_by(self, start: Position) -> list[str]:
-        """Files that recovery could take for the new chain's."""
-        names = []
-        for name in self._disk.list(self.directory):
-            place = _parse_wal_name(name, self.line.segment_bytes)
-            if place is not None:
-                timeline, lsn = place
-                later = timeline > start.timeline
-                if later or (timeline == start.timeline and lsn >= start.lsn):
-                    names.append(name)
-        names += [wal.history_name(tli) for tli in self.histories if tli > start.timeline]
-        return sorted(names)
 
     def _finish_setting_aside(self) -> None:
         if not self.chains or not self.chains[-1].set_aside:
@@ -238,37 +221,19 @@ class StoreCore:
             raise AssertionError(f"WAL is removed by segments, not below {floors}")
         after = trimmed_chain(before, floors)
         chains = trimmed_entries(self.chains, before, after, floors)
-        going = self._files_below(floors, [after.extents, *(each.extents for each in chains[:-1])])
+        kept = [after.extents, *(each.extents for each in chains[:-1])]
+        names = self._disk.list(self.directory)
+        going = files_below(names, floors, kept, self.line.segment_bytes)
         if chains != self.chains:
             # First: a crash leaves files that are not counted, and never the other way round.
             self._write_file(layout.CHAINS_NAME, layout.encode_chains(self.line, chains))
         with self._readers_lock:
             self._take_chains(chains)
             self.positions = after
-            self._close_readers()
+            self._readers.close()
         for name in going:
             self._disk.remove(self.directory / name)
         return going
-
-    def _files_below(
-        self, floors: Mapping[int, int], kept: Sequence[Mapping[int, Extent]]
-    ) -> list[str]:
-        """Files of segments that end at or below their floor and have no byte that is kept."""
-        names = []
-        for name in self._disk.list(self.directory):
-            place = _parse_wal_name(name, self.line.segment_bytes)
-            if place is None:
-                continue
-            timeline, lsn = place
-            end = lsn + self.line.segment_bytes
-            holds = any(
-                extents[timeline].start < end and lsn < extents[timeline].end
-                for extents in kept
-                if timeline in extents
-            )
-            if end <= floors.get(timeline, 0) and not holds:
-                names.append(name)
-        return sorted(names)
 
     def add_history(self, timeline: int, content: bytes) -> None:
         """Keep a timeline's history, durably.  The same content again is fine.
@@ -285,7 +250,7 @@ class StoreCore:
             return
         name = wal.history_name(timeline)
         if held is not None:
-            self._keep_aside(name, content)
+            self._evidence.keep_aside(name, content)
             raise LogshipError(
                 Code.HISTORY_CONFLICT,
                 f"another history of timeline {timeline} is held already",
@@ -320,11 +285,11 @@ class StoreCore:
             case positions.Copied(parts):
                 for holder, (part_start, part_end) in parts:
                     part = view[part_start - start : part_end - start]
-                    self._compare(timeline, part_start, part, holder)
+                    self._evidence.compare(timeline, part_start, part, holder)
                 return chain.written
             case _:
                 raise refusal(verdict, timeline, start, len(view))
-        self._compare(timeline, start, view[:known_bytes], timeline)
+        self._evidence.compare(timeline, start, view[:known_bytes], timeline)
         new = view[known_bytes:]
         if new:
             self._write_new(chain, timeline, start + known_bytes, new)
@@ -337,51 +302,11 @@ class StoreCore:
         copied = chain.copied(timeline, start, end, self.histories.get(timeline))
         for ancestor, (shared_start, shared_end) in copied:
             part = new[shared_start - start : shared_end - start]
-            self._compare(timeline, shared_start, part, ancestor)
+            self._evidence.compare(timeline, shared_start, part, ancestor)
         written = self.segments.write(timeline, start, new)
         chain.advance(timeline, start, end)
         self.segments.publish(written)
         self._scan = scan
-
-    def _compare(self, timeline: int, start: int, offered: memoryview, held_on: int) -> None:
-        if not offered:
-            return
-        try:
-            held = self.segments.stored(held_on, start, len(offered))
-        except OSError as error:
-            raise unreadable(held_on, start, error) from error
-        if held == offered:
-            return
-        pairs = zip(held, offered, strict=False)
-        same_bytes = next((i for i, (a, b) in enumerate(pairs) if a != b), len(held))
-        checksum = crc32c.crc32c(offered)
-        name = f"{timeline:08X}-{int(start):016X}-{checksum:08X}"
-        self._keep_aside(name, bytes(offered))
-        place = Lsn(start + same_bytes)
-        _log.error(
-            "WAL differs from what is stored",
-            directory=str(self.directory),
-            timeline=timeline,
-            lsn=str(place),
-            span_bytes=len(offered),
-            kept_as=name,
-        )
-        raise LogshipError(
-            Code.WAL_CONFLICT,
-            f"the bytes at {place} of timeline {timeline} differ from those stored",
-            "nothing was overwritten; the offered bytes are in the store's refused/ directory. "
-            "Two servers write the same timeline, or the primary was set back: find out which",
-        )
-
-    def _keep_aside(self, name: str, content: bytes) -> None:
-        directory = self.directory / layout.REFUSED_DIRECTORY
-        try:
-            self._disk.make_directory(directory)
-            names = self._disk.list(directory)
-            if name not in names and len(names) < _MAX_REFUSED_FILES:
-                self._disk.write_file(directory / name, content)
-        except OSError as error:
-            _log.warning("refused bytes not kept", name=name, reason=error.strerror)
 
     def hardened(self, position: Position | None) -> Position | None:
         """Record what `segments.run_flush` returned; gives the durable position."""
@@ -443,7 +368,9 @@ class StoreCore:
         size_bytes = min(max_bytes, available, wal.segment_end(lsn, self.line.segment_bytes) - lsn)
         if size_bytes <= 0:
             return -1, 0
-        return self._reader(timeline, wal.segment_start(lsn, self.line.segment_bytes)), size_bytes
+        return self._readers.of(
+            timeline, wal.segment_start(lsn, self.line.segment_bytes)
+        ), size_bytes
 
     def _read(self, timeline: int, lsn: int, max_bytes: int) -> bytes:
         fd, size_bytes = self._find(timeline, lsn, max_bytes)
@@ -470,30 +397,11 @@ class StoreCore:
             return 0
         raise removed(timeline, lsn)
 
-    def _reader(self, timeline: int, start: int) -> int:
-        key = (timeline, start)
-        fd = self._readers.get(key)
-        if fd is None:
-            opened = segments.open_stored(self._disk, self.directory, self.line, timeline, start)
-            if opened is None:
-                raise removed(timeline, start)
-            fd = self._readers[key] = opened
-            if len(self._readers) > _MAX_READERS:
-                self._disk.close(self._readers.popitem(last=False)[1])
-        else:
-            self._readers.move_to_end(key)
-        return fd
-
-    def _close_readers(self) -> None:
-        for fd in self._readers.values():
-            self._disk.close(fd)
-        self._readers.clear()
-
     def close(self) -> None:
         """Close all files.  Syncs nothing: what is not durable was not reported as such."""
         self.segments.close()
         with self._readers_lock:
-            self._close_readers()
+            self._readers.close()
 
     def _write_file(self, name: str, content: bytes) -> None:
         try:
@@ -509,17 +417,6 @@ class StoreCore:
                 "open it for writing, which the applier does",
             )
         self.segments.check_usable()
-
-
-def _parse_wal_name(name: str, segment_bytes: int) -> tuple[int, Lsn] | None:
-    try:
-        return wal.parse_segment_name(name.removesuffix(layout.PARTIAL_SUFFIX), segment_bytes)
-    except ValueError:
-        return None
-
-
-def _is_wal(name: str, segment_bytes: int) -> bool:
-    return _parse_wal_name(name, segment_bytes) is not None
 
 
 def open_store(

@@ -17,7 +17,13 @@ from applier.store.positions import Extent
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
-from logship.wal import WalLine, check_segment_size, segment_end, segment_name
+from logship.wal import (
+    WalLine,
+    check_segment_size,
+    parse_segment_name,
+    segment_end,
+    segment_name,
+)
 
 PARTIAL_SUFFIX = ".partial"
 NEW_SUFFIX = ".new"
@@ -87,6 +93,14 @@ def decode_slot(data: bytes, timeline: int, start_lsn: int, line: WalLine) -> Sl
 
 def partial_name(timeline: int, lsn: int, segment_bytes: int) -> str:
     return segment_name(timeline, lsn, segment_bytes) + PARTIAL_SUFFIX
+
+
+def parse_wal_name(name: str, segment_bytes: int) -> tuple[int, Lsn] | None:
+    """(timeline, start LSN) of a segment's file, finished or not; None: it is another file."""
+    try:
+        return parse_segment_name(name.removesuffix(PARTIAL_SUFFIX), segment_bytes)
+    except ValueError:
+        return None
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,9 +7,9 @@ nothing of the newer ones is taken out behind it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from applier.store.layout import Chain
+from applier.store.layout import Chain, parse_wal_name
 from applier.store.positions import ChainPositions, Extent
 from applier.store.runs import is_continued
 from logship.lsn import Lsn, Position
@@ -71,6 +71,39 @@ def trimmed_entries(
         entries.append(entry if left == old else entry.holding(left))
         next_old, next_start = (old_start, old or next_old[1]), start
     return entries[::-1]
+
+
+def files_below(
+    names: Iterable[str], floors: Floors, kept: Sequence[Extents], segment_bytes: int
+) -> list[str]:
+    """Files of segments that end at or below their floor and have no byte that is kept."""
+    found = []
+    for name, timeline, lsn in _wal_files(names, segment_bytes):
+        end = lsn + segment_bytes
+        holds = any(
+            extents[timeline].start < end and lsn < extents[timeline].end
+            for extents in kept
+            if timeline in extents
+        )
+        if end <= floors.get(timeline, 0) and not holds:
+            found.append(name)
+    return sorted(found)
+
+
+def files_from(names: Iterable[str], start: Position, segment_bytes: int) -> list[str]:
+    """Files that recovery could take for those of a chain that begins at `start`."""
+    return [
+        name
+        for name, timeline, lsn in _wal_files(names, segment_bytes)
+        if (timeline, lsn) >= (start.timeline, start.lsn)
+    ]
+
+
+def _wal_files(names: Iterable[str], segment_bytes: int) -> Iterator[tuple[str, int, Lsn]]:
+    for name in names:
+        place = parse_wal_name(name, segment_bytes)
+        if place is not None:
+            yield name, *place
 
 
 def _starting(chain: Chain, start: Position) -> Chain:

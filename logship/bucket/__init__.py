@@ -21,4 +21,7 @@ with a new seed.  `Place` is where to look next.
 
 **Writing.**  WAL objects are only ever made, never replaced, by the holder of the epoch.
 Listings serve start-up and holes.
+
+**Reading.**  `listing` tells WAL from what else may lie there, by its key; `reading` has the
+documents, and which incarnation is the newest.
 """

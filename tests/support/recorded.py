@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import psycopg
 
 from applier.operations.record import Heard, InstanceRecord, save_record
 from applier.store import Store
+from logship.bucket.documents import document_metadata, encode_profile, pack_document
 from logship.bucket.keys import Keys, Place
 from logship.bucket.seed_archive import PLAIN, Seals, SeedArchiveWriter, list_seeds
 from logship.bucket.wal_objects import Head, Marker, metadata_of, pack
@@ -159,11 +159,11 @@ class Recording:
     ) -> None:
         """As a shipper would have sent it: spans of any size, segments in one object, a marker."""
         chosen = random.Random(seed)
-        digest = "d" * 64
-        profile = msgspec.json.encode(self.profile)
-        bucket.put(self.keys.profile(digest), recipients.seal(profile))
-        for timeline, content in self.histories.items():
-            bucket.put(self.keys.history(timeline), recipients.seal(content))
+        digest, profile = encode_profile(self.profile)
+        documents = {self.keys.profile(digest): profile}
+        documents |= {self.keys.history(each): text for each, text in self.histories.items()}
+        for key, content in documents.items():
+            bucket.put(key, recipients.seal(pack_document(content)), document_metadata(content))
         for timeline, start, end in self.spans():
             lsn = max(start, segment_start(since, self.line.segment_bytes))
             while lsn < min(end, until or end):

@@ -5,20 +5,19 @@ All of it blocks: call it in threads.  Errors name the object.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from applier.receivers.bucket.cursor import Arrived, Get
-from applier.receivers.bucket.inventory import Item, items_of, locate
+from applier.receivers.bucket.inventory import locate
 from logship import __version__
-from logship.bucket.documents import decode_profile, unpack_document
-from logship.bucket.keys import Keys, Place
-from logship.bucket.seed_archive import Opens, list_seeds
+from logship.bucket.keys import Place
+from logship.bucket.listing import Item, items_of
+from logship.bucket.reading import Bucket, incarnations, newest_incarnation, shipped_at
 from logship.bucket.wal_objects import Head, damaged, read_head, unpack
 from logship.errors import Code, LogshipError
 from logship.frames import PROTOCOL_VERSION, Hello
-from logship.identity import Incarnation, Profile
+from logship.identity import Incarnation
 from logship.lsn import Lsn, Position
 from logship.objects import ObjectStore
 from logship.wal import segment_start
@@ -41,54 +40,25 @@ def choose_incarnation(
     store: ObjectStore, instance: str, known: Incarnation | None
 ) -> Incarnation | None:
     """The cluster to read: `known`, else the one that was shipped last.  None: not there."""
-    found = _incarnations(store, instance)
     if known is not None:
-        return known if known in found else None
-    last: tuple[float, Incarnation] | None = None
-    for each in found:
-        last = max(last or (0.0, each), (_shipped_at(store, instance, each), each))
-    if last is not None and last[0]:
-        return last[1]
-    return found[0] if len(found) == 1 else None
+        return known if known in incarnations(store, instance) else None
+    return newest_incarnation(store, instance)
 
 
 def newer_incarnation(
     store: ObjectStore, instance: str, known: Incarnation, since: float
 ) -> Incarnation | None:
     """Another cluster that was first shipped after `known` and after `since`."""
-    others = [each for each in _incarnations(store, instance) if each != known]
+    others = [each for each in incarnations(store, instance) if each != known]
     if not others:
         return None
-    since = max(since, _shipped_at(store, instance, known))
-    at, newest = max((_shipped_at(store, instance, each), each) for each in others)
+    since = max(since, shipped_at(store, instance, known))
+    at, newest = max((shipped_at(store, instance, each), each) for each in others)
     return newest if at > since else None
 
 
-def _incarnations(store: ObjectStore, instance: str) -> list[Incarnation]:
-    found = []
-    for name in store.folders(f"{instance}/"):
-        with contextlib.suppress(ValueError):
-            found.append(Incarnation.parse(name))
-    return found
-
-
-def _shipped_at(store: ObjectStore, instance: str, incarnation: Incarnation) -> float:
-    """When the newest profile came; 0: there is none."""
-    infos = store.listing(Keys(instance, incarnation).profile(""))
-    return max((info.modified_at for info in infos), default=0.0)
-
-
-class Contents:
+class Contents(Bucket):
     """The objects of one incarnation."""
-
-    def __init__(self, store: ObjectStore, keys: Keys, identities: Opens) -> None:
-        self.store = store
-        self.keys = keys
-        self.identities = identities
-
-    def where(self, key: str) -> str:
-        """How to call an object in messages."""
-        return f"{self.store.name}: {key}"
 
     def prove(self) -> None:
         """Open the newest of what will be needed.  Raises LogshipError: IDENTITY_MISSING,
@@ -101,37 +71,6 @@ class Contents:
         fetched = self.store.get(newest.key) if newest is not None else None
         if newest is not None and fetched is not None:
             self.identities.open(fetched.data, self.where(newest.key))
-
-    # --- documents --------------------------------------------------------------------------
-
-    def newest_profile(self) -> Profile | None:
-        """What the primary was when it was looked at last; None: nothing was ever shipped."""
-        prefix = self.keys.profile("")
-        infos = sorted(self.store.listing(prefix), key=lambda info: info.modified_at)
-        if infos:
-            return self.profile(infos[-1].key.removeprefix(prefix))
-        # Where seeds alone are kept, they say it themselves.
-        seeds = list_seeds(self.store, self.keys, self.identities)
-        return seeds[-1].profile if seeds else None
-
-    def profile(self, digest: str) -> Profile:
-        """Raises LogshipError: OBJECT_DAMAGED, also if it is of another cluster."""
-        key = self.keys.profile(digest)
-        profile = decode_profile(self._document(key), self.where(key))
-        if profile.incarnation != self.keys.incarnation:
-            raise damaged(self.where(key), f"it is of cluster {profile.incarnation}")
-        return profile
-
-    def history(self, timeline: int) -> bytes:
-        """The `.history` file, byte for byte."""
-        return self._document(self.keys.history(timeline))
-
-    def _document(self, key: str) -> bytes:
-        fetched = self.store.get(key)
-        if fetched is None:
-            raise damaged(self.where(key), "it is missing, and WAL that is there needs it")
-        where = self.where(key)
-        return unpack_document(self.identities.open(fetched.data, where), fetched.metadata, where)
 
     # --- WAL --------------------------------------------------------------------------------
 

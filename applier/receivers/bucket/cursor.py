@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from applier.receivers.bucket.inventory import Item, ahead_of, beyond, locate
+from applier.receivers.bucket.inventory import ahead_of, beyond, locate
 from logship.bucket.keys import Keys, Place
+from logship.bucket.listing import Item
 from logship.bucket.wal_objects import Head, damaged
 from logship.errors import LogshipError
 from logship.lsn import Lsn, Position

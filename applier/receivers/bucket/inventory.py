@@ -1,54 +1,13 @@
-"""What a listing says of an instance's WAL.  No I/O."""
+"""Where to begin in what a listing says of an instance's WAL, and what is ahead.  No I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
-from logship.bucket.keys import Keys, Place
+from logship.bucket.keys import Place
+from logship.bucket.listing import Item
 from logship.lsn import Lsn, Position
-from logship.objects import ObjectInfo
-from logship.wal import parse_segment_name, segment_start
-
-
-class Item(NamedTuple):
-    """An object of WAL, by its key alone: its end is not known before it is opened."""
-
-    place: Place
-    """Of a finished segment: its start."""
-    is_segment: bool
-    size_bytes: int
-    """As stored; 0: a marker."""
-    key: str
-
-    @property
-    def order(self) -> tuple[int, int, bool, int]:
-        """As the WAL is; a finished segment before the small objects of the same place."""
-        return (self.place.timeline, self.place.lsn, not self.is_segment, self.place.step)
-
-
-def items_of(infos: Iterable[ObjectInfo], keys: Keys, segment_bytes: int) -> list[Item]:
-    """The WAL among listed objects, in order.  What is no WAL is left out."""
-    found = []
-    for info in infos:
-        item = _item(info, keys, segment_bytes)
-        if item is not None:
-            found.append(item)
-    return sorted(found, key=lambda item: item.order)
-
-
-def _item(info: ObjectInfo, keys: Keys, segment_bytes: int) -> Item | None:
-    try:
-        if info.key.startswith(keys.all_wal):
-            place = Place.parse(info.key.removeprefix(keys.all_wal))
-            return Item(place, False, info.size_bytes, info.key)
-        if info.key.startswith(keys.all_segments):
-            name = info.key.removeprefix(keys.all_segments).rpartition("/")[2]
-            timeline, lsn = parse_segment_name(name, segment_bytes)
-            return Item(Place(timeline, lsn), True, info.size_bytes, info.key)
-    except ValueError:
-        return None
-    return None
+from logship.wal import segment_start
 
 
 def locate(items: Sequence[Item], position: Position, segment_bytes: int) -> Place | None:

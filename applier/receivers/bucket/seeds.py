@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from applier.receivers import Held
 from applier.receivers.bucket.contents import Contents
-from applier.receivers.bucket.inventory import Item, has_whole
+from applier.receivers.bucket.inventory import has_whole
+from logship.bucket.listing import Item
 from logship.bucket.seed_archive import SeedInfo, list_seeds
 from logship.bucket.wal_objects import Marker
 from logship.identity import Profile

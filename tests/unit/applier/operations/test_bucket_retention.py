@@ -8,6 +8,7 @@ import pytest
 
 from applier.operations.bucket_retention import BucketRetention
 from applier.operations.instance import Instance
+from applier.retention.leases import HeldLease, Lease
 from logship.bucket.keys import Keys, Place
 from logship.bucket.seed_archive import PLAIN
 from logship.errors import Code
@@ -49,6 +50,23 @@ async def test_what_it_has_read_goes(instance: Instance, listener: Listener) -> 
         "bucket WAL"
         not in (await instance.retention.run(dry_run=False, with_bucket=False))["parts"]
     )
+    await instance.retention.run(dry_run=False)
+    assert list(store.objects) == [KEYS.wal(Place(1, Lsn(number * S))) for number in (4, 5)]
+
+
+async def test_a_restore_here_keeps_the_bucket_s_wal(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    await instance.arrival.begin(START)
+    store = filled()
+    instance.retention.bucket = BucketRetention(store, PLAIN)
+    restore = HeldLease.take(instance.directory)
+    assert restore is not None
+    restore.narrow(Lease(1, 3 * S, "aa"))
+    await instance.retention.run(dry_run=False)
+    assert list(store.objects) == [KEYS.wal(Place(1, Lsn(number * S))) for number in (3, 4, 5)]
+    restore.release()
     await instance.retention.run(dry_run=False)
     assert list(store.objects) == [KEYS.wal(Place(1, Lsn(number * S))) for number in (4, 5)]
 

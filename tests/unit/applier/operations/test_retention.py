@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from applier.operations.instance import Instance
+from applier.retention.leases import HeldLease, Lease
 from applier.service import Service
 from logship.bucket.keys import Keys
 from logship.bucket.seed_archive import list_seeds, read_seed
@@ -202,6 +203,54 @@ async def test_wal_that_nothing_needs_goes(instance: Instance, listener: Listene
     assert done["parts"]["store"]["removed"] == [group]
     assert len(wal_files(instance)) == len(before) - 4
     assert instance.opened_store.start == (1, later - later % S)
+
+
+async def test_without_a_server_the_standby_before_the_last_seed_goes_at_once(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    for seed_id in ("aa", "bb"):
+        await give(instance, frames(seed_id))
+    old = instance.incarnation_directory / "data.old"
+    await until(lambda: not old.exists(), "the old one is gone")
+    answer = await instance.retention.run(dry_run=True)
+    assert answer["parts"]["store"]["held"] is None
+
+
+async def test_a_running_restore_keeps_its_seed_and_its_wal(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    for seed_id in ("aa", "bb"):
+        await give(instance, frames(seed_id))
+        await until(lambda: seed_id in kept(instance), f"{seed_id} is kept")  # noqa: B023
+    restore = HeldLease.take(instance.directory)
+    assert restore is not None
+    for seed_id in ("cc", "dd"):
+        await give(instance, frames(seed_id))
+        await until(lambda: seed_id in kept(instance), f"{seed_id} is kept")  # noqa: B023
+    await instance.retention.run(dry_run=False)
+    assert kept(instance) == ["aa", "bb", "cc", "dd"]
+    restore.narrow(Lease(1, START_LSN, "bb"))
+    await instance.retention.run(dry_run=False)
+    assert kept(instance) == ["bb", "cc", "dd"]
+    # Nothing else needs WAL from before a seed that is to come.
+    await ship(instance, START_LSN + 6 * S)
+    later = START_LSN + 4 * S
+    begin = SeedBegin(seed_id="ee", timeline=1, start_lsn=later, estimated_bytes=0)
+    await instance.arrival.begin(begin)
+    await instance.arrival.give_up("only its chain matters")
+    instance.following.placed = None
+    for info in list_seeds(archive_of(instance), KEYS):
+        archive_of(instance).delete([f"{KEYS.all_seeds}{info.name}/end"])
+    age(instance, 1)
+    before = wal_files(instance)
+    answer = await instance.retention.run(dry_run=False)
+    assert wal_files(instance) == before
+    assert answer["parts"]["store"]["kept"][0]["why"] == "a restore reads it"
+    restore.release()
+    await instance.retention.run(dry_run=False)
+    assert len(wal_files(instance)) == len(before) - 4
 
 
 async def test_a_promoted_instance_keeps_everything(instance: Instance, listener: Listener) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from applier.restore.bucket_wal import Bucket, BucketWal
+from applier.restore.bucket_wal import BucketWal
 from applier.restore.intervals import Interval
 from applier.restore.spool import Spool
 from logship.bucket.keys import Keys, Place
+from logship.bucket.reading import Bucket
 from logship.bucket.seed_archive import PLAIN
 from logship.bucket.wal_objects import Head, Marker, metadata_of, pack
 from logship.errors import Code, LogshipError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from applier.retention.bucket import BucketParts, Rules, retain_bucket
-from applier.retention.plan import Need
+from applier.retention.plan import EVERY_SEED, Need
 from logship.bucket.keys import Keys, Place
 from logship.bucket.seed_archive import SeedArchiveWriter, list_seeds
 from logship.identity import Incarnation
@@ -172,6 +172,18 @@ def test_unfinished_seeds_go_once_they_are_nobody_s() -> None:
     retain(store)
     assert not any("-bb/" in key for key in store.objects)
     assert any("-cc/" in key for key in store.objects)
+
+
+def test_the_seed_of_a_running_restore_stays() -> None:
+    store = MemoryStore()
+    for age, seed_id in enumerate(("dd", "cc", "bb", "aa")):
+        put_seed(store, seed_id, at=NOW - (5 + age) * DAY)
+    rules = Rules(1, NOW - DAY, NOW)
+    retain_bucket(store, KEYS, S, rules, in_use={EVERY_SEED}, dry_run=False)
+    assert seeds_in(store) == ["aa", "bb", "cc", "dd"]
+    parts = retain_bucket(store, KEYS, S, rules, in_use={"bb"}, dry_run=False)
+    assert seeds_in(store) == ["bb", "dd"]
+    assert "a restore starts from it" in [group.why for group in parts.seeds.kept]
 
 
 def test_strange_keys_are_left_alone() -> None:

@@ -28,8 +28,8 @@ from applier.receivers.bucket.cursor import (
     Look,
     Open,
 )
-from applier.receivers.bucket.inventory import Item
 from logship.bucket.keys import Keys, Place
+from logship.bucket.listing import Item
 from logship.bucket.wal_objects import Head, Marker
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
