@@ -110,7 +110,12 @@ def check_place(place: Place) -> None:
         raise _refused(f"{into} can't be looked at: {error.strerror}", "check its owner") from error
     if is_used:
         what = "is not empty" if into.is_dir() else "is no directory"
-        raise _refused(f"{into} {what}", "name a directory that is empty or not there yet")
+        hint = "name a directory that is empty or not there yet"
+        if place.layout.socket_directory.is_dir():
+            hint += (
+                "; if a restore was killed in this one, its server may still run: stop that first"
+            )
+        raise _refused(f"{into} {what}", hint)
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         if _is_taken(family, address, place.port):
             raise _refused(f"port {place.port} is in use on this machine", "name another: --port P")

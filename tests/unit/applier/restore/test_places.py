@@ -61,3 +61,10 @@ def test_a_bucket_that_is_away_can_be_left_out_and_that_is_said() -> None:
         raise away
     assert caught.value.hint.startswith("look at it (--no-bucket does")
     assert caught.value.retryable
+
+
+def test_what_a_killed_restore_left_may_still_run_and_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RefusedError, match="is not empty") as caught:
+        check_place(Place(tmp_path, 1, "promote"))
+    assert "its server may still run" in caught.value.hint
