@@ -10,11 +10,11 @@ from logship.objects import ObjectStore
 from logship.objects.encryption import Recipients
 from logship.objects.opening import open_store
 from shipper.destinations import Destination
-from shipper.destinations.bucket import BucketDestination, BucketOptions
+from shipper.destinations.bucket.destination import BucketDestination, BucketOptions
 from shipper.destinations.link import LinkDestination, ShipperIdentity
-from shipper.destinations.several import SeveralDestinations, SeveralMember
-from shipper.destinations.several_members import Role
-from shipper.destinations.several_spill import SpillRule
+from shipper.destinations.several.destination import SeveralDestinations, SeveralMember
+from shipper.destinations.several.members import Role
+from shipper.destinations.several.spill import SpillRule
 from shipper.settings import LinkSettings, ShipperSettings
 from shipper.settings_bucket import BucketSettings
 

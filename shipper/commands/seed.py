@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shipper.destinations.bucket_wishes import ORDER_NAME
+    from shipper.destinations.bucket.wishes import ORDER_NAME
 
     settings = load_shipper_settings(args.config)
     if settings.bucket is None or settings.bucket.role == "spill":

@@ -4,7 +4,8 @@ A destination takes sealed spans, histories and seed chunks in order and says wh
 durable at its far end.  It never says so from memory or after a time-out.  Every
 implementation passes `tests/integration/destination_contract.py`.
 
-`link` is the ZeroMQ road to an applier.  `several` is several destinations as one.
+`link` is the ZeroMQ road to an applier, `bucket` stores for whoever reads the bucket, `several`
+is several destinations as one.
 """
 
 from __future__ import annotations

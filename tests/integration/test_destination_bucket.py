@@ -16,8 +16,8 @@ from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn
 from shipper.destinations import Acked, Lost, Rewind, SeedFinished, SeedWanted
-from shipper.destinations.bucket import BucketDestination
-from shipper.destinations.bucket_wishes import ORDER_NAME
+from shipper.destinations.bucket.destination import BucketDestination
+from shipper.destinations.bucket.wishes import ORDER_NAME
 from tests.integration.destination_contract import (
     DestinationContract,
     Seed,

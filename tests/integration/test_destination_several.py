@@ -12,9 +12,9 @@ import pytest
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
 from shipper.destinations import Lost, Rewind
-from shipper.destinations.several import SeveralDestinations, SeveralMember
-from shipper.destinations.several_members import Role
-from shipper.destinations.several_spill import SpillRule
+from shipper.destinations.several.destination import SeveralDestinations, SeveralMember
+from shipper.destinations.several.members import Role
+from shipper.destinations.several.spill import SpillRule
 from tests.integration.destination_contract import DestinationContract, Shipping
 from tests.integration.test_destination_link import LinkFarEnd
 from tests.support.bucket_far_end import BucketFarEnd

@@ -19,8 +19,8 @@ from logship.lsn import Lsn, Position
 from logship.objects import ObjectStore
 from logship.objects.directory import DirectoryStore
 from logship.wal import segment_end
-from shipper.destinations.bucket import BucketDestination, BucketOptions
-from shipper.destinations.bucket_objects import Seal
+from shipper.destinations.bucket.destination import BucketDestination, BucketOptions
+from shipper.destinations.bucket.objects import Seal
 from tests.support.link_frames import SEGMENT_BYTES, at, profile, sealed_wal
 from tests.support.rigged_store import RiggedStore, unreachable
 

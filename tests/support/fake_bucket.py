@@ -30,7 +30,7 @@ from tests.support.link_frames import SEGMENT_BYTES, wal_bytes
 
 
 class FakeBucket:
-    """See `shipper.destinations.several.SpillDestination`.
+    """See `shipper.destinations.several.destination.SpillDestination`.
 
     `auto_durable`: what is sent is durable at once; else `harden` says when.
     `room_bytes`: what may be sent until it is raised again; None is no limit.

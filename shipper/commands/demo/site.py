@@ -35,7 +35,7 @@ from logship.status import InstanceStatus
 from shipper.commands.demo.s3_server import PORTS as S3_PORTS
 from shipper.commands.demo.s3_server import S3Server
 from shipper.commands.demo.settings import MAX_DELAY_SECONDS, settings_of_both
-from shipper.destinations.bucket_chain import look
+from shipper.destinations.bucket.chain import look
 
 INSTANCE = "demo"
 BUCKET = "logship-demo"

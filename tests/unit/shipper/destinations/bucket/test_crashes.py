@@ -17,7 +17,7 @@ from logship.errors import LogshipError
 from logship.lsn import Lsn
 from logship.objects import Bytes, ObjectStore
 from shipper.destinations import Acked, Lost, Rewind
-from shipper.destinations.bucket import BucketDestination
+from shipper.destinations.bucket.destination import BucketDestination
 from tests.integration.destination_contract import facts
 from tests.support.bucket_far_end import BucketFarEnd
 from tests.support.link_frames import SEGMENT_BYTES, at, sealed_wal, wal_bytes

@@ -19,7 +19,7 @@ from logship.bucket.wal_objects import Head, Marker, metadata_of, opened, pack, 
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.objects import ConditionFailedError, Fetched, ObjectStore
-from shipper.destinations.bucket_batches import Batch, Context
+from shipper.destinations.bucket.batches import Batch, Context
 
 log = structlog.get_logger(__name__)
 

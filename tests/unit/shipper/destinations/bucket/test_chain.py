@@ -7,7 +7,7 @@ from logship.bucket.wal_objects import Head, metadata_of, pack
 from logship.identity import Incarnation
 from logship.lsn import Lsn
 from logship.seal import seal
-from shipper.destinations.bucket_chain import look
+from shipper.destinations.bucket.chain import look
 from tests.support.memory_store import MemoryStore
 from tests.support.wal_factory import MEGABYTE, SYSTEM_IDENTIFIER, WalFactory, wal_line
 

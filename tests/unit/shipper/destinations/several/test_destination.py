@@ -22,10 +22,10 @@ from shipper.destinations import (
     SeedFinished,
     SeedWanted,
 )
-from shipper.destinations import several as several_module
-from shipper.destinations.several import SeveralDestinations, SeveralMember
-from shipper.destinations.several_members import Role
-from shipper.destinations.several_spill import SpillRule
+from shipper.destinations.several import destination as several_module
+from shipper.destinations.several.destination import SeveralDestinations, SeveralMember
+from shipper.destinations.several.members import Role
+from shipper.destinations.several.spill import SpillRule
 from shipper.sources import WalBytes
 from tests.support.fake_bucket import FakeBucket
 from tests.support.fakes import FakeSource

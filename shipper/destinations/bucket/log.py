@@ -22,10 +22,10 @@ from logship.lsn import Position
 from logship.seal import Sealed
 from logship.wal import segment_start
 from shipper.destinations import Facts
-from shipper.destinations.bucket_batches import Batch, Batches, Context
-from shipper.destinations.bucket_chain import Chain
-from shipper.destinations.bucket_objects import BucketObjects, PackedWal
-from shipper.destinations.bucket_uploads import RunBlocking, Upload, Uploads
+from shipper.destinations.bucket.batches import Batch, Batches, Context
+from shipper.destinations.bucket.chain import Chain
+from shipper.destinations.bucket.objects import BucketObjects, PackedWal
+from shipper.destinations.bucket.uploads import RunBlocking, Upload, Uploads
 
 
 class Limits(NamedTuple):

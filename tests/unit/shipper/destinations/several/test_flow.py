@@ -9,7 +9,7 @@ from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn
 from shipper.destinations import Accepted, Acked, Rewind
-from shipper.destinations.several_commands import (
+from shipper.destinations.several.commands import (
     Command,
     Connect,
     GoOnAt,
@@ -18,12 +18,12 @@ from shipper.destinations.several_commands import (
     SkipTo,
     Up,
 )
-from shipper.destinations.several_flow import Flow
-from shipper.destinations.several_members import Role
-from shipper.destinations.several_spill import SpillRule
-from shipper.destinations.several_turns import TURN_SECONDS
+from shipper.destinations.several.flow import Flow
+from shipper.destinations.several.members import Role
+from shipper.destinations.several.spill import SpillRule
+from shipper.destinations.several.turns import TURN_SECONDS
 from tests.support.link_frames import at, profile
-from tests.unit.shipper.destinations.several_world import FarEnd, S, World, lost
+from tests.unit.shipper.destinations.several.world import FarEnd, S, World, lost
 
 RULE = SpillRule(after_bytes=20_000, after_seconds=5.0)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from logship.frames import GapFound
 from logship.lsn import Lsn, Position
 from shipper.destinations import DestinationEvent
-from shipper.destinations.several_members import Member
+from shipper.destinations.several.members import Member
 
 
 class Up(NamedTuple):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.destinations.bucket_threads import RequestThreads
+from shipper.destinations.bucket.threads import RequestThreads
 from tests.support.waiting import until
 
 ENDS = """

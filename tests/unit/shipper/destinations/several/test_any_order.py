@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from shipper.destinations.several_members import Role
-from shipper.destinations.several_spill import SpillRule
-from tests.unit.shipper.destinations.several_world import World
+from shipper.destinations.several.members import Role
+from shipper.destinations.several.spill import SpillRule
+from tests.unit.shipper.destinations.several.world import World
 
 MODES: dict[str, tuple[Role, SpillRule | None]] = {
     "both": (Role.REQUIRED, None),

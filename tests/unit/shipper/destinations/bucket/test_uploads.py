@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from logship.errors import Code, LogshipError
-from shipper.destinations.bucket_uploads import Upload, Uploads
+from shipper.destinations.bucket.uploads import Upload, Uploads
 from tests.support.waiting import until
 
 

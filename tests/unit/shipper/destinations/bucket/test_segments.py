@@ -15,7 +15,8 @@ from logship.errors import Code
 from logship.frames import GapFound
 from logship.lsn import Lsn
 from logship.objects.encryption import Identities, Recipients, generate_identity, is_sealed
-from shipper.destinations import Lost, bucket_segments
+from shipper.destinations import Lost
+from shipper.destinations.bucket import segments as rooms
 from tests.integration.destination_contract import Shipping
 from tests.support.bucket_far_end import KEYS, BucketFarEnd
 from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
@@ -139,7 +140,7 @@ async def test_a_segment_that_was_begun_by_an_earlier_process(
 async def test_what_is_too_much_to_keep_is_fetched(
     rig: BucketFarEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket_segments, "MAX_KEPT_BYTES", 100)
+    monkeypatch.setattr(rooms, "MAX_KEPT_BYTES", 100)
     shipping = await started(rig, compact_grace_seconds=0.05)
     gets = rig.store.calls["get"]
     await ship(shipping, S)

@@ -12,7 +12,7 @@ from logship.frames import GapFound
 from logship.lsn import Lsn, Position
 from logship.wal import History, segment_start
 from shipper.destinations import Facts
-from shipper.destinations.several_commands import (
+from shipper.destinations.several.commands import (
     Command,
     Connect,
     GoOnAt,
@@ -24,7 +24,7 @@ from shipper.destinations.several_commands import (
     skips,
     spills,
 )
-from shipper.destinations.several_members import Member
+from shipper.destinations.several.members import Member
 
 REMOVED_CODES = frozenset({str(Code.WAL_REMOVED), str(Code.SLOT_LOST)})
 """Gaps after which the primary's WAL goes on."""

@@ -18,7 +18,7 @@ from logship.frames import GapFound, OtherRoad
 from logship.lsn import Lsn, Position
 from logship.wal import History, parse_history
 from shipper.destinations import Accepted, Acked, Facts, Lost, Rewind
-from shipper.destinations.several_commands import (
+from shipper.destinations.several.commands import (
     Command,
     Connect,
     GoOnAt,
@@ -29,9 +29,9 @@ from shipper.destinations.several_commands import (
     Up,
     misses,
 )
-from shipper.destinations.several_members import Member, Role
-from shipper.destinations.several_spill import Spill, SpillRule
-from shipper.destinations.several_turns import Turns
+from shipper.destinations.several.members import Member, Role
+from shipper.destinations.several.spill import Spill, SpillRule
+from shipper.destinations.several.turns import Turns
 
 FORWARD_BYTES = 16 << 20
 """WAL that no member needs is skipped if there is so much of it."""

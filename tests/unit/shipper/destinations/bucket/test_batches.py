@@ -10,7 +10,7 @@ from logship.bucket.keys import Place
 from logship.bucket.wal_objects import Head, opened
 from logship.lsn import Lsn
 from logship.seal import seal
-from shipper.destinations.bucket_batches import Batch, Batches, Context
+from shipper.destinations.bucket.batches import Batch, Batches, Context
 from tests.support.link_frames import wal_bytes
 
 S = 4096

@@ -1,8 +1,4 @@
-"""Destination `several`: a link and a bucket, or more, used as one.
-
-The shell around `Flow`, which decides: one task for each member that connects, listens and
-connects again, and a clock.  `several_seeds` says who gets a seed.
-"""
+"""Several destinations as one: the shell around `flow`."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ from shipper.destinations import (
     SeedWanted,
 )
 from shipper.destinations.changes import Change
-from shipper.destinations.several_commands import (
+from shipper.destinations.several.commands import (
     Command,
     Connect,
     GoOnAt,
@@ -43,10 +39,10 @@ from shipper.destinations.several_commands import (
     SkipTo,
     Up,
 )
-from shipper.destinations.several_flow import BUDGET_SECONDS, Flow
-from shipper.destinations.several_members import Member, Role
-from shipper.destinations.several_seeds import SeveralSeeds
-from shipper.destinations.several_spill import SpillRule
+from shipper.destinations.several.flow import BUDGET_SECONDS, Flow
+from shipper.destinations.several.members import Member, Role
+from shipper.destinations.several.seeds import SeveralSeeds
+from shipper.destinations.several.spill import SpillRule
 
 log = structlog.get_logger(__name__)
 

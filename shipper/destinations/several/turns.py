@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from logship.lsn import Lsn, Position
-from shipper.destinations.several_members import Member, Role
+from shipper.destinations.several.members import Member, Role
 
 TURN_SECONDS = 2.0
 

@@ -1,16 +1,4 @@
-"""Destination `bucket`: WAL, histories and seeds as objects that an applier fetches.
-
-Rooms: `bucket_log` is the end of the log while one connection lasts; `bucket_batches` decides
-what becomes an object, `bucket_uploads` carries several at once and says in order what is
-stored, `bucket_objects` makes them; `bucket_chain` finds the end of the log at start-up,
-`bucket_seeds` writes seeds, `bucket_segments` joins finished segments; `bucket_threads` are those
-that wait for the bucket.
-
-Durable is what is stored without a hole before it.  While the bucket is away for a short time
-uploads are tried again and nothing is read again; past that the connection is lost, and the
-next one starts where the bucket's log ends.  Nothing is asked of the bucket while nothing is
-shipped.
-"""
+"""The bucket as a destination: connects, takes what is shipped, says what is stored."""
 
 from __future__ import annotations
 
@@ -50,13 +38,13 @@ from shipper.destinations import (
     SeedFinished,
     SeedWanted,
 )
-from shipper.destinations.bucket_chain import Found, Remembered, load_hint, look, save_hint
-from shipper.destinations.bucket_log import BucketLog, Limits
-from shipper.destinations.bucket_objects import BucketObjects, MetAnotherError, PackedWal, Seal
-from shipper.destinations.bucket_seeds import BucketSeeds, PatientStore, SeedTaker
-from shipper.destinations.bucket_segments import BucketSegments
-from shipper.destinations.bucket_threads import RequestThreads
-from shipper.destinations.bucket_wishes import LOOK_SECONDS, ORDER_NAME, SeedWishes
+from shipper.destinations.bucket.chain import Found, Remembered, load_hint, look, save_hint
+from shipper.destinations.bucket.log import BucketLog, Limits
+from shipper.destinations.bucket.objects import BucketObjects, MetAnotherError, PackedWal, Seal
+from shipper.destinations.bucket.seeds import BucketSeeds, PatientStore, SeedTaker
+from shipper.destinations.bucket.segments import BucketSegments
+from shipper.destinations.bucket.threads import RequestThreads
+from shipper.destinations.bucket.wishes import LOOK_SECONDS, ORDER_NAME, SeedWishes
 
 HINT_SECONDS: Final = 10.0
 """How old the remembered end of the log may be: so much a restart has to follow."""
@@ -266,7 +254,7 @@ class BucketDestination:
             self._log.resume(position)
 
     def skip_to(self, position: Position, why: str) -> Position:
-        """See `shipper.destinations.several.SpillDestination`."""
+        """See `shipper.destinations.several.destination.SpillDestination`."""
         return self._open_log().skip_to(position, why)
 
     def send_span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> None:

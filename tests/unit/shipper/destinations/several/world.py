@@ -14,7 +14,7 @@ from logship.frames import GapFound
 from logship.lsn import Lsn, Position
 from logship.wal import segment_start
 from shipper.destinations import Accepted, Acked, Facts, Rewind
-from shipper.destinations.several_commands import (
+from shipper.destinations.several.commands import (
     Command,
     Connect,
     GoOnAt,
@@ -25,9 +25,9 @@ from shipper.destinations.several_commands import (
     SkipTo,
     Up,
 )
-from shipper.destinations.several_flow import Flow
-from shipper.destinations.several_members import Role
-from shipper.destinations.several_spill import SpillRule
+from shipper.destinations.several.flow import Flow
+from shipper.destinations.several.members import Role
+from shipper.destinations.several.spill import SpillRule
 from tests.support.link_frames import at, profile
 
 S = 8192

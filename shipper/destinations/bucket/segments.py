@@ -26,9 +26,9 @@ from logship.errors import LogshipError
 from logship.lsn import Lsn
 from logship.objects import ConditionFailedError
 from logship.wal import segment_end, segment_start
-from shipper.destinations.bucket_batches import Context
-from shipper.destinations.bucket_objects import BucketObjects, PackedWal, gone
-from shipper.destinations.bucket_uploads import RunBlocking, patiently
+from shipper.destinations.bucket.batches import Context
+from shipper.destinations.bucket.objects import BucketObjects, PackedWal, gone
+from shipper.destinations.bucket.uploads import RunBlocking, patiently
 
 log = structlog.get_logger(__name__)
 
