@@ -1,7 +1,7 @@
 # Every target does the set-up it needs. Set-up is remembered, so the second time is quick.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2 --dist worksteal
+PYTEST_ARGS ?= -n 3 --dist worksteal
 DEMO_ARGS ?=
 SEEDS ?= 20000
 FROM ?= 0
