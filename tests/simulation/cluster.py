@@ -239,6 +239,9 @@ class SimPrimaryQueries:
             slot = SlotState(False, None, status, None if restart is None else Lsn(restart))
         return PrimaryState(False, server.flush_lsn, "async", slot, server.timeline)
 
+    async def primary_state(self) -> PrimaryState:
+        return await self.state()  # no server here is ever a standby
+
     async def profile(self) -> Profile:
         await asyncio.sleep(0.001)
         return self._asked().profile

@@ -118,7 +118,7 @@ async def test_a_seed_that_the_log_leads_to_and_that_is_complete_is_not_wanted_a
 ) -> None:
     await led_to_a_seed(rig, shipping)
     await Seed(start_lsn=7 * S + 40).send(shipping.destination, first=3)
-    await shipping.hear(SeedFinished)
+    await shipping.hear(SeedFinished, count=2)
     assert not (await shipping.connect()).seed_wanted
     await shipping.close()
     again = Shipping(rig)
