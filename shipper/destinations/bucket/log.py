@@ -91,10 +91,6 @@ class BucketLog:
         place = self.place
         return None if place is None else Position(place.timeline, place.lsn)
 
-    @property
-    def ends_with_gap(self) -> bool:
-        return self._gap is not None
-
     def resume(self, position: Position) -> None:
         self._void = position != self.position
 

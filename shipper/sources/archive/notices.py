@@ -45,10 +45,6 @@ class Notices:
         self.lost = False
         """Some were missed, or the directory itself went away: only a look at it tells."""
 
-    @property
-    def is_watching(self) -> bool:
-        return self._inotify is not None
-
     def watch(self, directory: Path) -> None:
         """Begin, with nothing noticed yet.  Raises OSError."""
         self.stop()
