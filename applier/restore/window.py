@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from applier.restore.intervals import Interval
 from applier.restore.kept import Kept
-from applier.restore.records import Records
+from applier.restore.records import XACT_ENDS, Records
 from applier.restore.seeds import SeedChoice
 from applier.restore.targets import shown_time
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
-from logship.wal import History, segment_start
+from logship.wal import WAL_PAGE_BYTES, History, segment_end, segment_start
 from logship.wal_records import Kind
 
 _MICROSECONDS = 1_000_000
@@ -154,12 +154,25 @@ def _earliest_time(records: Records, seed: SeedChoice, wal: Interval) -> int:
     tail = records.tail(wal.start, end)
     if tail.last_xact_time is not None:
         return tail.last_xact_time
+    known = int(seed.info.begun_at * _MICROSECONDS)
     # None before it is known, as a backup begins with a new segment.  Its checkpoint tells its
     # time, in whole seconds.
     for mark in records.marks(segment, end):
         if mark.kind is Kind.CHECKPOINT and mark.end_lsn > start and mark.time is not None:
-            return mark.time + _MICROSECONDS
-    return int(seed.info.begun_at * _MICROSECONDS)
+            known = mark.time + _MICROSECONDS
+            break
+    first = _first_xact_time(records, end, wal)
+    return known if first is None else min(known, first)
+
+
+def _first_xact_time(records: Records, consistent: int, wal: Interval) -> int | None:
+    """Of the first transaction that ends behind `consistent`, in the same segment: replay can
+    stop before it and behind it."""
+    limit = min(segment_end(consistent, records.kept.line.segment_bytes), wal.end)
+    for mark in records.marks(consistent - consistent % WAL_PAGE_BYTES, limit):
+        if mark.kind in XACT_ENDS and mark.start_lsn >= consistent and mark.time is not None:
+            return mark.time
+    return None
 
 
 def _says_complete(heard: Heard, wal: Interval, history: History) -> bool:

@@ -12,10 +12,9 @@ import pytest
 
 from logship.link.keys import generate
 from logship.lsn import Lsn
-from logship.status import InstanceStatus
 from tests.conftest import PrimaryFactory
 from tests.support.installations import older_minor_dir, postgres_dir
-from tests.support.pair import PATIENCE_SECONDS, Pair, Process
+from tests.support.pair import PATIENCE_SECONDS, Pair, Process, durable_lsn
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
 
@@ -43,11 +42,6 @@ def wait_event(process: Process, code: str, *, more_than: int = 0) -> dict[str, 
         return wait_until(found, PATIENCE_SECONDS, f"{code} in the log")[0]
     except TimeoutError as error:
         raise AssertionError(f"{error}\n{process.log[-3000:]}") from None
-
-
-def durable_lsn(status: InstanceStatus) -> Lsn:
-    """As positions compare, which their texts do not: "0/A000000" is less than "0/10000000"."""
-    return Lsn.parse(str(status["store"]["durable"]).split(":")[1])
 
 
 def check_clear(event: dict[str, Any]) -> None:
@@ -332,8 +326,7 @@ def test_a_blocked_instance_is_received_and_stored_but_not_replayed(
     )
     assert any(alarm["code"] == "compatibility" for alarm in status["alarms"])
     insert(server, 3000)
-    target = Lsn.parse(server.execute("select pg_current_wal_flush_lsn()::text")[0][0])
-    pair.wait_status("main", lambda s: durable_lsn(s) >= target, "it is stored")
+    pair.wait_durable("main", server)
     assert status["standby"]["state"] in (None, "stopped")
     refused = pair.command("shipper", "promote", "main", "--json")
     assert refused.returncode == 3
@@ -370,16 +363,14 @@ def test_wal_of_an_upgraded_primary_is_held_back_whatever_restarts(
     server.start()
     insert(server, 50)
     pair.wait_status("main", lambda s: s["phase"] == "blocked", "blocked")
-    target = Lsn.parse(server.execute("select pg_current_wal_flush_lsn()::text")[0][0])
-    pair.wait_status("main", lambda s: durable_lsn(s) >= target, "stored all the same")
+    pair.wait_durable("main", server)
     assert pair.standby_sql("main", COUNT) == [(100,)]
 
     for process in (pair.applier, shipper):
         process.stop(signal.SIGKILL)
         process.start()
     insert(server, 50)
-    target = Lsn.parse(server.execute("select pg_current_wal_flush_lsn()::text")[0][0])
-    pair.wait_status("main", lambda s: durable_lsn(s) >= target, "stored all the same")
+    pair.wait_durable("main", server)
     assert pair.status("main")["phase"] == "blocked"
     assert pair.standby_sql("main", COUNT) == [(100,)], "it replayed WAL it was not checked against"
     assert pair.standby_pid("main") == before

@@ -69,6 +69,7 @@ def test_follows_through_restarts_of_both_sides_and_opens(
     insert(server)
     pair.wait_on_standby("main", COUNT, 6002)
 
+    pair.wait_durable("main", server)
     server.kill()
     record = pair.promote("main")
     assert pair.standby_sql("main", COUNT) == [(6002,)]

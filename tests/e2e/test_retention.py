@@ -85,6 +85,7 @@ def test_a_standby_goes_on_with_what_retention_leaves(
     pair.applier.start()
     pair.wait_on_standby("main", COUNT, 900)
     assert not gone & wal_files(pair)
+    pair.wait_durable("main", server)
     server.kill()
     assert pair.promote("main")["lost_bytes"] == 0
     assert pair.standby_sql("main", COUNT) == [(900,)]

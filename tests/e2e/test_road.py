@@ -70,6 +70,7 @@ def test_follows_through_restarts_of_everything_and_opens(
     insert(server)
     pair.wait_on_standby("main", COUNT, 1005)
 
+    pair.wait_durable("main", server)
     server.kill()
     record = pair.promote("main")
     assert pair.standby_sql("main", COUNT) == [(1005,)]

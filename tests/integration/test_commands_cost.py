@@ -11,6 +11,7 @@ from logship.settings_text import toml_value
 from tests.conftest import PrimaryFactory
 from tests.integration.command_runner import run, start
 from tests.support.installations import MAJORS
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -54,6 +55,13 @@ async def test_a_primary_is_asked_or_watched(
     server = primary(major)
     file = settings_file(tmp_path, server.dsn())
     server.execute("create table t as select g, md5(g::text) from generate_series(1, 50000) g")
+    # Statistics reach those who ask a moment later.
+    await asyncio.to_thread(
+        wait_until,
+        lambda: server.execute("select wal_bytes from pg_stat_wal")[0][0] > 0,
+        30,
+        "it was counted",
+    )
     asked = await run("shipper", "cost", "--config", file, "--json")
     assert asked.code == 0, asked
     assert asked.document["rate"]["bytes_per_second"] > 0

@@ -17,6 +17,7 @@ import psycopg
 from logship.applier_client import ApplierClient
 from logship.errors import LogshipError
 from logship.link.keys import generate
+from logship.lsn import Lsn
 from logship.postgres.postmaster import remove_shared_memory
 from logship.status import InstanceStatus
 from tests.support.installations import cache_directory
@@ -78,6 +79,11 @@ timeout_seconds = {timeout_seconds}
 attempts = {attempts}
 {more}
 """
+
+
+def durable_lsn(status: InstanceStatus) -> Lsn:
+    """As positions compare, which their texts do not: "0/A000000" is less than "0/10000000"."""
+    return Lsn.parse(str(status["store"]["durable"]).split(":")[1])
 
 
 class BucketRoad(NamedTuple):
@@ -330,6 +336,12 @@ class Pair:
             wait_until(looked, PATIENCE_SECONDS, f"{expected!r} from {sql}")
         except TimeoutError as error:
             raise AssertionError(f"{error}\n{self._last_words(name)}") from None
+
+    def wait_durable(self, name: str, server: PrimaryServer) -> None:
+        """Wait until the store has all that `server` has flushed by now: what it loses is 0 if
+        nothing more is written."""
+        flushed = Lsn.parse(server.execute("select pg_current_wal_flush_lsn()::text")[0][0])
+        self.wait_status(name, lambda s: durable_lsn(s) >= flushed, f"{flushed} is durable")
 
     # --- doing ----------------------------------------------------------------------------
 

@@ -229,6 +229,8 @@ async def test_a_running_restore_keeps_its_seed_and_its_wal(
     for seed_id in ("cc", "dd"):
         await give(instance, frames(seed_id))
         await until(lambda: seed_id in kept(instance), f"{seed_id} is kept")  # noqa: B023
+    old = instance.incarnation_directory / "data.old"
+    await until(lambda: not old.exists(), "the standby of before is gone")
     await instance.retention.run(dry_run=False)
     assert kept(instance) == ["aa", "bb", "cc", "dd"]
     restore.narrow(Lease(1, START_LSN, "bb"))
