@@ -11,6 +11,7 @@ import re
 
 import msgspec
 
+from logship.environment import Environment
 from logship.errors import Code, UsageError
 
 _INSTANCE_NAME = re.compile(r"\A[a-z][a-z0-9_-]{0,47}\Z")
@@ -80,6 +81,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap_superuser: str = "postgres"
     """Name of the role with OID 10: the applier connects to the standby as this role."""
     data_directory: str = ""
+    environment: Environment | None = None
+    """None: a shipper that does not tell, or one that could not ask yet."""
 
     @property
     def major(self) -> int:
