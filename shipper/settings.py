@@ -274,6 +274,12 @@ class ShipperSettings(Section, frozen=True, kw_only=True):
     def _archive_contradictions(self) -> Iterator[Contradiction]:
         if self.primary.source != "archive":
             return
+        if self.archive.fill_gaps_from is not None:
+            yield Contradiction(
+                ("archive", "fill_gaps_from"),
+                'archive.fill_gaps_from is given, and primary.source is "archive"',
+                "put missing segments into the outbox, or leave it out",
+            )
         if self.archive.outbox is None:
             yield Contradiction(
                 ("archive", "outbox"),

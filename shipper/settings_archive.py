@@ -1,4 +1,4 @@
-"""What a shipper is told of the outbox that it reads WAL from."""
+"""What a shipper is told of the outbox that it reads WAL from, or of the primary's own archive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from logship.settings_schema import Section
 
 
 class ArchiveSettings(Section, frozen=True, kw_only=True):
-    """The outbox that the primary's archiver fills; for primary.source = "archive" alone."""
+    """The outbox that the primary's archiver fills, for primary.source = "archive"; or its own
+    archive, to fill gaps from, for "stream"."""
 
     outbox: Annotated[
         Path | None,
@@ -55,3 +56,14 @@ class ArchiveSettings(Section, frozen=True, kw_only=True):
             le=86400,
         ),
     ] = 60.0
+    fill_gaps_from: Annotated[
+        Path | None,
+        Meta(
+            description=(
+                'For primary.source = "stream": a directory that the primary archives its WAL '
+                "to, as plain files. What the primary has removed although it is still needed is "
+                "read there; nothing in it is changed."
+            ),
+            examples=["/var/lib/postgresql/wal-archive"],
+        ),
+    ] = None

@@ -21,6 +21,7 @@ from shipper.seeding.sender import SeedSender
 from shipper.settings import ShipperSettings
 from shipper.sources import Source
 from shipper.sources.archive import ArchiveSource
+from shipper.sources.gap_filling import GapFillingSource
 from shipper.sources.stream import StreamSource
 
 log = structlog.get_logger(__name__)
@@ -67,7 +68,7 @@ def _source(settings: ShipperSettings, last_primary: LastPrimary | None) -> Sour
             last_profile=last_primary.profile if last_primary is not None else None,
             last_timeline=last_primary.timeline if last_primary is not None else 0,
         )
-    return StreamSource(
+    stream = StreamSource(
         settings.primary.conninfo,
         slot=settings.slot_name,
         application_name=settings.application_name,
@@ -75,6 +76,8 @@ def _source(settings: ShipperSettings, last_primary: LastPrimary | None) -> Sour
         connect_timeout_seconds=settings.primary.connect_timeout_seconds,
         status_interval_seconds=settings.primary.status_interval_seconds,
     )
+    archive = settings.archive.fill_gaps_from
+    return stream if archive is None else GapFillingSource(stream, archive)
 
 
 def _agent(settings: ShipperSettings, shipper_id: str, *, take_over: bool) -> Agent:

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     checks.append(check_directory("state-directory", settings.instance_directory))
     if settings.archive.outbox is not None and settings.primary.source == "archive":
         checks.append(check_outbox(settings.archive.outbox, keep=settings.archive.keep))
+    if settings.archive.fill_gaps_from is not None:
+        checks.append(check_archive(settings.archive.fill_gaps_from))
     checks += check_primary_server(settings)
     if settings.link is not None:
         checks += check_link_and_keys(settings.link)
@@ -76,6 +78,17 @@ def check_outbox(outbox: Path, *, keep: bool) -> Check:
             "run the shipper as the account that PostgreSQL runs as, or in its group",
         )
     return ok("outbox", f"{outbox}{' (files are kept)' if keep else ''}")
+
+
+def check_archive(archive: Path) -> Check:
+    """That the primary's archive can be read."""
+    if archive.is_dir() and os.access(archive, os.R_OK | os.X_OK):
+        return ok("archive", f"{archive} fills gaps")
+    return fail(
+        "archive",
+        f"{archive} is no directory that this user can read",
+        "mount it, or give this user the right to read it: archive.fill_gaps_from names it",
+    )
 
 
 def check_primary_server(settings: ShipperSettings) -> Iterator[Check]:

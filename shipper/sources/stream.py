@@ -77,6 +77,11 @@ class StreamSource:
         return self._flush_lsn
 
     @property
+    def history(self) -> History | None:
+        """Of the timeline that the server is on; None on timeline 1."""
+        return self._history
+
+    @property
     def reachable(self) -> bool:
         return True  # without the server it gives no WAL and raises
 
