@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -17,11 +19,16 @@ from logship.wal import segment_start
 
 _log = structlog.get_logger(__name__)
 
+_SHARE: Final = 0.1
+"""Of the time of one core.  A segment of bulk WAL has thousands of records, each walked in
+Python: at half a core that took a third of what an applier can do while it catches up."""
+
 
 class CommitIndexing:
     """Indexes the finished segments of `store`, those of before its start included.
 
-    It takes at most half of one core's time, in a thread, and writes without sync.
+    It takes little of one core's time, in a thread, and writes without sync: while WAL comes fast
+    it falls behind, and catches up later.  A restore walks what is not indexed yet.
     """
 
     def __init__(self, store: Store) -> None:
@@ -31,7 +38,7 @@ class CommitIndexing:
         self._looked_at: Segment | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stopping = threading.Event()
 
     def start(self) -> None:
         self._unsubscribe = self._store.subscribe(self._changed)
@@ -41,7 +48,7 @@ class CommitIndexing:
     async def stop(self) -> None:
         """Returns when nothing of it runs any more: the store may be closed then."""
         self._unsubscribe()
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
         if self._task is not None:
             await self._task
@@ -60,7 +67,7 @@ class CommitIndexing:
 
     async def _run(self) -> None:
         await asyncio.to_thread(self.index.load)
-        while not self._stopping:
+        while not self._stopping.is_set():
             await self._wake.wait()
             self._wake.clear()
             self._looked_at = self._segment()
@@ -79,7 +86,7 @@ class CommitIndexing:
     def _index(self, wanted: list[Segment]) -> None:
         """Newest first: that is what is asked for most.  In a thread."""
         for timeline, start in sorted(wanted, reverse=True):
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             if (timeline, start) in self.index.times:
                 continue
@@ -90,6 +97,6 @@ class CommitIndexing:
                     self._store.read, self._store.line, timeline, start
                 )
                 self.index.add((timeline, start), found)
-            # Python code of two threads takes turns: leave the event loop most of them.
-            time.sleep(time.monotonic() - began)
+            # Python code of two threads takes turns: leave the event loop nearly all of them.
+            self._stopping.wait((time.monotonic() - began) * (1 / _SHARE - 1))
         self.index.keep_only(wanted)
