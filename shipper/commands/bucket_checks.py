@@ -29,7 +29,8 @@ def check_bucket(settings: ShipperSettings, bucket: BucketSettings) -> Iterator[
     finally:
         store.close()
     if bucket.recipients:
-        yield ok("bucket-encryption", f"to {len(bucket.recipients)} recipients")
+        count = len(bucket.recipients)
+        yield ok("bucket-encryption", f"to {count} recipient{'s' if count != 1 else ''}")
     else:
         yield ok("bucket-encryption", "none of ours: objects are readable to who reads the bucket")
     if settings.protection == "sync" and bucket.role == "required":
