@@ -20,9 +20,7 @@ import asyncio
 import contextlib
 import os
 import shlex
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from applier.commands.window import add_source_arguments, places_of
 from applier.settings import ApplierSettings, load_applier_settings
 from logship.commandline import add_json_argument, print_json
 from logship.errors import ExitCode
+from logship.progress import Progress
 
 _DEFAULT_PORT = 5432
 
@@ -96,7 +95,7 @@ def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -
     from logship.postgres.installations import discover
     from logship.postgres.run_as import RunAs
 
-    progress = _Progress(as_json=args.json)
+    progress = Progress(as_json=args.json)
     own = settings.instances.get(args.name)
     place = Place(
         into=args.into.absolute(),
@@ -162,22 +161,3 @@ def _readable(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "start", result["start_command"]
     for complaint in result["complaints"]:
         yield "look at", complaint
-
-
-class _Progress:
-    """Shows each step as it is made; with --json on standard error, for the result is alone."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._out = sys.stderr if as_json else sys.stdout
-        self._started = time.monotonic()
-
-    def step(self, step: str, details: dict[str, Any]) -> None:
-        shown = ", ".join(f"{key} {value}" for key, value in details.items())
-        seconds = time.monotonic() - self._started
-        self._print(f"{seconds:7.1f} s  {step}" + (f" ({shown})" if shown else ""))
-
-    def line(self, line: str) -> None:
-        self._print(f"           {line}")
-
-    def _print(self, line: str) -> None:
-        print(line, file=self._out, flush=True)

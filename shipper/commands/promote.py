@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from logship.applier_client import ApplierClient, find_socket
 from logship.commandline import add_json_argument, print_json
 from logship.errors import Code, ExitCode, RefusedError
+from logship.progress import Progress
 from logship.status_command import add_applier_argument
 
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    progress = _Progress(as_json=args.json)
+    progress = Progress(as_json=args.json)
     if args.offline:
         result = _promote_offline(args.name, args.config, progress)
     else:
@@ -70,21 +70,7 @@ def _readable(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "look at", complaint
 
 
-class _Progress:
-    """Shows each step as it is made; with --json on standard error, for the result is alone."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._out = sys.stderr if as_json else sys.stdout
-        self._started = time.monotonic()
-
-    def step(self, step: str, details: dict[str, Any]) -> None:
-        shown = ", ".join(f"{key} {value}" for key, value in details.items())
-        seconds = time.monotonic() - self._started
-        line = f"{seconds:7.1f} s  {step}" + (f" ({shown})" if shown else "")
-        print(line, file=self._out, flush=True)
-
-
-def _promote_online(events: Iterator[dict[str, Any]], progress: _Progress) -> dict[str, Any]:
+def _promote_online(events: Iterator[dict[str, Any]], progress: Progress) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for event in events:
         if "result" in event:
@@ -94,7 +80,7 @@ def _promote_online(events: Iterator[dict[str, Any]], progress: _Progress) -> di
     return result
 
 
-def _promote_offline(name: str, config: Path | None, progress: _Progress) -> dict[str, Any]:
+def _promote_offline(name: str, config: Path | None, progress: Progress) -> dict[str, Any]:
     from applier.service import promote_offline
     from applier.settings import DEFAULT_SETTINGS_FILE, load_applier_settings
     from logship.logs import set_up_logs
