@@ -7,7 +7,6 @@ which looks at a stream.
 from __future__ import annotations
 
 import os
-import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -18,6 +17,7 @@ _HOME = "\x1b[H"
 _END_OF_LINE = "\x1b[K"
 _END_OF_SCREEN = "\x1b[J"
 _MIN_WIDTH = 20
+_USUAL_SIZE = (80, 24)
 
 
 class Tone(StrEnum):
@@ -47,7 +47,9 @@ class Terminal(NamedTuple):
         """NO_COLOR (https://no-color.org) and TERM=dumb are heeded."""
         if not stream.isatty() or environment.get("TERM") == "dumb":
             return cls()
-        width, height = shutil.get_terminal_size()
+        width, height = os.get_terminal_size(stream.fileno())
+        if not width or not height:  # as a terminal says that was never told its size
+            width, height = _USUAL_SIZE
         return cls(max(width, _MIN_WIDTH), height, not environment.get("NO_COLOR"))
 
     @property

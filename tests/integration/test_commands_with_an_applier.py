@@ -121,7 +121,7 @@ async def test_watch_draws_over_the_terminal_until_it_is_interrupted(
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 60, 0, 0))
     watching = await start(
         *("shipper", "status", "--watch", "--applier", applier),
-        environment={"TERM": "xterm", "COLUMNS": "", "LINES": ""},
+        environment={"TERM": "xterm"},
         stdout=theirs,
     )
     os.close(theirs)

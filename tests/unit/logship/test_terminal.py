@@ -29,15 +29,13 @@ def test_without_a_terminal_there_are_no_colours_and_no_limits() -> None:
     [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False)],
 )
 def test_a_terminal_has_colours_unless_they_are_not_wanted(
-    environment: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], coloured: bool
 ) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.delenv("LINES", raising=False)
     ours, theirs = pty.openpty()
     try:
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
         with os.fdopen(theirs, "w") as stream:
-            monkeypatch.setattr("sys.__stdout__", stream)
+            assert Terminal.of(stream, environment) == Terminal(80, 24, coloured), "no size is set"
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
             assert Terminal.of(stream, environment) == Terminal(100, 30, coloured)
             assert Terminal.of(stream, {"TERM": "dumb"}) == Terminal()
     finally:
