@@ -73,6 +73,12 @@ def test_instances_come_change_and_go_while_the_applier_runs(
     fleet.applier("change", "main", "--set", "settings.work_mem=9MB")
     pair.wait_on_standby("main", "show work_mem", "9MB")
     pids = {name: fleet.pid(name) for name in ("main", "twin")}
+    fleet.applier("change", "twin", "--set", "run_standby=false")
+    assert not is_alive(pids["twin"])
+    fleet.applier("change", "twin", "--unset", "run_standby")
+    pair.wait_on_standby("twin", COUNT, 0)
+    assert fleet.pid("main") == pids["main"]
+    pids["twin"] = fleet.pid("twin")
     pair.applier.stop(signal.SIGKILL)
     assert sorted(fleet.list()) == ["main", "twin"], "they are listed without an applier too"
     pair.applier.start()
