@@ -24,9 +24,11 @@ class Outcome(NamedTuple):
 
 
 async def start(
-    *arguments: str | Path, environment: dict[str, str] | None = None
+    *arguments: str | Path,
+    environment: dict[str, str] | None = None,
+    input_pipe: int = asyncio.subprocess.DEVNULL,
 ) -> asyncio.subprocess.Process:
-    """Start one of our programs, with pipes for its output and nothing to read."""
+    """Start one of our programs, with pipes for its output and, by default, nothing to read."""
     program, *rest = map(str, arguments)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LOGSHIP_", "PG"))}
     return await asyncio.create_subprocess_exec(
@@ -35,18 +37,22 @@ async def start(
         "--default-signal=INT",
         str(Path(sys.executable).with_name(program)),
         *rest,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=input_pipe,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**clean, **(environment or {})},
     )
 
 
-async def run(*arguments: str | Path, environment: dict[str, str] | None = None) -> Outcome:
-    """Run one of our programs to its end."""
-    process = await start(*arguments, environment=environment)
+async def run(
+    *arguments: str | Path, environment: dict[str, str] | None = None, text: str | None = None
+) -> Outcome:
+    """Run one of our programs to its end, with `text` on its standard input if given."""
+    given = None if text is None else text.encode()
+    pipe = asyncio.subprocess.DEVNULL if given is None else asyncio.subprocess.PIPE
+    process = await start(*arguments, environment=environment, input_pipe=pipe)
     try:
-        out, err = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+        out, err = await asyncio.wait_for(process.communicate(given), TIMEOUT_SECONDS)
     except TimeoutError:
         process.kill()
         await process.communicate()
