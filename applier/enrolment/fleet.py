@@ -46,4 +46,10 @@ class FleetInstances:
         host = self._host()
         own = host.settings.instances.get(name)
         notes = await foresee(host, profile)
+        bucket = host.settings.bucket
+        if bucket is not None and bucket.place.directory is None:
+            notes.append(
+                f"the recovery server reads the bucket {bucket.url} too: with [bucket] in its "
+                "settings the shipper can write there as well"
+            )
         return Registered(own.port if own is not None else 0, tuple(notes))
