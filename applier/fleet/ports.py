@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import socket
 from collections.abc import Callable, Collection, Iterator
@@ -61,13 +62,6 @@ def is_port_free(port: int) -> bool:
                 probe.bind((address, port))
                 probe.listen(1)
             except OSError as error:
-                if _is_no_such_address(error):
-                    continue
-                return False
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    return False
     return True
-
-
-def _is_no_such_address(error: OSError) -> bool:
-    import errno
-
-    return error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)

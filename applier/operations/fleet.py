@@ -208,6 +208,7 @@ class Fleet:
         if self.roads is not None:
             await self.roads.detach(instance.name)
         await host.finish_work_of(instance.name)
+        await instance.retention.wait_for_run()
         await instance.close()
         del self._instances[instance.name]
         host.settings = self.effective

@@ -91,9 +91,13 @@ class Host:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def finish_work_of(self, owner: str) -> None:
-        """End what runs for an instance; what has to come to its end does."""
-        spawned = [task for task, name in self._spawned.items() if name == owner]
-        for task in spawned:
-            task.cancel()
-        rest = [task for task, name in self._to_the_end.items() if name == owner]
-        await asyncio.gather(*spawned, *rest, return_exceptions=True)
+        """End what runs for an instance, and what that leaves behind; what has to come to its
+        end does."""
+        while True:
+            spawned = [task for task, name in self._spawned.items() if name == owner]
+            rest = [task for task, name in self._to_the_end.items() if name == owner]
+            if not spawned and not rest:
+                return
+            for task in spawned:
+                task.cancel()
+            await asyncio.wait([*spawned, *rest])

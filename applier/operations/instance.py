@@ -78,7 +78,8 @@ class Instance:
         self.retention = Retention(self)
         self.bucket = BucketRoad(self)
         self.failure: LogshipError | None = None
-        """Why the instance could not be opened: nothing is received or promoted until it is."""
+        """Why the instance could not be opened, or that it is being removed: nothing is received
+        or promoted while it stands."""
         self._listener: IntakeListener | None = None
         self._store_turn = asyncio.Lock()
         self._record_turn = asyncio.Lock()
@@ -177,6 +178,7 @@ class Instance:
 
     async def _ensure_store(self, profile: Profile) -> None:
         async with self._store_turn:
+            self._check_usable()
             if self.store is None:
                 await self._open_store(profile)
 
@@ -206,8 +208,7 @@ class Instance:
         believed: whether its profile counts; None: as it is on a link.  Raises as `hello`, also
         if a fence came meanwhile; who is not told of one from then on must not wait after this.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._check_usable()
         self._check_fence()
         profile = hello.profile
         check_profile(profile)
@@ -238,6 +239,11 @@ class Instance:
             seed_done=placed is not None and placed.seed_id == hello.seed_id,
         )
 
+    def _check_usable(self) -> None:
+        """It could be opened, and is not being removed."""
+        if self.failure is not None:
+            raise self.failure
+
     async def _settle_store(self) -> None:
         """Before anything is decided by what the store holds: have all of it durable."""
         store = self.opened_store
@@ -251,7 +257,7 @@ class Instance:
         profile = hello.profile
         changes: dict[str, object] = {"profile": profile, "protection": hello.protection}
         if profile.incarnation != self.record.incarnation:
-            await self._settle_down(profile.incarnation, changes)
+            await self.host.to_the_end(self._settle_down(profile.incarnation, changes), self.name)
         elif profile != self.record.profile or hello.protection != self.record.protection:
             await self.remember(**changes)
 
@@ -260,6 +266,7 @@ class Instance:
         host = self.host
         # Who comes by the other road meanwhile must not choose again.
         async with self._store_turn:
+            self._check_usable()
             if self.record.incarnation == incarnation:
                 return
             chosen = await asyncio.to_thread(
