@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,9 @@ class JoinFiles(NamedTuple):
         )
 
     def check(self) -> None:
-        """Raise RefusedError(SETTINGS) if something is there that a join would overwrite."""
+        """Raise RefusedError(SETTINGS) if something is there that a join would overwrite, or if
+        the shipper could not read what it would leave."""
+        _refuse_root_in_a_directory_of_others(self.settings.parent)
         if _is_there(self.settings):
             hint = "choose another name with --config, or move it away"
             if _is_there(self.marker):
@@ -101,6 +104,24 @@ class JoinFiles(NamedTuple):
             durable.write_file(self.applier_key, f"{applier_public_key}\n".encode(), 0o644)
             durable.write_file(self.settings, settings_text.encode(), 0o600)
             durable.remove(self.marker)
+
+
+def _refuse_root_in_a_directory_of_others(directory: Path) -> None:
+    try:
+        owner = directory.stat().st_uid
+    except OSError:
+        return  # it is to be made, and is ours then; or the error comes when it is used
+    if os.geteuid() != 0 or owner == 0:
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"#{owner}"
+    raise RefusedError(
+        Code.SETTINGS,
+        f"{directory} belongs to {name}, who could not read keys that root makes",
+        f"run it as that user: sudo -u {name} shipper join",
+    )
 
 
 def _is_there(path: Path) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,12 @@ def test_a_directory_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     files = JoinFiles.beside(tmp_path / "file" / "shipper.toml", "main")
     assert str(tmp_path / "file") in refusal(files).what
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes where others own")
+def test_root_makes_no_keys_that_the_shipper_could_not_read(files: JoinFiles) -> None:
+    nobody = pwd.getpwnam("nobody")
+    files.settings.parent.mkdir()
+    os.chown(files.settings.parent, nobody.pw_uid, nobody.pw_gid)
+    assert "sudo -u nobody" in refusal(files).hint
+    assert list(files.settings.parent.iterdir()) == []
