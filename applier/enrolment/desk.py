@@ -161,8 +161,9 @@ class EnrolmentDesk:
                     "make a new one: applier enroll NAME",
                 )
             check_profile(join.profile)
-            if join.public_key in (token_key, self._applier_public_key()):
-                # Registered, the token's key could ship for ever.
+            ours = self._applier_public_key()
+            if join.public_key == ours or self.may_join(join.public_key):
+                # Registered, a token's key could ship for ever.
                 raise RefusedError(
                     Code.KEY_NOT_ALLOWED,
                     "the shipper's key is not its own",
