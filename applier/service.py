@@ -17,6 +17,9 @@ import structlog
 
 from applier.api.operations import Report
 from applier.api.server import ApiServer
+from applier.enrolment.address import own_address
+from applier.enrolment.desk import EnrolmentDesk
+from applier.enrolment.fleet import FleetInstances
 from applier.fleet.registry import Registry
 from applier.fleet.rules import effective
 from applier.operations.fleet import Fleet
@@ -57,6 +60,11 @@ class Service:
         self.settings = settings
         self.open_instances: dict[str, Instance] = {}
         self._fleet = Fleet(settings, self.open_instances)
+        self._desk = EnrolmentDesk(
+            settings.directory / "enrolment",
+            FleetInstances(self._fleet, lambda: self.host, self.add_instance),
+            applier_public_key=lambda: load_pair(settings.link.secret_key_file).public,
+        )
         self._run_as = RunAs.of(settings.postgres.run_as or None)
         self.wal_server = WalServer(
             settings.wal_server.socket_directory,
@@ -93,6 +101,7 @@ class Service:
         try:
             if names is None:
                 await self._fleet.finish_removals(self._host)
+                await self._desk.load()
                 names = self._fleet.names
             for name in names:
                 instance = Instance(name, self._host)
@@ -107,7 +116,7 @@ class Service:
 
         Raises LogshipError: the bucket's identities can't be used.
         """
-        self.roads = self._fleet.roads = Roads(self.host, self.open_instances)
+        self.roads = self._fleet.roads = Roads(self.host, self.open_instances, self._desk)
         return self.roads
 
     async def close_roads(self) -> None:
@@ -219,9 +228,29 @@ class Service:
     async def remove_instance(
         self, name: str, *, keep_data: bool, promoted: bool
     ) -> dict[str, Any]:
-        return await self._whole(
+        removed = await self._whole(
             self._fleet.remove(self.host, name, keep_data=keep_data, promoted=promoted)
         )
+        await self._desk.withdraw(name)
+        return removed
+
+    async def enroll(self, name: str, address: str, hours: float) -> dict[str, Any]:
+        if self.roads is None:
+            raise LogshipError(
+                Code.APPLIER_UNREACHABLE,
+                "the applier is just starting, or stopping",
+                "ask again in a moment",
+                retryable=True,
+            )
+        self.roads.ensure_link()
+        where = address or await asyncio.to_thread(own_address, self.settings.link.listen)
+        token, expires_at = await self._desk.issue(name, where, hours)
+        return {
+            "instance": name,
+            "token": token.text(),
+            "address": where,
+            "expires_at": expires_at,
+        }
 
     async def _whole(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         """Who asked may go away: what was begun is done to its end."""

@@ -62,6 +62,13 @@ class ApplierClient:
         """
         return self._call("POST", _path_of(name) + "/seed", {"why": why, "from": source})
 
+    def enroll(self, name: str, address: str = "", hours: float = 1.0) -> dict[str, Any]:
+        """Have a one-time token made for a new instance.
+
+        address: how its shipper reaches the applier; "": by the applier's own host name.
+        """
+        return self._call("POST", _path_of(name) + "/enroll", {"address": address, "hours": hours})
+
     def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
         """Remove what retention lets go, or only say what that is."""
         return self._call(

@@ -208,6 +208,21 @@ class Bye(Frame, frozen=True):
     reason: str
 
 
+class Join(Frame, frozen=True):
+    """First and only frame of a connection made with a join token's key.
+
+    Which instance that is, the applier knows by the key.
+    """
+
+    version_min: int
+    version_max: int
+    software: str
+    public_key: str
+    """z85 text of the shipper's own key, new and of this host alone."""
+    profile: Profile
+    """The primary, as the hello will say it."""
+
+
 # --- applier to shipper -------------------------------------------------------------------
 
 
@@ -297,6 +312,17 @@ class Fenced(Frame, frozen=True):
     lsn: WireLsn
 
 
+class Joined(Frame, frozen=True):
+    """Answers the join: from now on the shipper's key may ship the instance."""
+
+    version: int
+    instance: str
+    standby_port: int = 0
+    """Where clients will find the standby after a promotion; 0 when not known."""
+    notes: list[str] = msgspec.field(default_factory=list)
+    """What the operator should look at, one sentence each."""
+
+
 ShipperFrame = (
     Hello
     | Span
@@ -327,6 +353,9 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=plain_lsn)
 _shipper_decoder: msgspec.msgpack.Decoder[ShipperFrame] = msgspec.msgpack.Decoder(ShipperFrame)
 _applier_decoder: msgspec.msgpack.Decoder[ApplierFrame] = msgspec.msgpack.Decoder(ApplierFrame)
 
+_join_decoder: msgspec.msgpack.Decoder[Join | Hello] = msgspec.msgpack.Decoder(Join | Hello)
+_joined_decoder: msgspec.msgpack.Decoder[Joined | Refuse] = msgspec.msgpack.Decoder(Joined | Refuse)
+
 _PAYLOAD_FRAMES = (Span, TimelineHistory, SeedChunk)
 
 Payload = bytes | memoryview
@@ -350,6 +379,19 @@ def decode_from_applier(parts: Sequence[Payload]) -> tuple[ApplierFrame, Payload
     return _decode(_applier_decoder, parts)
 
 
+def decode_join(parts: Sequence[Payload]) -> Join:
+    """Parse what came with a token's key.  Raises as `decode_from_shipper`."""
+    frame, _ = _decode(_join_decoder, parts)
+    if isinstance(frame, Hello):
+        raise _bad_frame("a hello with the key of a join token, which is for joining alone")
+    return frame
+
+
+def decode_joined(parts: Sequence[Payload]) -> Joined | Refuse:
+    """Parse the answer to a join.  Raises as `decode_from_applier`."""
+    return _decode(_joined_decoder, parts)[0]
+
+
 class _Versions(msgspec.Struct):
     t: str
     version_min: int
@@ -357,15 +399,15 @@ class _Versions(msgspec.Struct):
 
 
 def peek_versions(head: Payload) -> tuple[int, int] | None:
-    """(version_min, version_max) of a hello that may be of any protocol version, or None.
+    """(version_min, version_max) of a hello or join that may be of any protocol version, or None.
 
-    For refusing a peer so new, or so old, that the rest of its hello can't be read.
+    For refusing a peer so new, or so old, that the rest of it can't be read.
     """
     try:
         versions = msgspec.msgpack.decode(memoryview(head)[4:], type=_Versions)
     except UNREADABLE:
         return None
-    return (versions.version_min, versions.version_max) if versions.t == "hello" else None
+    return (versions.version_min, versions.version_max) if versions.t in ("hello", "join") else None
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_F], parts: Sequence[Payload]) -> tuple[_F, Payload]:

@@ -53,9 +53,14 @@ def check_address(key: str, text: str) -> Iterator[tuple[str, str]]:
         )
 
 
+def is_public_key(text: str) -> bool:
+    """Whether `text` is a CURVE key in Z85."""
+    return _Z85.match(text) is not None
+
+
 def check_public_key(key: str, text: str) -> Iterator[tuple[str, str]]:
     """A `Check`: nothing if `text` is empty or a public key."""
-    if text and not _Z85.match(text):
+    if text and not is_public_key(text):
         yield (
             f"{key} is not a public key: {len(text)} characters, or some that none has",
             f"it is the {PUBLIC_KEY_CHARACTERS} characters in the .pub file that `keygen` "

@@ -33,8 +33,9 @@ def render_commented(kind: type[Section], title: str, values: Values = _NO_VALUE
     """A settings file of `kind` with every key explained.
 
     Keys in `values` and keys without a default stand as settings (the latter with their
-    example); the others stand in comments with their defaults.  Reading it back gives the
-    defaults plus `values` plus the examples.
+    example); the others stand in comments with their defaults, and so does a named table for
+    which there are no values.  Reading it back gives the defaults plus `values` plus the
+    examples.
     """
     lines = [f"# {line}" for line in textwrap.wrap(title, _WIDTH)]
     lines += ["# A line that starts with #name shows a default: remove the # to change it."]
@@ -59,8 +60,10 @@ def _section_lines(kind: type[Section], path: tuple[str, ...], values: Values) -
             lines = _section_lines(section, inner, values)
             yield from lines if _is_used(key, dotted(inner), values) else _in_comments(lines)
         if named is not None:
-            for name in _names(key, dotted((*path, key.name)), values):
-                yield from _section_lines(named, (*path, key.name, name), values)
+            given = _names(dotted((*path, key.name)), values)
+            for name in given or map(str, key.meta.examples or []):
+                lines = _section_lines(named, (*path, key.name, name), values)
+                yield from lines if given else _in_comments(lines)
 
 
 def _is_used(key: Key, full_name: str, values: Values) -> bool:
@@ -77,9 +80,10 @@ def _in_comments(lines: Iterator[str]) -> Iterator[str]:
         yield line if not line or line.startswith("#") else f"#{line}"
 
 
-def _names(key: Key, prefix: str, values: Values) -> list[str]:
+def _names(prefix: str, values: Values) -> list[str]:
+    """Of the named tables that have values."""
     given = [each[len(prefix) + 1 :].split(".")[0] for each in values if each.startswith(prefix)]
-    return list(dict.fromkeys(given)) or [str(each) for each in key.meta.examples or []]
+    return list(dict.fromkeys(given))
 
 
 def _key_lines(key: Key, full_name: str, values: Values) -> Iterator[str]:

@@ -9,6 +9,7 @@
     POST /v1/instances/NAME/change   {"set", "unset"} → as in the fleet
     POST /v1/instances/NAME/remove   {"keep_data", "promoted"} → what was done
     POST /v1/instances/NAME/seed     {"why", "from"} → what was asked for
+    POST /v1/instances/NAME/enroll   {"address", "hours"} → a one-time token for `shipper join`
     POST /v1/instances/NAME/retention  {"dry_run"} → what went, and why all else stays
 
 Errors are {"error": {"code", "what", "hint", "retryable"}} with status 400 (usage), 404

@@ -36,6 +36,13 @@ class Operations(Protocol):
         """Remove what retention lets go (dry_run: nothing); returns what went and what stays."""
         ...
 
+    async def enroll(self, name: str, address: str, hours: float) -> dict[str, Any]:
+        """A one-time token by which a new instance of that name joins.
+
+        address: how its shipper reaches the applier; "": by this host's name.
+        """
+        ...
+
     async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
         """Have a new seed come; returns when that is asked for, not when done.
 

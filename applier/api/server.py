@@ -54,6 +54,7 @@ class ApiServer:
         app.router.add_post("/v1/instances/{name}/remove", self._remove)
         app.router.add_post("/v1/instances/{name}/promote", self._promote)
         app.router.add_post("/v1/instances/{name}/seed", self._seed)
+        app.router.add_post("/v1/instances/{name}/enroll", self._enroll)
         app.router.add_post("/v1/instances/{name}/retention", self._retention)
         listener = listen(self._path, self._group)
         self._runner = web.AppRunner(
@@ -110,6 +111,14 @@ class ApiServer:
             raise UsageError(Code.USAGE, "`why` and `from` must be text")
         name = request.match_info["name"]
         return web.json_response(await self._operations.request_seed(name, why, source))
+
+    async def _enroll(self, request: web.Request) -> web.Response:
+        body = await _json_body(request)
+        address, hours = body.get("address", ""), body.get("hours", 1)
+        if not isinstance(address, str) or type(hours) not in (int, float):
+            raise UsageError(Code.USAGE, "`address` must be text, `hours` a number")
+        name = request.match_info["name"]
+        return web.json_response(await self._operations.enroll(name, address, hours))
 
     async def _retention(self, request: web.Request) -> web.Response:
         dry_run = (await _json_body(request)).get("dry_run", True)

@@ -16,6 +16,7 @@ PROGRAM: Final = Program(
         "check": Command("applier.commands.check", "find everything that would stop `run`"),
         "run": Command("applier.commands.run", "receive, keep and replay, until stopped"),
         "status": Command("logship.status_command", "show how the instances stand"),
+        "enroll": Command("applier.commands.enroll", "print a token for a new instance to join"),
         "list": Command("applier.commands.list", "list the instances and where their files are"),
         "add": Command("applier.commands.add", "add an instance while the applier runs"),
         "change": Command("applier.commands.change", "change an instance that was added"),

@@ -101,7 +101,8 @@ def check_registered(declared: ApplierSettings, registered: Registered) -> Itera
         yield warn(
             "instances",
             "there is no instance yet",
-            "add one while the applier runs: applier add NAME; or a table [instances.NAME]",
+            "while the applier runs: applier enroll NAME, or applier add NAME; or add a table "
+            "[instances.NAME]",
         )
 
 
@@ -172,9 +173,14 @@ def _socket_path(name: str, path: Path) -> Check:
     return ok(name, f"{path}")
 
 
+def _may_have_link(settings: ApplierSettings) -> bool:
+    """Also where there is no instance yet: the first may be about to join by it."""
+    return settings.has_link or not (settings.instances or settings.bucket)
+
+
 def check_keys(settings: ApplierSettings) -> Iterator[Check]:
     """Our secret key, and a public key for each instance that has a link."""
-    if not settings.has_link:
+    if not _may_have_link(settings):
         return
     from logship.link.keys import load_pair, load_public
 
@@ -260,7 +266,7 @@ def _shuts(directory: Path, run_as: RunAs) -> bool:
 
 def check_ports(settings: ApplierSettings) -> Iterator[Check]:
     """Whether what must be listened on can be.  Only meaningful while no applier runs."""
-    if settings.has_link:
+    if _may_have_link(settings):
         endpoint = parse_tcp_endpoint(settings.link.listen)
         yield _port("link-port", endpoint.host, endpoint.port, "link.listen")
     for name, instance in settings.instances.items():

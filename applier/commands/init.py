@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="names of the instances to be protected",
+        help="names of the instances to be declared in it (default: none; `applier enroll` and "
+        "`applier add` bring them while the applier runs)",
     )
     parser.add_argument(
         "--output", metavar="F", type=Path, help="new file to write (default: standard output)"

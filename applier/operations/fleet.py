@@ -86,6 +86,10 @@ class Fleet:
         }
         return sorted(self.effective.instances.keys() - leaving)
 
+    def check_new_name(self, name: str) -> None:
+        """Raises UsageError, or RefusedError(INSTANCE_EXISTS), as `add` does."""
+        rules.check_new_name(name, self._declared, self.registered)
+
     async def describe(self) -> list[dict[str, Any]]:
         """See `applier.fleet.report.describe`."""
         return await asyncio.to_thread(describe_fleet, self._declared, self.registered)

@@ -13,6 +13,7 @@ import structlog
 from applier.operations.buckets import Buckets
 from applier.operations.host import Host
 from applier.operations.instance import Instance
+from applier.receivers.joining import Registrar
 from applier.receivers.link import LinkReceiver
 from logship.link.keys import KeyPair, load_pair, load_public
 
@@ -20,10 +21,17 @@ log = structlog.get_logger(__name__)
 
 
 class Roads:
-    """`start` in the event loop, then `stop`.  instances: by name, those that are open."""
+    """`start` in the event loop, then `stop`.  instances: by name, those that are open.
+    registrar: who lets new shippers join by the link."""
 
-    def __init__(self, host: Host, instances: Mapping[str, Instance]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        instances: Mapping[str, Instance],
+        registrar: Registrar | None = None,
+    ) -> None:
         """Raises LogshipError for identities or an AWS profile that can't be used."""
+        self._registrar = registrar
         self._host = host
         self._instances = instances
         self._keys: dict[str, str] = {}
@@ -33,10 +41,14 @@ class Roads:
         self.buckets = Buckets(host.settings, instances)
 
     def start(self) -> None:
-        """Attach every instance.  Raises LogshipError: a key is missing, or the link's address
-        can't be had."""
+        """Attach every instance, and listen for who may join.
+
+        Raises LogshipError: a key is missing, or the link's address can't be had.
+        """
         for name in sorted(self._instances):
             self.attach(name)
+        if self._registrar is not None and self._registrar.is_open:
+            self.ensure_link()
 
     async def stop(self) -> None:
         if self.link is not None:
@@ -98,6 +110,7 @@ class Roads:
             keys=keys,
             window_bytes=settings.window_mb << 20,
             heartbeat_seconds=settings.heartbeat_seconds,
+            registrar=self._registrar,
         )
 
     def _allow(self, name: str, key: str) -> None:

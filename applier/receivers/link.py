@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import structlog
 
 from applier.receivers import FencedError, Intake
+from applier.receivers.joining import Joining, Registrar
 from applier.receivers.seed.receiver import SeedOutOfOrderError
 from logship.errors import Code, LogshipError
 from logship.frames import MAX_SPAN_BYTES, Payload, SeedEnd, Welcome
@@ -56,6 +57,7 @@ class LinkReceiver:
 
     intakes: by instance name; looked into when a shipper comes, so that others may be added.
     allowed: public key (z85 text) to the instances it may ship.
+    registrar: who knows the tokens with which new shippers join; None: nobody joins.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class LinkReceiver:
         keys: KeyPair,
         window_bytes: int,
         heartbeat_seconds: float,
+        registrar: Registrar | None = None,
     ) -> None:
         self.intakes = intakes
         self._allowed = dict(allowed)
@@ -77,6 +80,12 @@ class LinkReceiver:
             allowed_public_keys=allowed,
             on_message=self._received,
             on_gone=self._gone,
+            may_join=registrar.may_join if registrar is not None else None,
+        )
+        self._joining = (
+            Joining(registrar, self.router.send, self.router.drop)
+            if registrar is not None
+            else None
         )
         self._connections: dict[bytes, Connection] = {}
 
@@ -91,6 +100,8 @@ class LinkReceiver:
         """Stop listening and forget all connections; their shippers will come again."""
         for connection in list(self._connections.values()):
             await connection.end("the applier stops")
+        if self._joining is not None:
+            await self._joining.stop()
         self.router.close()
 
     def allow(self, public_key: str, names: frozenset[str]) -> None:
@@ -115,6 +126,9 @@ class LinkReceiver:
     def _received(self, peer: Peer, parts: list[Payload]) -> None:
         connection = self._connections.get(peer.routing_id)
         if connection is None:
+            if self._joining is not None and self._joining.takes(peer):
+                self._joining.received(peer, parts)
+                return
             connection = self._connections[peer.routing_id] = Connection(self, peer)
         connection.received(parts)
 

@@ -27,7 +27,6 @@ from logship.frames import (
     Hello,
     Payload,
     ProfileChanged,
-    Refuse,
     ResumeAt,
     SeedAborted,
     SeedAck,
@@ -63,6 +62,7 @@ from logship.link.events import (
     Send,
     SpanReceived,
 )
+from logship.link.refusals import MAX_REASON_CHARACTERS, refusal, version_mismatch
 from logship.link.shipper_session import LOST_AFTER_HEARTBEATS
 from logship.link.states import (
     APPLIER_TRANSITIONS,
@@ -83,9 +83,6 @@ ACK_DELAY_SECONDS: Final = 0.05
 an ack that must be sent anyway."""
 MAX_WAITING_FRAMES: Final = 64
 """Frames without a window that may wait to be handled, behind a store that waits for room."""
-MAX_REASON_CHARACTERS: Final = 4000
-"""Of an error's words in a frame.  They may repeat what the peer said, and a frame that is too
-large for its receiver would tell it nothing."""
 _COUNTED: Final = (HistoryReceived, ProfileReceived, GapReported, SeedBegun, SeedStopped)
 
 
@@ -195,13 +192,7 @@ class ApplierSession:
         if self.closed:
             return []
         self._move(ApplierTrigger.SEND_REFUSE)
-        frame = Refuse(
-            code=str(error.code),
-            what=error.what[:MAX_REASON_CHARACTERS],
-            hint=error.hint[:MAX_REASON_CHARACTERS],
-            retryable=error.retryable,
-        )
-        return [Send(frame)]
+        return [Send(refusal(error))]
 
     def fence(self, at: float, timeline: int, lsn: int) -> list[ApplierOutput]:
         """This instance was promoted: answers a hello, or ends an open session."""
@@ -487,16 +478,7 @@ class ApplierSession:
         return [Greeted(hello, self.version)]
 
     def _version_error(self, theirs: tuple[int, int] | None) -> LogshipError | None:
-        low, high = self._versions
-        if theirs is None or (theirs[0] <= high and low <= theirs[1] and theirs[0] <= theirs[1]):
-            return None
-        older = "shipper" if theirs[1] < low else "applier"
-        return LogshipError(
-            Code.VERSION_MISMATCH,
-            f"the shipper speaks protocol versions {theirs[0]} to {theirs[1]}, "
-            f"this applier {low} to {high}",
-            f"upgrade the {older}: neighbouring versions talk to each other",
-        )
+        return None if theirs is None else version_mismatch(theirs, self._versions)
 
     # --- WAL --------------------------------------------------------------------------------
 

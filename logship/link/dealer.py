@@ -25,6 +25,10 @@ from logship.link.pump import Pump, configure, contents, send_now
 from logship.settings_network import parse_tcp_endpoint
 
 
+class KeyDeniedError(LogshipError):
+    """LINK_AUTHENTICATION: an applier is there, it proved its key, and it does not know ours."""
+
+
 class Dealer:
     """The shipper's transport: one connection, used once.
 
@@ -233,7 +237,7 @@ def _lost(endpoint: str) -> LogshipError:
 
 
 def _denied(endpoint: str, public_key: str, status: int) -> LogshipError:
-    return LogshipError(
+    return KeyDeniedError(
         Code.LINK_AUTHENTICATION,
         f"the applier at {endpoint} does not know our key {public_key} (status {status})",
         "add this public key to the instance in the applier's settings",

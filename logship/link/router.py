@@ -60,11 +60,16 @@ class Router:
         on_message: Callable[[Peer, list[Payload]], None],
         on_gone: Callable[[Peer], None],
         on_denied: Callable[[str, str], None] | None = None,
+        may_join: Callable[[str], bool] | None = None,
     ) -> None:
-        """Needs a running loop.  Listens only after `bind`."""
+        """Needs a running loop.  Listens only after `bind`.
+
+        may_join: asked about a public key that is not allowed; those it knows may connect too.
+        """
         self._on_message = on_message
         self._on_gone = on_gone
         self._on_denied = on_denied
+        self._may_join = may_join
         self._allowed = frozenset(allowed_public_keys)
         self._peers: dict[bytes, Peer] = {}
         self._dropped: OrderedDict[bytes, None] = OrderedDict()
@@ -165,6 +170,11 @@ class Router:
             return
         self._on_message(peer, contents(frames[1:]))
 
+    def _knows(self, public_key: str) -> bool:
+        if public_key in self._allowed:
+            return True
+        return bool(public_key) and self._may_join is not None and self._may_join(public_key)
+
     def _on_zap(self, frames: list[zmq.Frame]) -> None:
         # ZAP 1.0, https://rfc.zeromq.org/spec/27/: version, request id, domain, address,
         # identity, mechanism, credentials (CURVE: the client's public key, 32 bytes).
@@ -175,7 +185,7 @@ class Router:
         if len(request) == _ZAP_PARTS and request[5] == b"CURVE" and len(request[6]) == 32:
             address = _plain(request[3].decode("ascii", "replace"))
             public_key = z85.encode(request[6]).decode("ascii")
-        known = public_key in self._allowed
+        known = self._knows(public_key)
         status, text, user = (b"200", b"OK", public_key) if known else (b"400", b"no", "")
         self._zap.send_multipart([b"1.0", request_id, status, text, user.encode(), b""])
         self._zap_pump.after_send()

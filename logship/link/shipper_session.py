@@ -58,6 +58,7 @@ from logship.link.events import (
     ShipperOutput,
     Welcomed,
 )
+from logship.link.refusals import error_of
 from logship.link.states import (
     SHIPPER_TRANSITIONS,
     IllegalTransition,
@@ -350,7 +351,7 @@ class ShipperSession:
                 return []
             case Refuse():
                 self._move(ShipperTrigger.HEAR_REFUSE)
-                return [Refused(_refusal(frame))]
+                return [Refused(error_of(frame))]
             case Fenced():
                 self._move(ShipperTrigger.HEAR_FENCED)
                 return [FencedOff(frame.at, frame.timeline, Lsn(frame.lsn))]
@@ -464,16 +465,6 @@ def _replace_heartbeat(
         seed_sequence=seed_sequence,
         other_roads=frame.other_roads,
     )
-
-
-def _refusal(frame: Refuse) -> LogshipError:
-    try:
-        code = Code(frame.code)
-    except ValueError:  # a newer applier's
-        return LogshipError(
-            Code.INTERNAL, f"{frame.what} [{frame.code}]", frame.hint, retryable=frame.retryable
-        )
-    return LogshipError(code, frame.what, frame.hint, retryable=frame.retryable)
 
 
 def _bad_frame(why: str) -> LogshipError:

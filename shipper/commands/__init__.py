@@ -13,6 +13,7 @@ PROGRAM: Final = Program(
     {
         "keygen": Command("logship.keygen_command", "make a pair of keys for the link"),
         "init": Command("shipper.commands.init", "write a commented settings file"),
+        "join": Command("shipper.commands.join", "join a recovery server with its token"),
         "check": Command("shipper.commands.check", "find everything that would stop `run`"),
         "outbox-command": Command(
             "shipper.commands.outbox_command", "print the primary's settings that fill an outbox"

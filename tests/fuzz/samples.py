@@ -11,6 +11,7 @@ from logship.frames import (
     Fenced,
     Frame,
     GapFound,
+    Joined,
     ProfileChanged,
     Refuse,
     ResumeAt,
@@ -24,7 +25,9 @@ from logship.frames import (
     ShipperHeartbeat,
     TimelineHistory,
 )
+from logship.link.keys import KeyPair
 from logship.seal import seal
+from tests.support.enrolments import join_of
 from tests.support.link_frames import (
     SEGMENT_BYTES,
     hello,
@@ -103,3 +106,15 @@ def from_applier() -> list[Sample]:
         Fenced(at=1e9, timeline=2, lsn=at),
     ]
     return [(frame, None) for frame in frames]
+
+
+def of_a_join() -> list[Sample]:
+    """What an applier may receive with a token's key."""
+    return [(join_of(KeyPair("iEQk2D([6kmjeHpTFg^!]5Igm6D=9go5{Nl^b%yK", "")), None)]
+
+
+def of_its_answer() -> list[Sample]:
+    """What a shipper that joins may receive."""
+    joined = Joined(version=1, instance="main", standby_port=5433, notes=["look at this"])
+    no = Refuse(code="token-used", what="it was used", hint="make another", retryable=False)
+    return [(joined, None), (no, None)]

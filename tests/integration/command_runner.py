@@ -26,9 +26,10 @@ class Outcome(NamedTuple):
 async def start(
     *arguments: str | Path,
     environment: dict[str, str] | None = None,
+    input_pipe: int = asyncio.subprocess.DEVNULL,
     stdout: int = asyncio.subprocess.PIPE,
 ) -> asyncio.subprocess.Process:
-    """Start one of our programs, with pipes for its output and nothing to read.
+    """Start one of our programs, with pipes for its output and, by default, nothing to read.
 
     stdout: a descriptor in place of the pipe.
     """
@@ -40,18 +41,22 @@ async def start(
         "--default-signal=INT",
         str(Path(sys.executable).with_name(program)),
         *rest,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=input_pipe,
         stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
         env={**clean, **(environment or {})},
     )
 
 
-async def run(*arguments: str | Path, environment: dict[str, str] | None = None) -> Outcome:
-    """Run one of our programs to its end."""
-    process = await start(*arguments, environment=environment)
+async def run(
+    *arguments: str | Path, environment: dict[str, str] | None = None, text: str | None = None
+) -> Outcome:
+    """Run one of our programs to its end, with `text` on its standard input if given."""
+    given = None if text is None else text.encode()
+    pipe = asyncio.subprocess.DEVNULL if given is None else asyncio.subprocess.PIPE
+    process = await start(*arguments, environment=environment, input_pipe=pipe)
     try:
-        out, err = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+        out, err = await asyncio.wait_for(process.communicate(given), TIMEOUT_SECONDS)
     except TimeoutError:
         process.kill()
         await process.communicate()

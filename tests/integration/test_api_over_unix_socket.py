@@ -53,6 +53,9 @@ class Operations:
         self.promoted.append(name)
         return {"timeline": 2}
 
+    async def enroll(self, name: str, address: str, hours: float) -> dict[str, Any]:
+        return {"instance": name, "address": address, "hours": hours}
+
     async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
         self.seeds.append((name, why, source))
         return {"requested": True}
@@ -252,6 +255,13 @@ async def test_a_seed_is_asked_for_with_its_reason(
     assert operations.seeds == [("main", "disk was replaced", ""), ("main", "a test", "bucket")]
 
 
+async def test_a_token_is_asked_for_with_its_address_and_its_hours(client: ApplierClient) -> None:
+    asked = {"instance": "new", "address": "tcp://r:1", "hours": 0.5}
+    assert await asyncio.to_thread(client.enroll, "new", "tcp://r:1", 0.5) == asked
+    default = await asyncio.to_thread(client.enroll, "new")
+    assert default == {"instance": "new", "address": "", "hours": 1}
+
+
 async def test_retention_is_only_told_unless_it_is_wanted(
     client: ApplierClient, path: Path
 ) -> None:
@@ -268,6 +278,9 @@ async def test_retention_is_only_told_unless_it_is_wanted(
     ("request_line", "body", "status"),
     [
         ("POST /v1/instances/main/retention", '{"dry_run": "no"}', 400),
+        ("POST /v1/instances/main/enroll", '{"address": 3}', 400),
+        ("POST /v1/instances/main/enroll", '{"hours": true}', 400),
+        ("POST /v1/instances/main/enroll", '{"hours": "1"}', 400),
         ("POST /v1/instances/main/seed", "[1]", 400),
         ("POST /v1/instances/main/seed", "{", 400),
         ("POST /v1/instances/main/seed", '{"why": 3}', 400),

@@ -246,6 +246,19 @@ async def test_what_was_added_and_the_volumes_are_looked_at_too(
     assert found[f"volume:{shared_tmp_path}/volume"]["level"] == "ok"
 
 
+async def test_what_the_first_instance_will_join_by_is_looked_at_before_it_is_there(
+    keys: Path, shared_tmp_path: Path
+) -> None:
+    file = applier_file(keys, shared_tmp_path)
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("instances")]
+    file.write_text("\n".join(lines))
+    outcome = await run("applier", "check", "--config", file, "--json")
+    assert outcome.code == 0, outcome
+    assert troubles(outcome) == {"instances": "warn"}
+    found = levels(outcome)
+    assert found["secret-key"] == found["link-port"] == "ok"
+
+
 async def test_everything_wrong_with_a_recovery_server_is_found_at_once(
     keys: Path, shared_tmp_path: Path
 ) -> None:

@@ -80,6 +80,12 @@ class Operations:
         report("replayed what is durable", {"lsn": "0/3000000"})
         return RECORD
 
+    async def enroll(self, name: str, address: str, hours: float) -> dict[str, Any]:
+        if name == "main":
+            raise RefusedError(Code.USAGE, "there is main already", "choose another name")
+        address = address or "tcp://recovery:7432"
+        return {"instance": name, "token": "AQAB", "address": address, "expires_at": 3600 * hours}
+
     async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
         self.instance(name)
         return {"requested": True, "why": why, "from": source or "link", "seed_id": "s7"}
@@ -217,6 +223,15 @@ async def test_a_seed_is_asked_for(applier: str) -> None:
     assert "seeds main with s7 from bucket" in outcome.out
     as_json = await run("applier", "seed", "main", "--json", "--applier", applier)
     assert as_json.document["requested"] is True
+
+
+async def test_a_token_is_printed_alone_and_what_to_do_with_it_beside_it(applier: str) -> None:
+    outcome = await run("applier", "enroll", "new", "--hours", "2", "--applier", applier)
+    assert (outcome.code, outcome.out) == (0, "AQAB\n")
+    assert "until 1970-01-01 02:00:00Z, for new at tcp://recovery:7432" in outcome.err
+    assert "shipper join TOKEN --conninfo" in outcome.err
+    taken = await run("applier", "enroll", "main", "--json", "--applier", applier)
+    assert (taken.code, taken.document["error"]["what"]) == (3, "there is main already")
 
 
 async def test_retention_says_what_goes_and_why_the_rest_stays(applier: str) -> None:

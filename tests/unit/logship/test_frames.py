@@ -12,13 +12,18 @@ from logship.frames import (
     MAX_PAYLOAD_BYTES,
     Ack,
     Bye,
+    Joined,
     SeedBegin,
     ShipperHeartbeat,
     decode_from_applier,
     decode_from_shipper,
+    decode_join,
+    decode_joined,
     encode,
     peek_versions,
 )
+from tests.support.enrolments import join_of
+from tests.support.fake_intake import new_keys
 from tests.support.link_frames import hello, span_frame, welcome
 
 
@@ -58,6 +63,17 @@ def test_a_payload_travels_beside_its_frame() -> None:
 def test_positions_use_all_of_64_bits() -> None:
     frame = Ack(timeline=0xFFFFFFFF, received_lsn=2**64 - 1, durable_lsn=2**64 - 1)
     assert decode_from_applier(encode(frame))[0] == frame
+
+
+def test_a_join_and_its_answer_survive_the_wire_and_are_no_frames_of_a_session() -> None:
+    join, answer = join_of(new_keys()), Joined(version=1, instance="main", notes=["a", "b"])
+    assert decode_join(encode(join)) == join
+    assert decode_joined(encode(answer)) == answer
+    assert error_of(*map(bytes, encode(join))).code is Code.BAD_FRAME
+    with pytest.raises(LogshipError):
+        decode_from_applier(encode(answer))
+    with pytest.raises(LogshipError):
+        decode_join(encode(hello()))
 
 
 def test_frames_of_the_other_direction_are_refused() -> None:
@@ -115,7 +131,7 @@ def test_a_flipped_bit_in_a_head_never_passes(data: st.DataObject) -> None:
 def test_no_bytes_raise_anything_but_our_error(parts: list[bytes], checked: bool) -> None:
     if checked and parts:
         parts = [framed(parts[0]), *parts[1:]]
-    for decode in (decode_from_applier, decode_from_shipper):
+    for decode in (decode_from_applier, decode_from_shipper, decode_join, decode_joined):
         try:
             decode(parts)
         except LogshipError as error:
@@ -137,6 +153,7 @@ def test_what_msgspec_has_other_errors_for_is_a_bad_frame_too(body: bytes) -> No
 
 def test_the_versions_of_any_hello_can_be_read() -> None:
     assert peek_versions(packed(t="hello", version_min=7, version_max=9, instance=[1])) == (7, 9)
+    assert peek_versions(packed(t="join", version_min=7, version_max=9)) == (7, 9)
     assert peek_versions(packed(t="bye", version_min=7, version_max=9)) is None
     assert peek_versions(packed(t="hello")) is None
     assert peek_versions(b"") is None

@@ -264,9 +264,15 @@ def test_settings_can_not_be_changed() -> None:
 
 def test_the_commented_file_reads_back_as_the_defaults_and_the_examples() -> None:
     text = render_commented(Outer, "Title.")
-    assert parse_settings(text, Outer, file=FILE) == Outer(
-        inner=Inner(path=Path("/x")), many={"one": Inner(path=Path("/x"))}
-    )
+    assert parse_settings(text, Outer, file=FILE) == Outer(inner=Inner(path=Path("/x")))
+
+
+def test_a_named_table_that_nobody_named_stands_as_an_example_in_comments() -> None:
+    text = render_commented(Outer, "Title.")
+    before, example = text.split("#[many.one]\n")
+    uncommented = f"{before}[many.one]\n{example.replace('#path', 'path')}"
+    settings = parse_settings(uncommented, Outer, file=FILE)
+    assert settings.many == {"one": Inner(path=Path("/x"))}
 
 
 def test_values_given_for_the_commented_file_stand_in_it() -> None:
@@ -277,7 +283,7 @@ def test_values_given_for_the_commented_file_stand_in_it() -> None:
 
 
 def test_uncommented_defaults_read_back_as_the_same() -> None:
-    text = render_commented(Outer, "Title.")
+    text = render_commented(Outer, "Title.", {"many.one.path": "/x"})
     lines = [line.removeprefix("#") if line[1:2].isalpha() else line for line in text.splitlines()]
     uncommented = "\n".join(line for line in lines if not line.endswith(" ="))
     assert parse_settings(uncommented, Outer, file=FILE) == parse_settings(text, Outer, file=FILE)
