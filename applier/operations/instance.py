@@ -30,6 +30,7 @@ from applier.operations.record import (
 )
 from applier.operations.retention import Retention
 from applier.operations.sender import LinkState, Sender
+from applier.operations.tablespaces import Tablespaces
 from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
 from applier.store import Store
@@ -69,6 +70,7 @@ class Instance:
         self.store: Store | None = None
         self._indexing: CommitIndexing | None = None
         self.gaps = Gaps(self)
+        self.tablespaces = Tablespaces(self)
         self.following = Following(self)
         self.arrival = Arrival(self)
         self.retention = Retention(self)
@@ -121,9 +123,7 @@ class Instance:
         line = WalLine(profile.system_identifier, profile.major, profile.wal_segment_size)
         directory = self.incarnation_directory / "wal"
         await asyncio.to_thread(durable.make_directory, self.incarnation_directory, 0o711)
-        self.store = await asyncio.to_thread(
-            Store.open, directory, line, keep_free_bytes=self.host.keep_free_bytes
-        )
+        self.store = await asyncio.to_thread(self._make_store, directory, line)
         for code in (Code.STORE_FAILED, Code.STORE_DAMAGED, Code.STORE_LOCKED):
             self.alarms.clear(code)
         # First, so that the standby's WAL is on its way before a sync is begun.
@@ -131,6 +131,10 @@ class Instance:
         self.store.keep_flushing(partial(self._flushed, self.store))
         self._indexing = CommitIndexing(self.store)
         self._indexing.start()
+
+    def _make_store(self, directory: Path, line: WalLine) -> Store:
+        self.tablespaces.open(line)
+        return Store.open(directory, line, keep_free_bytes=self.host.keep_free_bytes)
 
     async def _close_store(self) -> None:
         self.following.withdraw()
@@ -323,6 +327,8 @@ class Instance:
         log.info("a new timeline", instance=self.name, timeline=timeline)
 
     async def wal(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> None:
+        if self.tablespaces.is_in(timeline, start_lsn, data):
+            await self.tablespaces.note()
         while True:
             self._check_fence()
             if self.sender.set_aside_profile is not None:
@@ -345,6 +351,8 @@ class Instance:
         store = self.store
         if store is None or self.sender.set_aside_profile is not None:
             return False
+        if self.tablespaces.is_in(timeline, start_lsn, data):
+            return False  # `wal` notes it first
         try:
             if store.append_at_once(timeline, start_lsn, data) is None:
                 return False

@@ -24,6 +24,8 @@ from applier.standby import (
     Standby,
     StandbyLayout,
     StandbySettings,
+    StandbyTablespaces,
+    TablespaceNotes,
     prepare,
 )
 from applier.standby.files import StandbyFiles
@@ -84,8 +86,16 @@ class Site:
         return StandbySettings(**given)  # type: ignore[arg-type]
 
     def standby(self, *, opened: bool = False, **changes: object) -> Standby:
+        tablespaces = StandbyTablespaces(
+            self.layout, self.run_as, TablespaceNotes(self.layout.incarnation_directory), lambda: ""
+        )
         standby = Standby(
-            self.settings(**changes), self.layout, self.server, self.profile, opened=opened
+            self.settings(**changes),
+            self.layout,
+            self.server,
+            self.profile,
+            tablespaces,
+            opened=opened,
         )
         self._standbys.append(standby)
         return standby

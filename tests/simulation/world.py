@@ -284,6 +284,7 @@ class World:
             directory=SimPath("/applier"),
             store=SimpleNamespace(keep_free_mb=0),
             seeds=SimpleNamespace(keep=0),
+            standby=SimpleNamespace(private_paths="never"),
             instances={
                 name: SimpleNamespace(seed="auto", port=1, run_standby=True, overrides=())
                 for name in self.groups

@@ -44,6 +44,7 @@ run_as = "{run_as}"
 keep_free_mb = {keep_free_mb}
 [standby]
 shared_buffers_mb = 16
+private_paths = "{private_paths}"
 """
 
 _INSTANCE = """
@@ -180,6 +181,7 @@ class Pair:
         self.bucket = bucket
         self.link_port = free_port()
         self.keep_free_mb = keep_free_mb
+        self.private_paths = "auto"
         self.instances: dict[str, str] = {}
         self.standby_ports: dict[str, int] = {}
         (directory / "run").mkdir(mode=0o711)
@@ -210,6 +212,7 @@ class Pair:
             cache=cache_directory(),
             run_as=account.pw_name if account is not None else "",
             keep_free_mb=self.keep_free_mb,
+            private_paths=self.private_paths,
         )
         if self.bucket is not None:
             text += self.bucket.section(self.bucket.applier)
