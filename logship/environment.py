@@ -7,14 +7,19 @@ something uses, extensions that have libraries, resource managers that are not P
 
 from __future__ import annotations
 
+import re
+
 import msgspec
+
+_NAME = re.compile(r'"((?:[^"]|"")*)"|([^",]+)')
 
 
 class CollationFacts(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """A collation that some index, column or constraint of its database uses."""
 
     name: str
-    """With its schema, unless that is pg_catalog: `de-x-icu`, `public.german`."""
+    """As SQL writes it, with its schema unless that is pg_catalog: `"de-x-icu"`,
+    `public.german`."""
     provider: str
     """As `pg_collation.collprovider`: c (libc), i (ICU), b (builtin)."""
     locale: str
@@ -63,11 +68,11 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """Of a primary.  Lists are sorted, so that equal environments are equal."""
 
     operating_system: str = ""
-    """PRETTY_NAME of /etc/os-release, if the shipper runs on the primary's host."""
+    """As `logship.host.operating_system`, if the shipper runs on the primary's host."""
     libc: str = ""
-    """`glibc 2.36`; "" if not known."""
+    """As `logship.host.libc`; "" if not known."""
     icu: str = ""
-    """Version of the ICU that the server is linked with: `72.1`; "" if not known or none."""
+    """As `logship.host.icu_of` the server's program; "" if not known or none."""
     preload_libraries: tuple[str, ...] = ()
     """Of shared_preload_libraries, in their order."""
     resource_managers: tuple[tuple[int, str], ...] = ()
@@ -76,3 +81,20 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     tablespaces: tuple[TablespaceFacts, ...] = ()
     is_complete: bool = True
     """False: something could not be read (a role without rights, a database that refuses)."""
+    unread: tuple[str, ...] = ()
+    """What that is, in words: `database orders`."""
+
+
+def library_list(text: str) -> tuple[str, ...]:
+    """The names in a value of `shared_preload_libraries`, in their order, as they are written.
+
+    As `SplitDirectoriesString` of PostgreSQL reads it: names are separated by commas, and may
+    stand in double quotes.
+    """
+    names = (quoted.replace('""', '"') or bare.strip() for quoted, bare in _NAME.findall(text))
+    return tuple(name for name in names if name)
+
+
+def library_name(path: str) -> str:
+    """A library by the name of its file: `$libdir/hstore` and `hstore.so` are `hstore`."""
+    return path.rpartition("/")[2].removesuffix(".so")

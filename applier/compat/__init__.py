@@ -2,9 +2,9 @@
 
 A pure function over two descriptions.  `Profile` is what the primary is (read by the shipper,
 sent in the hello and whenever it changes); `StandbyProfile` is what would replay it: an
-installed PostgreSQL, and the data directory that a seed left, once there is one.  `check`
-runs every rule of `rules.RULES` over them and returns a `Verdict`: what was compared, whether
-that passes, warns or blocks, why it matters, and the remedy.
+installed PostgreSQL with its host, and the data directory that a seed left, once there is
+one.  `check` runs every rule of `rules.RULES` over them and returns a `Verdict`: what was
+compared, whether that passes, warns or blocks, why it matters, and the remedy.
 
 A blocked instance keeps receiving and storing WAL.  Only the start of its standby is
 withheld, by whoever asked for the verdict: nothing in here acts.  An operator may override
@@ -17,16 +17,26 @@ docs/version-check.md lists every rule for operators.
 from __future__ import annotations
 
 from applier.compat.advisories import Advisory, load_advisories
-from applier.compat.profiles import DataDirectoryFacts, StandbyProfile
-from applier.compat.rules import OVERRIDABLE_RULES, RULES, Rule, check, check_override_names
+from applier.compat.case import Rule
+from applier.compat.checking import check, check_override_names
+from applier.compat.profiles import (
+    CollationVersion,
+    DataDirectoryFacts,
+    HostFacts,
+    StandbyProfile,
+)
+from applier.compat.rules import OVERRIDABLE_RULES, RULES
+from applier.compat.rules.collations import mending_statements, used_collations
 from applier.compat.verdict import Finding, Outcome, Verdict
 
 __all__ = [
     "OVERRIDABLE_RULES",
     "RULES",
     "Advisory",
+    "CollationVersion",
     "DataDirectoryFacts",
     "Finding",
+    "HostFacts",
     "Outcome",
     "Rule",
     "StandbyProfile",
@@ -34,4 +44,6 @@ __all__ = [
     "check",
     "check_override_names",
     "load_advisories",
+    "mending_statements",
+    "used_collations",
 ]

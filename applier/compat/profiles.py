@@ -1,4 +1,5 @@
-"""What would replay the WAL: an installed PostgreSQL and, after seeding, a data directory."""
+"""What would replay the WAL: an installed PostgreSQL, the host that it runs on and, after
+seeding, a data directory."""
 
 from __future__ import annotations
 
@@ -25,6 +26,53 @@ class DataDirectoryFacts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class CollationVersion(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """What the recovery server's library says of one locale that a primary orders text by."""
+
+    provider: str
+    """As `pg_collation.collprovider`: c (libc), i (ICU), b (builtin)."""
+    locale: str
+    """As the primary names it."""
+    version: str
+    """As `pg_collation_actual_version` says with this installation; "": the library tells none,
+    which it does for C and POSIX."""
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What surrounds one installation on the recovery server.
+
+    None, "" or nothing at all: not known, unless it says otherwise.  What is not known is not
+    compared.
+    """
+
+    operating_system: str = ""
+    """As `logship.host.operating_system`."""
+    libc: str = ""
+    """As `logship.host.libc`: `glibc 2.36`."""
+    icu: str | None = None
+    """As `logship.host.icu_of` of the installation's `postgres`: `72`; "": built without ICU."""
+    libraries: frozenset[str] | None = None
+    """Names of the libraries in the installation's pkglibdir, without their ending: `hstore`."""
+    extensions: dict[str, tuple[str, ...]] | None = None
+    """Names of the extensions that can be created, each with the versions that are reachable,
+    as `pg_available_extension_versions` lists them."""
+    locales: frozenset[str] | None = None
+    """Of libc, as `locale -a` lists them: `de_DE.utf8`."""
+    collation_versions: tuple[CollationVersion, ...] = ()
+    """Of the locales that were asked for; sorted."""
+
+    def collation_version(self, provider: str, locale: str) -> str | None:
+        """None: it was not asked for."""
+        return next(
+            (
+                known.version
+                for known in self.collation_versions
+                if (known.provider, known.locale) == (provider, locale)
+            ),
+            None,
+        )
+
+
 class StandbyProfile(msgspec.Struct, frozen=True, kw_only=True):
     """The standby's side of the comparison.
 
@@ -45,6 +93,10 @@ class StandbyProfile(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     """As `platform.machine()`; "" if not known."""
     data_directory: DataDirectoryFacts | None = None
+    host: HostFacts | None = None
+    """None: the host was not looked at; rules about it pass."""
+    preload_libraries: tuple[str, ...] = ()
+    """What the standby's own configuration preloads, see `logship.environment.library_list`."""
 
     @property
     def major(self) -> int:
@@ -56,7 +108,12 @@ class StandbyProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(
-        cls, installation: Profile, data_directory: DataDirectoryFacts | None = None
+        cls,
+        installation: Profile,
+        data_directory: DataDirectoryFacts | None = None,
+        *,
+        host: HostFacts | None = None,
+        preload_libraries: tuple[str, ...] = (),
     ) -> StandbyProfile:
         """From the profile of what an installation's initdb makes.
 
@@ -74,4 +131,6 @@ class StandbyProfile(msgspec.Struct, frozen=True, kw_only=True):
             float8_by_value=installation.float8_by_value,
             architecture=installation.architecture,
             data_directory=data_directory,
+            host=host,
+            preload_libraries=preload_libraries,
         )

@@ -78,6 +78,7 @@ async def connect(layout: StandbyLayout, port: int, superuser: str) -> Connectio
                 dbname=database,
                 application_name="logship",
                 connect_timeout=_CONNECT_SECONDS,
+                client_encoding="utf8",  # else SQL_ASCII gives bytes for text
                 options=_OPTIONS,
                 autocommit=True,
                 row_factory=tuple_row,
