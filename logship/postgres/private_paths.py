@@ -132,9 +132,10 @@ def _unshare(plan: _Plan) -> None:
         libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
     _check(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS), "user namespace")
     uid, gid, _ = plan.account
-    Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
-    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
+    # As bytes: this account may not be able to read a codec that Python would load for text.
+    Path("/proc/self/setgroups").write_bytes(b"deny")
+    Path("/proc/self/uid_map").write_bytes(b"%d %d 1" % (uid, uid))
+    Path("/proc/self/gid_map").write_bytes(b"%d %d 1" % (gid, gid))
 
 
 def _become(plan: _Plan) -> None:
