@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import signal
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from logship.errors import LogshipError
 from logship.postgres.private_paths import PrivatePaths, why_not
 from tests.conftest import PrimaryFactory
 from tests.support.pair import Pair
-from tests.support.processes import give_to_server, make_server_directory, server_run_as
+from tests.support.processes import (
+    give_to_server,
+    make_server_directory,
+    run_as_server,
+    server_run_as,
+)
 from tests.support.servers import PrimaryServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import free_port, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -77,6 +84,8 @@ def test_the_same_path_of_three_primaries_is_three_directories_on_one_host(
     ]
     for one in primaries:
         pair.add(one.name)
+    with pair.applier.settings.open("a") as settings:
+        settings.write("[seeds]\nkeep = 1\n")
     pair.applier.start()
     for one in primaries:
         pair.shipper(one.name, one.server.dsn()).start()
@@ -88,7 +97,7 @@ def test_the_same_path_of_three_primaries_is_three_directories_on_one_host(
         pair.wait_on_standby(one.name, COUNT, 100 + number)
     assert not location.exists()
     assert len({ours(pair, one.name) for one in primaries}) == 3
-    old, new, _ = primaries
+    old, new, twin = primaries
 
     # Whoever ends, the standbys go on: also from before the record again.
     pair.applier.stop(signal.SIGKILL)
@@ -120,6 +129,24 @@ def test_the_same_path_of_three_primaries_is_three_directories_on_one_host(
     home = pair.standby_directory("old").parent / "tablespaces"
     wait_until(lambda: not list(home.glob("[0-9]*")), 30, "the dropped tablespace is tidied up")
     assert pair.status("twin")["alarms"] == []
+
+    # Restored beside all of them, and started anew as its owner is told to.
+    pair.wait_durable("twin", twin.server)
+    into = pair.directory / "restored"
+    options = ("--into", into, "--port", str(free_port()), "--config", pair.applier.settings)
+    done = pair.command("applier", "restore", "twin", "--latest", *options, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout)
+    run_as_server(["/bin/sh", "-c", result["stop_command"]], into)
+    run_as_server(["/bin/sh", "-c", result["start_command"]], into)
+    try:
+        with psycopg.connect(
+            host=result["socket_directory"], port=result["port"], user="postgres"
+        ) as connection:
+            assert connection.execute(COUNT).fetchone() == (112,)
+    finally:
+        run_as_server(["/bin/sh", "-c", f"{result['stop_command']} -m immediate"], into)
+    assert not location.parent.exists()
 
 
 def test_where_no_path_can_be_private_the_standby_waits_for_a_directory(
