@@ -109,7 +109,7 @@ class Tablespaces:
 
         Raises LogshipError (STANDBY_FAILED, retryable).
         """
-        await self._instance.host.to_the_end(self._note())
+        await self._instance.host.to_the_end(self._note(), self._instance.name)
 
     async def _note(self) -> None:
         # One after the other: who comes again with the same bytes must find them held.
@@ -155,7 +155,7 @@ class Tablespaces:
     def keep_looking(self) -> None:
         """Have the standby made ready in the background, for as long as it takes."""
         if self._waiter is None or self._waiter.done():
-            self._waiter = self._instance.host.spawn(self._until_ready())
+            self._waiter = self._instance.spawn(self._until_ready())
 
     async def _until_ready(self) -> None:
         while True:

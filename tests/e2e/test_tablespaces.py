@@ -153,7 +153,7 @@ def test_where_no_path_can_be_private_the_standby_waits_for_a_directory(
     primary: PrimaryFactory, pair: Pair, location: Path
 ) -> None:
     one = Primary(primary, "main", 18, location)
-    pair.private_paths = "never"
+    pair.more_standby = 'private_paths = "never"'
     pair.protect("main", one.server)
     one.make_tablespace(100)
     pair.wait_durable("main", one.server)

@@ -282,9 +282,9 @@ class World:
         wal_server._server = SimpleNamespace()  # type: ignore[assignment]
         settings: Any = SimpleNamespace(
             directory=SimPath("/applier"),
-            store=SimpleNamespace(keep_free_mb=0),
+            store=SimpleNamespace(keep_free_mb=0, volumes=[]),
             seeds=SimpleNamespace(keep=0),
-            standby=SimpleNamespace(private_paths="never"),
+            standby=SimpleNamespace(volumes=[], private_paths="never"),
             instances={
                 name: SimpleNamespace(seed="auto", port=1, run_standby=True, overrides=())
                 for name in self.groups
