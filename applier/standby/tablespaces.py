@@ -41,6 +41,7 @@ from logship.wal_tablespaces import TablespaceCreated
 NOTES_NAME: Final = "created-tablespaces.json"
 OWNER_NAME: Final = "logship-owner"
 """The file by which an incarnation has an operator's directory for itself."""
+_MAX_OWNER_CHARACTERS = 8192
 
 _REPLAYED = re.compile(
     r'WAL redo at ([0-9A-F]+/[0-9A-F]+) for Tablespace/CREATE: ([0-9]+) "(/.*)"$', re.MULTILINE
@@ -270,7 +271,7 @@ class StandbyTablespaces:
                 continue
             with contextlib.suppress(OSError):  # not empty, or gone
                 self._ours(note).rmdir()
-            if note.way == "host" and _owner_of(note.path) == self._name:
+            if note.way == "host" and self._takes_host_path(note, claim=False):
                 durable.remove(note.path / OWNER_NAME)
 
     def learn(self, log_file: Path, from_offset_bytes: int) -> bool:
@@ -327,20 +328,33 @@ class StandbyTablespaces:
                 return int(Lsn.parse(found[1]))
         return int(read_control_file(self._layout.data).redo_lsn)
 
-    def _takes_host_path(self, note: Note) -> bool:
-        """Whether the machine's directory of that path is this incarnation's by now."""
-        path = note.path
+    def _takes_host_path(self, note: Note, *, claim: bool = True) -> bool:
+        """Whether the machine's directory of that path is this incarnation's.  claim: take it if
+        it is the account's, and empty."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            if not path.is_dir() or path.stat().st_uid != self._run_as.uid:
-                return False
-            if not _has_entries(path):
-                fd = os.open(path / OWNER_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with open(fd, "w", encoding="utf-8") as file:
-                    file.write(self._name)
-                self._run_as.chown(path / OWNER_NAME)
-            return _owner_of(path) == self._name
+            fd = os.open(note.path, flags)
         except OSError:
             return False
+        try:
+            # All of it by this handle: as root we write nowhere but in the account's directory.
+            if os.fstat(fd).st_uid != self._run_as.uid:
+                return False
+            if claim and not os.listdir(fd):
+                self._claim(fd)
+            return _owner_in(fd) == self._name
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def _claim(self, directory: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(OWNER_NAME, flags, 0o600, dir_fd=directory)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(self._name)
+            if self._run_as.changes:
+                os.fchown(fd, self._run_as.uid, self._run_as.gid)
 
     def _turn(self, link: Path, target: Path) -> None:
         # No name of digits alone: PostgreSQL passes over it.
@@ -351,11 +365,14 @@ class StandbyTablespaces:
         durable.rename(beside, link)
 
 
-def _owner_of(path: Path) -> str:
+def _owner_in(directory: int) -> str:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        return (path / OWNER_NAME).read_text(encoding="utf-8", errors="replace")
+        fd = os.open(OWNER_NAME, flags, dir_fd=directory)
     except OSError:
         return ""
+    with open(fd, encoding="utf-8", errors="replace") as file:
+        return file.read(_MAX_OWNER_CHARACTERS)
 
 
 def _has_entries(path: Path) -> bool:

@@ -75,6 +75,25 @@ def ours(pair: Pair, name: str) -> Path:
     return found
 
 
+def restored_and_started_anew(pair: Pair, name: str) -> int:
+    """Rows of what a restore leaves, started anew as its owner is told to."""
+    into = pair.directory / "restored"
+    options = ("--into", into, "--port", str(free_port()), "--config", pair.applier.settings)
+    done = pair.command("applier", "restore", name, "--latest", *options, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout)
+    run_as_server(["/bin/sh", "-c", result["stop_command"]], into)
+    run_as_server(["/bin/sh", "-c", result["start_command"]], into)
+    try:
+        with psycopg.connect(
+            host=result["socket_directory"], port=result["port"], user="postgres"
+        ) as connection:
+            ((rows,),) = connection.execute(COUNT).fetchall()
+            return int(rows)
+    finally:
+        run_as_server(["/bin/sh", "-c", f"{result['stop_command']} -m immediate"], into)
+
+
 def test_the_same_path_of_three_primaries_is_three_directories_on_one_host(
     primary: PrimaryFactory, pair: Pair, location: Path
 ) -> None:
@@ -114,6 +133,8 @@ def test_the_same_path_of_three_primaries_is_three_directories_on_one_host(
     new.server.kill()
     pair.promote("new")
     pair.standby_sql("new", "insert into placed values (0)")
+    os.kill(pair.standby_pid("new"), signal.SIGKILL)
+    pair.wait_on_standby("new", COUNT, 112)
     pair.standby_sql("new", "checkpoint")
     wait_until(lambda: link_of(pair, "new") == ours(pair, "new"), 30, "the link is turned")
     os.kill(pair.standby_pid("new"), signal.SIGKILL)
@@ -130,22 +151,8 @@ def test_the_same_path_of_three_primaries_is_three_directories_on_one_host(
     wait_until(lambda: not list(home.glob("[0-9]*")), 30, "the dropped tablespace is tidied up")
     assert pair.status("twin")["alarms"] == []
 
-    # Restored beside all of them, and started anew as its owner is told to.
     pair.wait_durable("twin", twin.server)
-    into = pair.directory / "restored"
-    options = ("--into", into, "--port", str(free_port()), "--config", pair.applier.settings)
-    done = pair.command("applier", "restore", "twin", "--latest", *options, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(done.stdout)
-    run_as_server(["/bin/sh", "-c", result["stop_command"]], into)
-    run_as_server(["/bin/sh", "-c", result["start_command"]], into)
-    try:
-        with psycopg.connect(
-            host=result["socket_directory"], port=result["port"], user="postgres"
-        ) as connection:
-            assert connection.execute(COUNT).fetchone() == (112,)
-    finally:
-        run_as_server(["/bin/sh", "-c", f"{result['stop_command']} -m immediate"], into)
+    assert restored_and_started_anew(pair, "twin") == 112
     assert not location.parent.exists()
 
 

@@ -186,7 +186,11 @@ def test_a_directory_of_the_machine_is_one_standbys_alone(place: Place, tmp_path
     # Dropped on the primary, and no replay comes to it again: the next one may have it.
     place.replay_from(LATE)
     place.tablespaces.settle()
+    place.tablespaces.settle()
+    assert os.listdir(place.location) == []
     assert other.tablespaces.unready(os.getpid()) == ()
+    place.tablespaces.settle()
+    assert os.listdir(place.location) == [OWNER_NAME]
 
 
 def test_a_link_is_turned_once_no_replay_makes_it_again(place: Place) -> None:
