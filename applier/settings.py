@@ -210,6 +210,16 @@ class StandbySettings(Section, frozen=True, kw_only=True):
         str,
         Meta(description='TCP addresses of a standby; empty: its unix socket only. "*": all.'),
     ] = ""
+    private_paths: Annotated[
+        Literal["auto", "never"],
+        Meta(
+            description=(
+                'How a standby has the path of a tablespace that its primary makes: "auto": for '
+                'itself alone, in a mount namespace, where the machine permits that; "never": it '
+                "waits for an operator to make the directory."
+            )
+        ),
+    ] = "auto"
     settings: Annotated[
         dict[str, Parameter],
         Meta(

@@ -79,6 +79,7 @@ class Code(StrEnum):
     STANDBY_FAILED = "standby-failed"
     STANDBY_AHEAD_OF_FORK = "standby-ahead-of-fork"
     NO_CLIENT_RULES = "no-client-rules"
+    TABLESPACE_PATH = "tablespace-path"
     NO_INSTALLATION = "no-installation"
     COMPATIBILITY = "compatibility"
     # Buckets

@@ -424,8 +424,11 @@ def marks_in(
 def record_end(position: int, segment_bytes: int) -> Lsn:
     """Where the record before `position` ended, which may be the start of one: between the two
     lies a page's header if the record filled its page."""
-    header = (
-        _SHORT_HEADER_BYTES if position % segment_bytes >= WAL_PAGE_BYTES else _LONG_HEADER_BYTES
-    )
     offset = position % WAL_PAGE_BYTES
-    return Lsn(position - offset if offset == header else position)
+    header_bytes = page_header_bytes(position - offset, segment_bytes)
+    return Lsn(position - offset if offset == header_bytes else position)
+
+
+def page_header_bytes(page: int, segment_bytes: int) -> int:
+    """Size of the header of the page that begins at `page`: a segment's first has a long one."""
+    return _SHORT_HEADER_BYTES if page % segment_bytes else _LONG_HEADER_BYTES

@@ -127,7 +127,8 @@ def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -
         for line in window_lines(window):
             progress.line(line)
         with _probe_cache(settings) as cache:
-            machine = Machine(installations, run_as, cache, overrides)
+            may_be_private = settings.standby.private_paths == "auto"
+            machine = Machine(installations, run_as, cache, overrides, may_be_private)
             return asyncio.run(restore(sources, window, target, place, machine, progress.step))
     finally:
         sources.close()

@@ -97,6 +97,9 @@ class StandbyProfile(msgspec.Struct, frozen=True, kw_only=True):
     """None: the host was not looked at; rules about it pass."""
     preload_libraries: tuple[str, ...] = ()
     """What the standby's own configuration preloads, see `logship.environment.library_list`."""
+    no_private_paths: str | None = None
+    """Why its server can't see directories of its own at the primary's paths; "": it can.  None:
+    nobody asked."""
 
     @property
     def major(self) -> int:
@@ -114,6 +117,7 @@ class StandbyProfile(msgspec.Struct, frozen=True, kw_only=True):
         *,
         host: HostFacts | None = None,
         preload_libraries: tuple[str, ...] = (),
+        no_private_paths: str | None = None,
     ) -> StandbyProfile:
         """From the profile of what an installation's initdb makes.
 
@@ -133,4 +137,5 @@ class StandbyProfile(msgspec.Struct, frozen=True, kw_only=True):
             data_directory=data_directory,
             host=host,
             preload_libraries=preload_libraries,
+            no_private_paths=no_private_paths,
         )

@@ -18,7 +18,7 @@ from applier.receivers.seed.placement import (
     is_unfinished,
     read_placement,
 )
-from applier.standby import Standby, StandbyLayout, StandbySettings, prepare
+from applier.standby import Standby, StandbyLayout, StandbySettings, StandbyTablespaces, prepare
 from applier.store import Store
 from applier.walserver.gate import OPEN_GATE, Gate
 from applier.walserver.status import StandbyStatus
@@ -117,6 +117,11 @@ class Following:
         return self._apply_age.seconds(durable_lsn, self.applied_lsn, time.monotonic())
 
     def _gate(self, store: Store) -> Gate:
+        gate = self._gate_of_check(store)
+        hold_lsn = self._instance.tablespaces.hold_lsn
+        return gate if hold_lsn is None else Gate(hold_at_lsn=gate.limit(0.0, hold_lsn))
+
+    def _gate_of_check(self, store: Store) -> Gate:
         if self._version_check.passes:
             return self._gate_of_chain(store)
         held_lsn = self._instance.record.held_lsn
@@ -143,6 +148,10 @@ class Following:
     def chain_began(self) -> None:
         """A seed began another chain of WAL."""
         self.stored(self._instance.opened_store)
+        self._set_gate()
+
+    def hold(self) -> None:
+        """What the standby may not be given yet has changed."""
         self._set_gate()
 
     # --- life -------------------------------------------------------------------------------
@@ -271,10 +280,20 @@ class Following:
             if self.standby is None:
                 self.standby = self._make_standby()
             await self.standby.ensure_started()
+            await self._take_up_tablespaces()
+            self._instance.tablespaces.refuse_unready()
             self._set_gate()
             if self._watcher is None:
                 self._watcher = asyncio.create_task(self.standby.watch())
             return self.standby
+
+    async def take_up_tablespaces(self) -> bool:
+        """Have the standby able to replay what it is held before.  True: it runs, and still is
+        held; look again."""
+        async with self._turn:
+            await self._take_up_tablespaces()
+            self._set_gate()
+            return self.standby is not None and bool(self._instance.tablespaces.unready)
 
     @property
     def was_opened(self) -> bool:
@@ -363,7 +382,22 @@ class Following:
             instance.alarms.clear(Code.STANDBY_FAILED)
         if self._watcher is None:
             self._watcher = asyncio.create_task(self.standby.watch())
+        await self._take_up_tablespaces()
+        if instance.tablespaces.unready:
+            instance.tablespaces.keep_looking()
         self._set_gate()
+
+    async def _take_up_tablespaces(self) -> None:
+        tablespaces = self._instance.tablespaces
+        before = tablespaces.unready
+        if self.standby is None or not before:
+            return
+        try:
+            now = await self.standby.take_up_tablespaces()
+        except (LogshipError, OSError) as error:
+            self._alarm_of(error)
+        else:
+            await tablespaces.found_unready(before, now)
 
     async def _adopt_promoted(self) -> None:
         """It is production now: keep it up, also over a restart of this host.
@@ -405,6 +439,7 @@ class Following:
         name = instance.name
         layout = self._layout()
         assert self.installation is not None and instance.record.profile is not None
+        assert instance.tablespaces.notes is not None
         self._runs_on = self.installation
         return Standby(
             StandbySettings(
@@ -419,5 +454,11 @@ class Following:
             layout,
             Server(self.installation, layout.data, instance.host.run_as),
             instance.record.profile,
+            StandbyTablespaces(
+                layout,
+                instance.host.run_as,
+                instance.tablespaces.notes,
+                instance.host.path_permission.why_not,
+            ),
             opened=opened,
         )

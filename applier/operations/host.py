@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from applier.fleet.places import InstancePlaces
+from applier.operations.tablespaces import PathPermission
 from applier.settings import ApplierSettings
 from applier.walserver.server import WalServer
 from logship.errors import LogshipError
@@ -37,6 +38,9 @@ class Host:
         self.run_as = run_as
         self.installations = installations
         self.wal_server = wal_server
+        self.path_permission = PathPermission(
+            run_as, wanted=settings.standby.private_paths == "auto"
+        )
         self.keep_free_bytes = settings.store.keep_free_mb << 20
         self._spawned: dict[asyncio.Task[Any], str] = {}
         self._to_the_end: dict[asyncio.Task[Any], str] = {}

@@ -34,6 +34,7 @@ from applier.operations.record import (
 )
 from applier.operations.retention import Retention
 from applier.operations.sender import LinkState, Sender
+from applier.operations.tablespaces import Tablespaces
 from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
 from applier.settings import InstanceSettings
@@ -73,6 +74,7 @@ class Instance:
         self.store: Store | None = None
         self._indexing: CommitIndexing | None = None
         self.gaps = Gaps(self)
+        self.tablespaces = Tablespaces(self)
         self.following = Following(self)
         self.arrival = Arrival(self)
         self.retention = Retention(self)
@@ -144,9 +146,7 @@ class Instance:
         check_mounted(places, self.record.volumes)
         for directory in places:
             await asyncio.to_thread(durable.make_directory, directory, 0o711)
-        self.store = await asyncio.to_thread(
-            Store.open, places.wal, line, keep_free_bytes=self.host.keep_free_bytes
-        )
+        self.store = await asyncio.to_thread(self._make_store, places.wal, line)
         for code in (Code.STORE_FAILED, Code.STORE_DAMAGED, Code.STORE_LOCKED):
             self.alarms.clear(code)
         # First, so that the standby's WAL is on its way before a sync is begun.
@@ -154,6 +154,10 @@ class Instance:
         self.store.keep_flushing(partial(self._flushed, self.store))
         self._indexing = CommitIndexing(self.store)
         self._indexing.start()
+
+    def _make_store(self, directory: Path, line: WalLine) -> Store:
+        self.tablespaces.open(line)
+        return Store.open(directory, line, keep_free_bytes=self.host.keep_free_bytes)
 
     async def _close_store(self) -> None:
         self.following.withdraw()
@@ -365,6 +369,8 @@ class Instance:
         log.info("a new timeline", instance=self.name, timeline=timeline)
 
     async def wal(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> None:
+        if self.tablespaces.is_in(timeline, start_lsn, data):
+            await self.tablespaces.note()
         while True:
             self._check_fence()
             if self.sender.set_aside_profile is not None:
@@ -387,6 +393,8 @@ class Instance:
         store = self.store
         if store is None or self.sender.set_aside_profile is not None:
             return False
+        if self.tablespaces.is_in(timeline, start_lsn, data):
+            return False  # `wal` notes it first
         try:
             if store.append_at_once(timeline, start_lsn, data) is None:
                 return False

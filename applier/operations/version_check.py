@@ -170,9 +170,12 @@ class VersionCheck:
                 wal_segment_size=control.wal_segment_size,
                 data_checksums=control.data_checksum_version != 0,
             )
+        no_private_paths = None
+        if profile.environment is not None and profile.environment.tablespaces:
+            no_private_paths = await asyncio.to_thread(host.path_permission.why_not)
         return check(
             profile,
-            StandbyProfile.of(made, facts),
+            StandbyProfile.of(made, facts, no_private_paths=no_private_paths),
             self._instance.record.incarnation,
             frozenset(self._instance.settings.overrides),
         )

@@ -24,13 +24,22 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from applier.compat import DataDirectoryFacts, StandbyProfile, check
+from applier.operations.tablespaces import PathPermission
 from applier.receivers.seed.receiver import SeedReceiver
 from applier.restore.finding import Stop, find_stop
 from applier.restore.serving import ServedWal
 from applier.restore.sources import Sources
 from applier.restore.targets import Target, shown_time
 from applier.restore.window import Window
-from applier.standby import Opened, Standby, StandbyLayout, StandbySettings, prepare
+from applier.standby import (
+    Opened,
+    Standby,
+    StandbyLayout,
+    StandbySettings,
+    StandbyTablespaces,
+    TablespaceNotes,
+    prepare,
+)
 from applier.standby.configuration import SettingValue
 from applier.standby.layout import check_socket_path
 from applier.standby.placement import write_ours
@@ -91,6 +100,8 @@ class Machine(NamedTuple):
     run_as: RunAs
     probe_cache: Path
     overrides: frozenset[str] = frozenset()
+    private_paths: bool = True
+    """Whether the server may have paths of its own: `standby.private_paths`."""
 
 
 def check_place(place: Place) -> None:
@@ -209,7 +220,12 @@ class _Restore:
         await self._check(installation, DataDirectoryFacts.of(control))
         await asyncio.to_thread(prepare, layout, self._machine.run_as)
         server = Server(installation, layout.data, self._machine.run_as)
-        standby = Standby(self._settings(), layout, server, self._profile)
+        notes = TablespaceNotes(place.into)
+        # Nothing holds this server before them: it must have its own path for each.
+        await asyncio.to_thread(notes.add, self._sources.tablespaces, "private")
+        why_not = PathPermission(self._machine.run_as, wanted=self._machine.private_paths).why_not
+        tablespaces = StandbyTablespaces(layout, self._machine.run_as, notes, why_not)
+        standby = Standby(self._settings(), layout, server, self._profile, tablespaces)
         try:
             with self._timed("replay"):
                 await self._replay(standby)
@@ -328,6 +344,7 @@ class _Restore:
         if self._place.open_mode == "promote":
             opened = await standby.promote()
             complaints = await standby.admit_clients()
+        await standby.settle_tablespaces()
         await self._leave_alone(server)
         return opened, complaints
 

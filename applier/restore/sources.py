@@ -22,6 +22,7 @@ from applier.restore.seeds import SeedChoice, find_seeds
 from applier.restore.spool import Spool
 from applier.restore.window import Heard, Window, make_window, nothing_kept
 from applier.retention.leases import HeldLease, Lease
+from applier.standby.tablespaces import Note, TablespaceNotes
 from applier.store import Store
 from applier.store.commit_times import FILE_NAME, CommitTimes, Times
 from logship.bucket.keys import Keys
@@ -72,6 +73,8 @@ class Sources:
         self.spool = spool
         self.lease: HeldLease | None = None
         """Keeps retention away from it."""
+        self.tablespaces: tuple[Note, ...] = ()
+        """Those that the primary made since seeds, as an applier here noted them."""
         self._heard = heard
 
     @property
@@ -137,7 +140,9 @@ def open_sources(
             "check its name, the settings file and the bucket",
         )
     line = WalLine(profile.system_identifier, profile.major, profile.wal_segment_size)
-    store, times = _open_store(places.of(incarnation, record.volumes), line)
+    of_incarnation = places.of(incarnation, record.volumes)
+    tablespaces = TablespaceNotes(of_incarnation.standby).all()
+    store, times = _open_store(of_incarnation, line)
     try:
         wal = BucketWal.look(in_bucket, line) if in_bucket is not None else None
         spool = None
@@ -155,7 +160,9 @@ def open_sources(
         raise
     known = [each for each in (heard, _heard_before(record), _heard_by(wal)) if each is not None]
     latest = max(known, key=lambda each: each.time, default=None)
-    return Sources(name, profile, kept, history, seeds, latest, spool)
+    sources = Sources(name, profile, kept, history, seeds, latest, spool)
+    sources.tablespaces = tablespaces
+    return sources
 
 
 def _open_store(places: IncarnationPlaces, line: WalLine) -> tuple[Store | None, Times]:

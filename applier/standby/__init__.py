@@ -8,6 +8,7 @@ native walreceiver, outlives the applier, and is adopted by the next one.
     access         (pure) its pg_hba.conf: closed while a standby, the primary's rules after
     placement      from a seed to a standby: the primary's settings aside, standby.signal
     files          writes those two for each start
+    tablespaces    paths for those that the primary makes later; what of them is noted
     life           (pure) when to start, stop and restart, and after how long
     probes         what it says of itself over SQL
     server_log     why it failed; the log's size
@@ -33,6 +34,7 @@ from applier.standby.placement import Placement, prepare
 from applier.standby.probes import Positions
 from applier.standby.promotion import Opened
 from applier.standby.server import Standby, StandbyStatus
+from applier.standby.tablespaces import StandbyTablespaces, TablespaceNotes
 
 __all__ = [
     "LifeState",
@@ -45,6 +47,8 @@ __all__ = [
     "StandbyLife",
     "StandbySettings",
     "StandbyStatus",
+    "StandbyTablespaces",
+    "TablespaceNotes",
     "check_operator_settings",
     "prepare",
     "render_configuration",

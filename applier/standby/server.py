@@ -36,6 +36,7 @@ from applier.standby.life import (
 from applier.standby.liveness import ProcessEnd
 from applier.standby.placement import undo_unfinished_opening
 from applier.standby.promotion import Opened, ReplayWatch, admit_clients, promote
+from applier.standby.tablespaces import Note, StandbyTablespaces
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
 from logship.lsn import Lsn
@@ -72,8 +73,9 @@ class StandbyStatus(NamedTuple):
 class Standby:
     """One standby of one incarnation.
 
-    opened: whether the server may be out of recovery, because a promotion was begun.  Without
-    it a data directory that is no standby any more is not started.
+    tablespaces: whose notes are kept up to date while the server runs.  opened: whether the
+    server may be out of recovery, because a promotion was begun.  Without it a data directory
+    that is no standby any more is not started.
 
     Make sure first that the version check passes and that `prepare` was called once for the
     seed.  Then either keep `watch` running as a task, or call the other methods on their own
@@ -88,6 +90,7 @@ class Standby:
         layout: StandbyLayout,
         server: Server,
         profile: Profile,
+        tablespaces: StandbyTablespaces,
         *,
         opened: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -95,6 +98,8 @@ class Standby:
         self._settings = settings
         self._layout = layout
         self._server = server
+        self._tablespaces = tablespaces
+        self._given_up: tuple[Note, ...] = ()
         self._may_be_open = opened
         self._clock = clock
         self._life = StandbyLife(clock())
@@ -190,6 +195,40 @@ class Standby:
         self._files.profile = profile
         if self._life.state is not LifeState.STOPPED:
             await self._raise_floors()
+
+    async def take_up_tablespaces(self) -> tuple[Note, ...]:
+        """Have the server able to replay every record that is noted: start it anew if it must
+        see another path.  Returns those that it can't have; it must be held before them.
+
+        Raises LogshipError, OSError.
+        """
+        if self.is_opened:
+            return ()
+        unready = await asyncio.to_thread(self._tablespaces.unready, self._life.pid)
+        if not unready or unready == self._given_up:
+            return unready
+        if await asyncio.to_thread(self._tablespaces.can_be_private):
+            _log.info(
+                "the primary made a tablespace, its standby is started anew",
+                instance=self._settings.instance,
+                locations=[note.shown_location for note in unready],
+            )
+            await self._handle(ConfigurationChanged())
+            unready = await asyncio.to_thread(self._tablespaces.unready, self._life.pid)
+            # What a new start could not give is no reason for another.
+            self._given_up = unready
+        return unready
+
+    async def settle_tablespaces(self) -> None:
+        """Have the server need no paths of its own when it is started again, where that can be.
+
+        Raises LogshipError (STANDBY_FAILED), OSError.
+        """
+        if not await asyncio.to_thread(self._tablespaces.are_settled):
+            connection = await self._connected()
+            with probes.standby_errors():
+                await connection.execute("checkpoint")
+        await asyncio.to_thread(self._tablespaces.settle)
 
     async def retry_streaming(self) -> None:
         """Have a standby that lost the WAL server look for it again at once.
@@ -344,6 +383,7 @@ class Standby:
                 why=why,
             )
             if pid is None or not slow:
+                await self._learn()
                 return [Exited(why)]
         self._watch_pid(pid)
         _log.info("standby runs", instance=self._settings.instance, pid=pid)
@@ -359,11 +399,14 @@ class Standby:
             _log.warning("the server died while it opened", instance=self._settings.instance)
         server_log.trim(layout.log_file)
         self._log_offset_bytes = server_log.size_bytes(layout.log_file)
-        return self._server.start(
-            config_file=layout.config_file,
-            hba_file=layout.hba_file,
-            log_file=layout.log_file,
-            timeout_seconds=_START_TIMEOUT_SECONDS,
+        return self._tablespaces.start(
+            lambda private_paths: self._server.start(
+                config_file=layout.config_file,
+                hba_file=layout.hba_file,
+                log_file=layout.log_file,
+                timeout_seconds=_START_TIMEOUT_SECONDS,
+                private_paths=private_paths,
+            )
         )
 
     async def _stop(self) -> list[Event]:
@@ -407,11 +450,20 @@ class Standby:
             await self._handle(Exited(why, pid))
             # It may have ended for want of larger parameters, which are known now.
             await self._raise_floors()
+            if await self._learn():
+                await self._handle(ConfigurationChanged())
         elif life.state is LifeState.RUNNING:
             if self._files.control_file_changed():
                 await self._raise_floors()
+                await asyncio.to_thread(self._tablespaces.settle)
         elif life.deadline is not None and self._clock() >= life.deadline:
             await self._handle(Tick())
+
+    async def _learn(self) -> bool:
+        """Whether it ended on a tablespace's record that was not known before."""
+        return await asyncio.to_thread(
+            self._tablespaces.learn, self._layout.log_file, self._log_offset_bytes
+        )
 
     async def _has_ended(self, pid: int) -> bool:
         end = self._process_end

@@ -29,9 +29,14 @@ def last_failures(log_file: Path, from_offset_bytes: int, count: int = 3) -> lis
     Looks at what the log got from `from_offset_bytes` on (its size at the server's start), 64
     KiB of it at most, and leaves out what only follows from a shutdown or a lost WAL server.
     """
-    text = _read_tail(log_file, _TAIL_BYTES, from_offset_bytes).decode("utf-8", "replace")
+    text = tail(log_file, from_offset_bytes)
     found = [match[0].strip() for match in _FAILURE.finditer(text)]
     return [line for line in found if not any(words in line for words in _UNINTERESTING)][-count:]
+
+
+def tail(log_file: Path, from_offset_bytes: int = 0) -> str:
+    """What the log got from `from_offset_bytes` on, the last 64 KiB of it; "" without a log."""
+    return _read_tail(log_file, _TAIL_BYTES, from_offset_bytes).decode("utf-8", "replace")
 
 
 def size_bytes(log_file: Path) -> int:

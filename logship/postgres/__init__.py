@@ -3,8 +3,8 @@
 As a program: `installations` finds servers on this machine and chooses one by version,
 `probe` learns what an installation makes, `run_as` says under which account it runs (it
 refuses root), `process` starts, stops, adopts, reloads and promotes a server that outlives
-us (`postmaster` tells whether one runs), and `control_file` reads `global/pg_control` of a
-data directory, running or not.
+us (`postmaster` tells whether one runs, `private_paths` shows a server directories that nobody
+else sees), and `control_file` reads `global/pg_control` of a data directory, running or not.
 
 As a peer: `replication` is the client of the physical replication protocol, on libpq through
 `psycopg.pq`.  Below it, `libpq` turns libpq's non-blocking calls into awaitable ones and

@@ -36,6 +36,7 @@ from logship.postgres.postmaster import (
     running_postmaster,
     stale_locks,
 )
+from logship.postgres.private_paths import FAILED_STATUS, PrivatePaths
 from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
@@ -85,14 +86,17 @@ class Server:
         log_file: Path,
         timeout_seconds: float = 60.0,
         wait: Wait = Wait.RECOVERING,
+        private_paths: PrivatePaths | None = None,
     ) -> int:
         """Start it, wait as `wait` says, and return its process id.
 
         If it runs already, it is left as it is and only waited for.  `log_file` gets its
-        output; the account of `run_as` must be able to write it.
+        output; the account of `run_as` must be able to write it.  private_paths: what the
+        server, and nobody else, sees.
 
         Raises LogshipError(STANDBY_FAILED): it ended, with its own last words; or (retryable)
         it is not as far after `timeout_seconds`, in which case it goes on starting.
+        TABLESPACE_PATH: it can't have the private paths, and was not started.
         """
         started_at = time.monotonic()
         deadline = started_at + timeout_seconds
@@ -102,25 +106,13 @@ class Server:
         log_offset_bytes = _size_bytes(log_file)
         control_mtime_ns = self._control_mtime_ns()
         options = f"-c config_file={_quoted(config_file)} -c hba_file={_quoted(hba_file)}"
-        try:
-            launcher = subprocess.Popen(
-                [
-                    *(self.installation.bin_dir / "pg_ctl", "start", "-D", self.data_directory),
-                    *("-w", "-t", str(int(timeout_seconds) + 1), "-l", log_file, "-o", options),
-                ],
-                cwd=self.data_directory,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for us: pg_ctl would end the server
-                env=self.run_as.environment(),
-                **self.run_as.subprocess_arguments(),
-            )
-        except OSError as error:
-            raise _failed(
-                f"PostgreSQL can't be started in {self.data_directory}: {error}",
-                f"check that {self.run_as.name} may enter the directory and run the program",
-            ) from error
+        launcher = self._launch(
+            [
+                *(self.installation.bin_dir / "pg_ctl", "start", "-D", self.data_directory),
+                *("-w", "-t", str(int(timeout_seconds) + 1), "-l", log_file, "-o", options),
+            ],
+            private_paths,
+        )
         try:
             while launcher.poll() is None:
                 if wait is Wait.RECOVERING and self._recovers(started_at, control_mtime_ns):
@@ -132,10 +124,35 @@ class Server:
             # pg_ctl only waits by now: ended by SIGTERM, it leaves the server alone.
             launcher.terminate()
             _, said = launcher.communicate()
+        if private_paths is not None and launcher.returncode == FAILED_STATUS:
+            raise LogshipError(Code.TABLESPACE_PATH, said.decode("utf-8", "replace").strip())
         found = running_postmaster(self.data_directory)
         if launcher.returncode > 0 or found is None:
             raise self._did_not_start(log_file, log_offset_bytes, said)
         return found.pid
+
+    def _launch(
+        self, command: list[str | Path], private_paths: PrivatePaths | None
+    ) -> subprocess.Popen[bytes]:
+        account = self.run_as.subprocess_arguments()
+        if private_paths is not None:
+            command, account = private_paths.command(self.run_as, command), {}
+        try:
+            return subprocess.Popen(
+                command,
+                cwd=self.data_directory,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for us: pg_ctl would end the server
+                env=self.run_as.environment(),
+                **account,
+            )
+        except OSError as error:
+            raise _failed(
+                f"PostgreSQL can't be started in {self.data_directory}: {error}",
+                f"check that {self.run_as.name} may enter the directory and run the program",
+            ) from error
 
     def running_pid(self) -> int | None:
         """The postmaster's process id, whoever started it; None if none runs.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import time
@@ -24,6 +25,8 @@ from applier.standby import (
     Standby,
     StandbyLayout,
     StandbySettings,
+    StandbyTablespaces,
+    TablespaceNotes,
     prepare,
 )
 from applier.standby.files import StandbyFiles
@@ -32,11 +35,12 @@ from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.postgres.control_file import read_control_file
 from logship.postgres.installations import Installation
+from logship.postgres.private_paths import PrivatePaths, why_not
 from logship.postgres.process import Server
 from logship.postgres.run_as import RunAs
 from tests.conftest import PrimaryFactory
 from tests.support.installations import MAJORS, all_majors
-from tests.support.processes import give_to_server, server_account
+from tests.support.processes import give_to_server, make_server_directory, server_account
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import free_port
 
@@ -84,8 +88,16 @@ class Site:
         return StandbySettings(**given)  # type: ignore[arg-type]
 
     def standby(self, *, opened: bool = False, **changes: object) -> Standby:
+        tablespaces = StandbyTablespaces(
+            self.layout, self.run_as, TablespaceNotes(self.layout.incarnation_directory), lambda: ""
+        )
         standby = Standby(
-            self.settings(**changes), self.layout, self.server, self.profile, opened=opened
+            self.settings(**changes),
+            self.layout,
+            self.server,
+            self.profile,
+            tablespaces,
+            opened=opened,
         )
         self._standbys.append(standby)
         return standby
@@ -428,3 +440,32 @@ async def test_strangers_can_not_reach_the_socket(site: Callable[[int], Site]) -
     standby = place.standby()
     await standby.ensure_started()
     assert place.layout.socket_directory.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_tablespace_that_nobody_noted_is_given_its_path_after_all(
+    site: Callable[[int], Site],
+) -> None:
+    """As of WAL that was stored before anybody looked for such records."""
+    place = site(MAJORS[-1])
+    if why := why_not(place.run_as):
+        pytest.skip(f"mount namespaces are not permitted here: {why}")
+    location = Path(f"/logship-{secrets.token_hex(4)}/fast")
+    space, root = place.primary.directory / "space", place.primary.directory / "root"
+    make_server_directory(space)
+    root.mkdir()
+    place.primary.private_paths = PrivatePaths(root, {location: space})
+    place.primary.restart()
+    place.seed()
+    standby = place.standby()
+    async with watched(standby):
+        await standby.ensure_started()
+        await follows(standby, place.primary)
+        first = standby.status().pid
+        assert first is not None
+        place.primary.execute(f"create tablespace fast location '{location}'")  # type: ignore[arg-type]
+        place.primary.execute("create table placed tablespace fast as select 1 as x")
+        await running_as(standby, first)
+        await follows(standby, place.primary)
+    (ours,) = (place.layout.incarnation_directory / "tablespaces").iterdir()
+    assert [path.name.partition("_")[0] for path in ours.iterdir()] == ["PG"]
+    assert not location.parent.exists()

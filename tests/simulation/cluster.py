@@ -246,6 +246,10 @@ class SimPrimaryQueries:
         await asyncio.sleep(0.001)
         return self._asked().profile
 
+    async def ask(self, sql: str) -> Any:
+        """What surrounds a server is not simulated: it tells nothing of that."""
+        raise LogshipError(Code.PRIMARY_REFUSED, "permission denied")
+
     async def close(self) -> None:
         self._server = None
 

@@ -283,8 +283,8 @@ class World:
         settings: Any = SimpleNamespace(
             directory=SimPath("/applier"),
             store=SimpleNamespace(keep_free_mb=0, volumes=[]),
-            standby=SimpleNamespace(volumes=[]),
             seeds=SimpleNamespace(keep=0),
+            standby=SimpleNamespace(volumes=[], private_paths="never"),
             instances={
                 name: SimpleNamespace(seed="auto", port=1, run_standby=True, overrides=())
                 for name in self.groups

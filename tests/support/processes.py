@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TypedDict
 
+from logship.postgres.private_paths import PrivatePaths
+from logship.postgres.run_as import RunAs
 from tests.support.waiting import wait_until
 
 
@@ -93,10 +95,23 @@ def run_as_server(command: Sequence[str | Path], directory: Path) -> None:
         raise RuntimeError(f"{name} failed with {done.returncode}:\n{done.stdout}")
 
 
+def server_run_as() -> RunAs:
+    """The servers' user, as the program knows it."""
+    account = server_account()
+    return RunAs.of(account.pw_name if account is not None else None)
+
+
 def start_as_server(
-    command: Sequence[str | Path], directory: Path, log: IO[bytes]
+    command: Sequence[str | Path],
+    directory: Path,
+    log: IO[bytes],
+    private_paths: PrivatePaths | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program as the servers' user in a process group of its own."""
+    identity = server_identity()
+    if private_paths is not None:
+        # It changes to that user by itself, and becomes the program.
+        command, identity = private_paths.command(server_run_as(), command), {}
     return subprocess.Popen(
         command,
         cwd=directory,
@@ -104,7 +119,7 @@ def start_as_server(
         stdout=log,
         stderr=subprocess.STDOUT,
         process_group=0,
-        **server_identity(),
+        **identity,
     )
 
 

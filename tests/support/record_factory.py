@@ -5,13 +5,17 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+import crc32c
+
 from logship.wal import PAGE_MAGIC, WAL_PAGE_BYTES, WalLine, segment_end
 from logship.wal_records import POSTGRES_EPOCH_MICROSECONDS, Kind, Mark
+from logship.wal_tablespaces import TablespaceCreated
 
-RM_XLOG, RM_XACT, RM_HEAP = 0, 1, 10
+RM_XLOG, RM_XACT, RM_TABLESPACE, RM_HEAP = 0, 1, 5, 10
 _SHORT = struct.Struct("<HHIQI4x")
 _LONG = struct.Struct("<HHIQI4xQII")
 _RECORD = struct.Struct("<IIQBBxxI")
+_CRC_OFFSET = 20
 
 
 class Written(NamedTuple):
@@ -41,7 +45,10 @@ class RecordFactory:
             self._page(0)
         start = self.end
         size = _RECORD.size + len(body)
-        left = _RECORD.pack(size, 0, self._previous, info, rmgr, 0) + body
+        head = _RECORD.pack(size, 0, self._previous, info, rmgr, 0)
+        # Of what follows the header, then of the header up to the CRC (`XLogRecordAssemble`).
+        crc = crc32c.crc32c(head[:_CRC_OFFSET], crc32c.crc32c(body))
+        left = head[:_CRC_OFFSET] + struct.pack("<I", crc) + body
         while left:
             if self.end % WAL_PAGE_BYTES == 0:
                 self._page(len(left))
@@ -81,6 +88,18 @@ class RecordFactory:
         fields = struct.pack("<q64s", time - POSTGRES_EPOCH_MICROSECONDS, name.encode())
         written = self.record(RM_XLOG, 0x70, data_header(len(fields)) + fields)
         return Mark(Kind.RESTORE_POINT, written.start_lsn, written.end_lsn, time, name)
+
+    def create_tablespace(
+        self, oid: int, location: bytes, *, before: bytes = b""
+    ) -> TablespaceCreated:
+        """before: headers in front of the main data's."""
+        main = struct.pack("<I", oid) + location + b"\0"
+        written = self.record(RM_TABLESPACE, 0x00, before + data_header(len(main)) + main)
+        shown = location.decode("utf-8", "surrogateescape")
+        return TablespaceCreated(written.start_lsn, oid, shown)
+
+    def drop_tablespace(self, oid: int) -> None:
+        self.record(RM_TABLESPACE, 0x10, data_header(4) + struct.pack("<I", oid))
 
     def switch(self) -> Mark:
         """End the segment, its padding zeros, page headers and all."""

@@ -14,6 +14,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from logship.postgres.postmaster import remove_shared_memory
+from logship.postgres.private_paths import PrivatePaths
 from tests.support.clusters import ClusterTemplates, initialise
 from tests.support.processes import (
     copy_tree,
@@ -63,6 +64,8 @@ class PrimaryServer:
     directory: Path
     port: int
     clones: list[PrimaryServer] = field(default_factory=list)
+    private_paths: PrivatePaths | None = None
+    """Directories that it alone sees, from its next start on."""
     _process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -129,7 +132,7 @@ class PrimaryServer:
             raise RuntimeError(f"the server in {self.directory} is already running")
         command: list[str | Path] = [self.installation / "bin" / "postgres", "-D", self.data]
         with (self.directory / "server.log").open("ab") as log:
-            self._process = start_as_server(command, self.directory, log)
+            self._process = start_as_server(command, self.directory, log, self.private_paths)
         if wait:
             self.wait_until_ready()
 

@@ -11,7 +11,15 @@ primary did not tell.
 from __future__ import annotations
 
 from applier.compat.case import Rule
-from applier.compat.rules import cluster, collations, facts, layout, libraries, parameters
+from applier.compat.rules import (
+    cluster,
+    collations,
+    facts,
+    layout,
+    libraries,
+    parameters,
+    tablespaces,
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -129,6 +137,12 @@ RULES: tuple[Rule, ...] = (
         "extension-versions",
         libraries.extension_versions,
         "The library here may lack what the extension's objects in the database call.",
+    ),
+    Rule(
+        "tablespaces",
+        tablespaces.tablespaces,
+        "Replay of CREATE TABLESPACE wants the primary's path on the recovery server. A standby "
+        "that can't have it for itself is held there, and can't be promoted meanwhile.",
     ),
 )
 

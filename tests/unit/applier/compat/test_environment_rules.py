@@ -20,6 +20,7 @@ from logship.environment import (
     DatabaseFacts,
     Environment,
     ExtensionFacts,
+    TablespaceFacts,
 )
 from logship.identity import Profile
 
@@ -82,6 +83,7 @@ ENVIRONMENT_RULES = {
     "resource-managers",
     "extension-libraries",
     "extension-versions",
+    "tablespaces",
 }
 
 
@@ -362,4 +364,26 @@ def test_floors_that_take_much_memory_warn() -> None:
     assert found.remedy == (
         "see that the recovery server has this memory beside shared_buffers, or lower the "
         "parameters on the primary if they are higher than it needs"
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("why_not", [None, "", "no mounts of its own: Operation not permitted"])
+def test_tablespaces_warn_where_a_standby_can_have_no_path_for_itself(
+    count: int, why_not: str | None
+) -> None:
+    made = (TablespaceFacts(oid=16385, name="fast", location="/mnt/fast"),)[:count]
+    here = msgspec.structs.replace(standby(HOST), no_private_paths=why_not)
+    verdict = check(profile(environment_with(tablespaces=made)), here, None)
+    found = next(each for each in verdict.findings if each.rule == "tablespaces")
+    assert found.primary == ("/mnt/fast" if count else "")
+    if not count or not why_not:
+        assert found.outcome is Outcome.PASS
+        return
+    assert found.outcome is Outcome.WARN
+    assert found.standby == f"the machine's paths: {why_not}"
+    assert found.remedy == (
+        "permit user namespaces to the account of the standbys (docs/tablespaces.md); else, "
+        "whenever the primary is to get another tablespace, first make its directory on the "
+        "recovery server, empty and owned by that account"
     )
