@@ -70,6 +70,7 @@ class Code(StrEnum):
     STANDBY_AHEAD_OF_FORK = "standby-ahead-of-fork"
     NO_CLIENT_RULES = "no-client-rules"
     NO_INSTALLATION = "no-installation"
+    SWITCH_FAILED = "switch-failed"
     COMPATIBILITY = "compatibility"
     # Buckets
     BUCKET_UNREACHABLE = "bucket-unreachable"

@@ -115,6 +115,8 @@ def _identity_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     major = _text(document, "incarnation", "major")
     identifier = _text(document, "incarnation", "system_identifier")
     yield "cluster", f"PostgreSQL {major}, system identifier {identifier}"
+    for kept in document.get("previous") or []:
+        yield "kept from before", _previous(kept, now)
     yield "protection", _protection(document)
 
 
@@ -131,7 +133,9 @@ def _position_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     yield "store", f"from {start}, written {written}, durable {durable}"
     state, version = _text(document, "standby", "state"), _text(document, "standby", "version")
     port = _text(document, "standby", "port")
-    yield "standby", f"{state}, PostgreSQL {version}, port {port}"
+    chosen = _get(document, "standby", "chosen")
+    by_hand = f" ({_text(document, 'standby', 'chosen')} was chosen)" if chosen else ""
+    yield "standby", f"{state}, PostgreSQL {version}{by_hand}, port {port}"
     flush, replay = (
         _text(document, "standby", "flush_lsn"),
         _text(document, "standby", "replay_lsn"),
@@ -164,6 +168,21 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
         timeline, lsn = _text(promotion, "opened_timeline"), _text(promotion, "opened_lsn")
         yield "promoted", f"opened on timeline {timeline} at {lsn}"
         yield "lost", _text(promotion, "lost")
+
+
+def _previous(kept: Document, now: float) -> str:
+    major, identifier = _text(kept, "major"), _text(kept, "system_identifier")
+    parts = [
+        f"PostgreSQL {major}, system identifier {identifier}",
+        f"durable {_text(kept, 'durable')}",
+        f"in use until {_ago(_get(kept, 'since'), now)}",
+    ]
+    removed_at = _get(kept, "removed_at")
+    if isinstance(removed_at, int | float):
+        parts.append(f"goes in {duration(removed_at - now)}")
+    else:
+        parts.append("stays until the standby of its successor streams")
+    return ", ".join(parts)
 
 
 def _bucket(document: Document) -> str:

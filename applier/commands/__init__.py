@@ -17,6 +17,11 @@ PROGRAM: Final = Program(
         "run": Command("applier.commands.run", "receive, keep and replay, until stopped"),
         "status": Command("logship.status_command", "show how the instances stand"),
         "seed": Command("applier.commands.seed", "have an instance seeded (again)"),
+        "switch-installation": Command(
+            "applier.commands.switch_installation", "run a standby on another minor"
+        ),
+        "accept": Command("applier.commands.accept", "let another cluster take one's place"),
+        "forget": Command("applier.commands.forget", "remove a cluster of before an upgrade"),
         "window": Command("applier.commands.window", "show to which moments one can be restored"),
         "restore": Command("applier.commands.restore", "restore an instance to a moment"),
         "retention": Command("applier.commands.retention", "remove what nothing needs any more"),

@@ -12,7 +12,7 @@ import structlog
 from applier.settings import ApplierSettings
 from applier.walserver.server import WalServer
 from logship.errors import LogshipError
-from logship.postgres.installations import Installation
+from logship.postgres.installations import Installation, discover
 from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
@@ -34,6 +34,12 @@ class Host:
         self.wal_server = wal_server
         self.keep_free_bytes = settings.store.keep_free_mb << 20
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def discover(self) -> None:
+        """Look which installations there are by now."""
+        self.installations = await asyncio.to_thread(
+            discover, self.settings.postgres.installations, run_as=self.run_as
+        )
 
     def instance_directory(self, name: str) -> Path:
         return self.settings.directory / "instances" / name
