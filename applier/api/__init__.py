@@ -4,6 +4,10 @@
     GET  /v1/instances/NAME          status (`logship.status.InstanceStatus`)
     POST /v1/instances/NAME/promote  lines of JSON: {"step", "details"} …, then {"result"} or
                                      {"error", "status"}
+    GET  /v1/fleet                   {"instances": [where each is from, and its settings, …]}
+    POST /v1/instances/NAME/add      {"set"} → as in the fleet
+    POST /v1/instances/NAME/change   {"set", "unset"} → as in the fleet
+    POST /v1/instances/NAME/remove   {"keep_data", "promoted"} → what was done
     POST /v1/instances/NAME/seed     {"why", "from"} → what was asked for
     POST /v1/instances/NAME/installation {"to", "within_seconds"} → where its standby runs now
     POST /v1/instances/NAME/accept   {"incarnation"} → who may take the instance's place

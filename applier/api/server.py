@@ -51,6 +51,10 @@ class ApiServer:
         app = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[_errors_as_json])
         app.router.add_get("/v1/instances", self._get_instances)
         app.router.add_get("/v1/instances/{name}", self._get_instance)
+        app.router.add_get("/v1/fleet", self._get_fleet)
+        app.router.add_post("/v1/instances/{name}/add", self._add)
+        app.router.add_post("/v1/instances/{name}/change", self._change)
+        app.router.add_post("/v1/instances/{name}/remove", self._remove)
         app.router.add_post("/v1/instances/{name}/promote", self._promote)
         app.router.add_post("/v1/instances/{name}/seed", self._seed)
         app.router.add_post("/v1/instances/{name}/retention", self._retention)
@@ -79,6 +83,32 @@ class ApiServer:
 
     async def _get_instance(self, request: web.Request) -> web.Response:
         return web.json_response(self._operations.instance(request.match_info["name"]))
+
+    async def _get_fleet(self, _request: web.Request) -> web.Response:
+        return web.json_response({"instances": await self._operations.fleet()})
+
+    async def _add(self, request: web.Request) -> web.Response:
+        said = _table(await _json_body(request), "set")
+        name = request.match_info["name"]
+        return web.json_response(await self._operations.add_instance(name, said))
+
+    async def _change(self, request: web.Request) -> web.Response:
+        body = await _json_body(request)
+        unset = body.get("unset", [])
+        if not isinstance(unset, list) or not all(isinstance(each, str) for each in unset):
+            raise UsageError(Code.USAGE, "`unset` must be a list of names")
+        name = request.match_info["name"]
+        changed = await self._operations.change_instance(name, _table(body, "set"), unset)
+        return web.json_response(changed)
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        body = await _json_body(request)
+        answer = await self._operations.remove_instance(
+            request.match_info["name"],
+            keep_data=_flag(body, "keep_data"),
+            promoted=_flag(body, "promoted"),
+        )
+        return web.json_response(answer)
 
     async def _seed(self, request: web.Request) -> web.Response:
         body = await _json_body(request)
@@ -281,6 +311,20 @@ async def _json_body(request: web.Request) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(Code.USAGE, "the request's body is not a JSON object")
     return document
+
+
+def _table(body: dict[str, Any], key: str) -> dict[str, Any]:
+    table = body.get(key, {})
+    if not isinstance(table, dict):
+        raise UsageError(Code.USAGE, f"`{key}` must be an object")
+    return table
+
+
+def _flag(body: dict[str, Any], key: str) -> bool:
+    flag = body.get(key, False)
+    if not isinstance(flag, bool):
+        raise UsageError(Code.USAGE, f"`{key}` must be true or false")
+    return flag
 
 
 async def _send_line(stream: web.StreamResponse, document: dict[str, Any]) -> None:

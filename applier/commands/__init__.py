@@ -16,6 +16,10 @@ PROGRAM: Final = Program(
         "check": Command("applier.commands.check", "find everything that would stop `run`"),
         "run": Command("applier.commands.run", "receive, keep and replay, until stopped"),
         "status": Command("logship.status_command", "show how the instances stand"),
+        "list": Command("applier.commands.list", "list the instances and where their files are"),
+        "add": Command("applier.commands.add", "add an instance while the applier runs"),
+        "change": Command("applier.commands.change", "change an instance that was added"),
+        "remove": Command("applier.commands.remove", "remove an instance that was added"),
         "seed": Command("applier.commands.seed", "have an instance seeded (again)"),
         "switch-installation": Command(
             "applier.commands.switch_installation", "run a standby on another minor"

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from applier.fleet.places import IncarnationPlaces, Volumes
 from applier.operations.kept_incarnations import expired, marked_for_removal, removed, streams_now
+from applier.operations.record import kept_of
 from applier.retention.leases import running_restores
 from applier.walserver.status import StandbyState
 from logship import durable, status
@@ -56,7 +58,7 @@ class FormerClusters:
         if not waiting or self._is_noting or not self._has_arrived():
             return
         self._is_noting = True
-        instance.host.spawn(self._note_streaming())
+        instance.spawn(self._note_streaming())
 
     def _has_arrived(self) -> bool:
         """Whether the standby streams, and could be opened."""
@@ -131,7 +133,7 @@ class FormerClusters:
                 "wait for its end",
             )
         for each in chosen:
-            found = running_postmaster(instance.directory_of(each) / "data")
+            found = running_postmaster(self._places_of(each).standby / "data")
             if found is not None:
                 raise RefusedError(
                     Code.INSTANCE_BUSY,
@@ -142,6 +144,11 @@ class FormerClusters:
     async def _mark(self, chosen: list[Incarnation]) -> None:
         await self._instance.revise(lambda record: marked_for_removal(record, chosen))
 
+    def _places_of(self, incarnation: Incarnation) -> IncarnationPlaces:
+        instance = self._instance
+        kept = kept_of(instance.record, incarnation)
+        return instance.places_of(incarnation, kept.volumes if kept is not None else Volumes())
+
     @property
     def is_removing(self) -> bool:
         return self._removing is not None and not self._removing.done()
@@ -149,7 +156,7 @@ class FormerClusters:
     def go_on_removing(self) -> None:
         """Remove what is marked, also what a crash left of it."""
         if not self.is_removing:
-            self._removing = self._instance.host.spawn(self._remove_marked())
+            self._removing = self._instance.spawn(self._remove_marked())
 
     async def _remove_marked(self) -> None:
         instance = self._instance
@@ -177,7 +184,8 @@ class FormerClusters:
     def _remove(self, incarnation: Incarnation) -> None:
         """Blocks.  Its kept seeds as well: without the WAL they lead nowhere."""
         instance = self._instance
-        durable.remove_tree(instance.directory_of(incarnation))
+        for directory in self._places_of(incarnation):
+            durable.remove_tree(directory)
         kept = instance.arrival.kept
         if kept.keep:
             keys = [info.key for info in kept.store.listing(Keys(instance.name, incarnation).root)]

@@ -7,12 +7,15 @@ its port and its socket.  What it was is kept, stopped (`former`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from applier.fleet.places import Volumes
+from applier.fleet.volumes import place
 from applier.operations.admission import Standing, check_same_segments, standing_of
 from applier.operations.kept_incarnations import left_behind, replaced
 from applier.operations.record import Fence, InstanceRecord, KeptIncarnation, kept_of
@@ -31,6 +34,9 @@ MISMATCHES = (
     Code.MAJOR_MISMATCH,
     Code.SEGMENT_SIZE_MISMATCH,
 )
+
+
+TAKE_UP_AGAIN_SECONDS = 10.0
 
 
 class Incarnations:
@@ -68,7 +74,7 @@ class Incarnations:
                 cluster=str(instance.record.incarnation),
             )
             await instance.close_store()
-            await instance.remember(incarnation=None, profile=None)
+            await instance.remember(incarnation=None, profile=None, volumes=Volumes())
         for code in MISMATCHES:
             instance.alarms.clear(code)
 
@@ -151,7 +157,8 @@ class Incarnations:
         return kept
 
     async def _change(self, profile: Profile, fence: Fence | None = None) -> None:
-        await self._instance.host.to_the_end(self._change_to(profile, fence))
+        instance = self._instance
+        await instance.host.to_the_end(self._change_to(profile, fence), instance.name)
 
     async def _change_to(self, profile: Profile, fence: Fence | None) -> None:
         """If it fails the instance goes on with whichever its record names."""
@@ -160,11 +167,17 @@ class Incarnations:
         store = instance.store
         end = store.durable_of(placed.seed_id) if store is not None and placed is not None else None
         await instance.sender.save_heard()
+        incarnation = profile.incarnation
+        chosen = Volumes()
+        if kept_of(instance.record, incarnation) is None:
+            places = instance.host.places(instance.name)
+            chosen = await asyncio.to_thread(place, instance.host.settings, places, incarnation)
 
         def changes_of(record: InstanceRecord) -> dict[str, Any]:
             changes = replaced(
                 record,
                 profile,
+                volumes=chosen,
                 now=time.time(),
                 durable=str(end) if end is not None else "",
                 has_standby=placed is not None,
@@ -178,12 +191,37 @@ class Incarnations:
                 await instance.following.stop()
                 instance.following.placed = None  # who still waits for its server need not
                 await instance.close_store()
-                await self._become(profile.incarnation, changes_of)
+                await self._become(incarnation, changes_of)
             finally:
                 await instance.leave_cluster()
-                await instance.take_up_cluster()
-            instance.failure = None
+                await self._take_up()
         instance.former.go_on_removing()
+
+    async def _take_up(self) -> None:
+        instance = self._instance
+        try:
+            await instance.take_up_cluster()
+        except (LogshipError, OSError) as error:
+            # Nothing may be received while its standby is not known: it would be seeded anew.
+            instance.failure = (
+                error
+                if isinstance(error, LogshipError)
+                else LogshipError(Code.STORE_FAILED, f"its files can't be used: {error}")
+            )
+            instance.alarms.raise_error(instance.failure)
+            instance.spawn(self._take_up_again())
+            raise instance.failure from error
+        instance.failure = None
+
+    async def _take_up_again(self) -> None:
+        await asyncio.sleep(TAKE_UP_AGAIN_SECONDS)
+        async with self._instance.store_turn:
+            await self._instance.leave_cluster()
+            failure = self._instance.failure
+            with contextlib.suppress(LogshipError):  # it is tried again
+                await self._take_up()
+                if failure is not None:
+                    self._instance.alarms.clear(failure.code)
 
     async def _become(
         self, incarnation: Incarnation, changes_of: Callable[[InstanceRecord], dict[str, Any]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 import structlog
 
+from applier.fleet import volumes
+from applier.fleet.places import IncarnationPlaces, Volumes, check_mounted
 from applier.operations.admission import check_profile, check_same_segments, mismatch
 from applier.operations.alarms import Alarms
 from applier.operations.arrival import Arrival
@@ -36,6 +38,7 @@ from applier.operations.retention import Retention
 from applier.operations.sender import LinkState, Sender
 from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
+from applier.settings import InstanceSettings
 from applier.store import Store
 from applier.store.commit_indexing import CommitIndexing
 from logship import durable
@@ -65,8 +68,7 @@ class Instance:
     def __init__(self, name: str, host: Host) -> None:
         self.name = name
         self.host = host
-        self.directory = host.instance_directory(name)
-        self.settings = host.settings.instances[name]
+        self.directory = host.places(name).home
         self.alarms = Alarms(name)
         self.sender = Sender(self)
         self.record = InstanceRecord(name=name)
@@ -80,13 +82,19 @@ class Instance:
         self.incarnations = Incarnations(self)
         self.former = FormerClusters(self)
         self.failure: LogshipError | None = None
-        """Why the instance could not be opened: nothing is received or promoted until it is."""
+        """Why the instance could not be opened, or that it is being removed: nothing is received
+        or promoted while it stands."""
         self._listener: IntakeListener | None = None
         self.store_turn = asyncio.Lock()
         """Held while the store is opened or closed."""
         self._record_turn = asyncio.Lock()
         self.promotion_turn = asyncio.Lock()
         """Held while a promotion runs, or what must not run beside one."""
+
+    @property
+    def settings(self) -> InstanceSettings:
+        """As they are now: an operator may change them."""
+        return self.host.settings.instances[self.name]
 
     # --- life -----------------------------------------------------------------------------
 
@@ -114,6 +122,7 @@ class Instance:
         """Store and standby of the cluster that the record names, if it names one."""
         self.following = Following(self)
         if self.record.incarnation is not None and self.record.profile is not None:
+            check_mounted(self.places, self.record.volumes)
             await asyncio.to_thread(recover_placement, self.incarnation_directory)
             await self._open_store(self.record.profile)
             await self.following.open()
@@ -130,20 +139,32 @@ class Instance:
         await self.leave_cluster()
 
     @property
-    def incarnation_directory(self) -> Path:
+    def places(self) -> IncarnationPlaces:
+        """Where the files of the incarnation are, which must be known."""
         assert self.record.incarnation is not None
-        return self.directory_of(self.record.incarnation)
+        return self.places_of(self.record.incarnation, self.record.volumes)
 
-    def directory_of(self, incarnation: Incarnation) -> Path:
-        """Where everything of one of its clusters is."""
-        return self.directory / str(incarnation)
+    def places_of(self, incarnation: Incarnation, volumes: Volumes) -> IncarnationPlaces:
+        """Where the files of one of its clusters are."""
+        return self.host.places(self.name).of(incarnation, volumes)
+
+    @property
+    def incarnation_directory(self) -> Path:
+        """Of the standby's files; its WAL may be on another volume."""
+        return self.places.standby
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in the background that ends, at the latest, with the instance."""
+        return self.host.spawn(work, self.name)
 
     async def _open_store(self, profile: Profile) -> None:
         line = WalLine(profile.system_identifier, profile.major, profile.wal_segment_size)
-        directory = self.incarnation_directory / "wal"
-        await asyncio.to_thread(durable.make_directory, self.incarnation_directory, 0o711)
+        places = self.places
+        check_mounted(places, self.record.volumes)
+        for directory in places:
+            await asyncio.to_thread(durable.make_directory, directory, 0o711)
         self.store = await asyncio.to_thread(
-            Store.open, directory, line, keep_free_bytes=self.host.keep_free_bytes
+            Store.open, places.wal, line, keep_free_bytes=self.host.keep_free_bytes
         )
         for code in (Code.STORE_FAILED, Code.STORE_DAMAGED, Code.STORE_LOCKED):
             self.alarms.clear(code)
@@ -169,7 +190,7 @@ class Instance:
 
     async def revise(self, changes_of: Callable[[InstanceRecord], dict[str, Any]]) -> None:
         """As `remember`, where the changes depend on what the record is by then."""
-        await self.host.to_the_end(self._remember(changes_of))
+        await self.host.to_the_end(self._remember(changes_of), self.name)
 
     async def _remember(self, changes_of: Callable[[InstanceRecord], dict[str, Any]]) -> None:
         # One after the other: two at once would each write the record without the other's
@@ -181,6 +202,7 @@ class Instance:
 
     async def _ensure_store(self, profile: Profile) -> None:
         async with self.store_turn:
+            self._check_usable()
             if self.store is None:
                 await self._open_store(profile)
 
@@ -210,11 +232,11 @@ class Instance:
         believed: whether its profile counts; None: as it is on a link.  Raises as `hello`, also
         if a fence came meanwhile; who is not told of one from then on must not wait after this.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._check_usable()
         self._check_fence()
         check_profile(hello.profile)
         async with self.incarnations.turn:
+            self._check_usable()
             self._check_fence()
             await self.incarnations.admit(hello)
             return await self._admit(hello, believed, from_bucket)
@@ -224,7 +246,7 @@ class Instance:
         if self.record.profile is None:
             await self._remember_primary(hello)
         # Of its own: cut off in the middle, an opened store would hold its lock for ever.
-        await self.host.to_the_end(self._ensure_store(profile))
+        await self.host.to_the_end(self._ensure_store(profile), self.name)
         await self._settle_store()
         if self.sender.is_believed(hello) if believed is None else believed:
             await self._remember_primary(hello)
@@ -247,6 +269,11 @@ class Instance:
             seed_done=placed is not None and placed.seed_id == hello.seed_id,
         )
 
+    def _check_usable(self) -> None:
+        """It could be opened, and is not being removed."""
+        if self.failure is not None:
+            raise self.failure
+
     async def _settle_store(self) -> None:
         """Before anything is decided by what the store holds: have all of it durable."""
         store = self.opened_store
@@ -258,10 +285,24 @@ class Instance:
 
     async def _remember_primary(self, hello: Hello) -> None:
         profile = hello.profile
-        if profile != self.record.profile or hello.protection != self.record.protection:
-            await self.remember(
-                incarnation=profile.incarnation, profile=profile, protection=hello.protection
+        changes: dict[str, object] = {"profile": profile, "protection": hello.protection}
+        if profile.incarnation != self.record.incarnation:
+            await self.host.to_the_end(self._settle_down(profile.incarnation, changes), self.name)
+        elif profile != self.record.profile or hello.protection != self.record.protection:
+            await self.remember(**changes)
+
+    async def _settle_down(self, incarnation: Incarnation, changes: dict[str, object]) -> None:
+        """Its volumes are remembered with an incarnation: it is never looked for elsewhere."""
+        host = self.host
+        # Who comes by the other road meanwhile must not choose again.
+        async with self.store_turn:
+            self._check_usable()
+            if self.record.incarnation == incarnation:
+                return
+            chosen = await asyncio.to_thread(
+                volumes.place, host.settings, host.places(self.name), incarnation
             )
+            await self.remember(incarnation=incarnation, volumes=chosen, **changes)
 
     def lost(self, listener: IntakeListener, why: str) -> None:
         if listener is not self._listener:
@@ -387,7 +428,7 @@ class Instance:
         ):
             self.alarms.raise_error(error)
         if error.code == Code.STORE_FAILED:
-            self.host.spawn(self._reopen_store(store))
+            self.spawn(self._reopen_store(store))
 
     def _flushed(self, store: Store, error: LogshipError | None) -> None:
         """`durable` has risen, or `store` can't be written any more."""
@@ -396,7 +437,7 @@ class Instance:
         if error is not None:
             self.alarms.raise_error(error)
             self.tell_failed(error)
-            self.host.spawn(self._reopen_store(store))
+            self.spawn(self._reopen_store(store))
             return
         if self._listener is not None:
             self._listener.positions_changed()

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from applier.fleet.places import Volumes
 from applier.operations.record import InstanceRecord, KeptIncarnation, kept_of
 from logship.identity import Incarnation, Profile
 
@@ -19,6 +20,7 @@ def replaced(
     record: InstanceRecord,
     profile: Profile,
     *,
+    volumes: Volumes,
     now: float,
     durable: str,
     has_standby: bool,
@@ -27,8 +29,9 @@ def replaced(
     """The changes that make the cluster of `profile` the instance's, and keep the one that it
     is.  What was kept of the cluster before is taken up again.
 
-    durable: up to where WAL of the one that it is can be replayed.  has_standby: without one it
-    is worth nothing, and is to be removed.
+    volumes: where the new one's files go, unless there are some already.  durable: up to where
+    WAL of the one that it is can be replayed.  has_standby: without one it is worth nothing, and
+    is to be removed.
     """
     assert record.incarnation is not None and record.profile is not None
     found = profile.incarnation
@@ -41,6 +44,7 @@ def replaced(
         bucket_seed_id=record.bucket_seed_id,
         held_lsn=record.held_lsn,
         installation=record.installation,
+        volumes=record.volumes,
         at=now,
         durable=durable,
         for_promotion=for_promotion,
@@ -55,6 +59,7 @@ def replaced(
         "bucket_seed_id": before.bucket_seed_id if before else "",
         "held_lsn": before.held_lsn if before else None,
         "installation": before.installation if before else "",
+        "volumes": before.volumes if before else volumes,
         "previous": (*others, left),
         "accepted": None if record.accepted == found else record.accepted,
     }

@@ -104,6 +104,9 @@ class _Job:
         instance then is the older cluster, until the sender of the newer one comes again."""
         instance = self._instance
         self._refuse_if_promoted()
+        failure = instance.failure
+        if failure is not None and failure.code is Code.UNKNOWN_INSTANCE:
+            raise RefusedError(failure.code, failure.what, failure.hint)  # it is being removed
         self._report("go back", {"to": str(incarnation)})
         try:
             await instance.incarnations.go_back(incarnation)

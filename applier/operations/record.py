@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from applier.fleet.places import IncarnationPlaces, InstancePlaces, Volumes
 from logship import durable
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
@@ -78,6 +79,7 @@ class KeptIncarnation(msgspec.Struct, frozen=True, kw_only=True):
     bucket_seed_id: str = ""
     held_lsn: int | None = None
     installation: str = ""
+    volumes: Volumes = Volumes()
     at: float
     """When it was set aside; seconds since the epoch, as all times here."""
     durable: str = ""
@@ -109,6 +111,8 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
     never checked against this standby, whatever restarts in between."""
     installation: str = ""
     """The PostgreSQL that an operator chose for the standby, as 17.10; "": the nearest."""
+    volumes: Volumes = Volumes()
+    """Where the files of the incarnation are; settings that change later move nothing."""
     previous: tuple[KeptIncarnation, ...] = ()
     """What the instance was before, the newest last."""
     accepted: Incarnation | None = None
@@ -181,3 +185,15 @@ def save_record(instance_directory: Path, record: InstanceRecord) -> None:
             "make room" if full else "look at the disk and its messages",
             retryable=True,
         ) from error
+
+
+def known_places(directory: Path, name: str) -> IncarnationPlaces | None:
+    """Where the files of an instance's incarnation are, as its record says; None: it has none.
+
+    directory: the applier's.  Raises as `load_record`.  Blocking.
+    """
+    places = InstancePlaces(directory, name)
+    record = load_record(places.home, name)
+    if record.incarnation is None:
+        return None
+    return places.of(record.incarnation, record.volumes)

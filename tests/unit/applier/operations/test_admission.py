@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from applier.fleet.places import Volumes
 from applier.operations.admission import Standing, standing_of
 from applier.operations.kept_incarnations import (
     expired,
@@ -18,6 +19,7 @@ from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Incarnation, Profile
 from tests.support.link_frames import profile
 
+HERE, THERE = Volumes(store="/here", standby="/fast"), Volumes(store="/there")
 NOW = 1_700_000_000.0
 OLD = profile(system_identifier=16, server_version_num=160014)
 SAME_MAJOR = profile(system_identifier=61, server_version_num=160014)
@@ -128,20 +130,26 @@ def test_there_and_back_nothing_is_forgotten() -> None:
         held_lsn=4000,
         bucket_seed_id="b1",
         installation="16.14",
+        volumes=HERE,
         accepted=NEW.incarnation,
     )
-    there = after(known, replaced(known, NEW, now=NOW, durable="3:0/1000", has_standby=True))
+    there = after(
+        known, replaced(known, NEW, volumes=THERE, now=NOW, durable="3:0/1000", has_standby=True)
+    )
     assert there.incarnation == NEW.incarnation and there.profile == NEW
     assert (there.heard, there.held_lsn, there.bucket_seed_id) == (None, None, "")
-    assert there.installation == "" and there.accepted is None
+    assert (there.installation, there.volumes) == ("", THERE)
+    assert there.accepted is None
     (left,) = there.previous
     assert (left.incarnation, left.at, left.durable) == (OLD.incarnation, NOW, "3:0/1000")
     assert not left.is_removed
 
-    back = after(there, replaced(there, OLD, now=NOW + 9, durable="", has_standby=False))
+    back = after(
+        there, replaced(there, OLD, volumes=Volumes(), now=NOW + 9, durable="", has_standby=False)
+    )
     assert back.incarnation == OLD.incarnation and back.protection == "sync"
     assert (back.heard, back.held_lsn, back.bucket_seed_id) == (heard, 4000, "b1")
-    assert back.installation == "16.14"
+    assert (back.installation, back.volumes) == ("16.14", HERE)
     (left,) = back.previous
     assert left.incarnation == NEW.incarnation
     assert left.is_removed, "it never had a standby"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from applier.fleet.places import Volumes
 from applier.operations import former as former_module
+from applier.operations import incarnations as incarnations_module
 from applier.operations.instance import Instance
 from applier.operations.record import load_record
 from applier.operations.state import instance_status
@@ -53,6 +56,10 @@ async def protect(instance: Instance, listener: Listener) -> None:
     start = int(store.written.lsn)
     await instance.wal(1, start, factory.wal(1, start, start + 1000))
     await store.flush()
+
+
+def directory_of(instance: Instance, incarnation: Incarnation) -> Path:
+    return instance.places_of(incarnation, Volumes()).standby
 
 
 def previous(instance: Instance) -> list[Incarnation]:
@@ -160,6 +167,29 @@ async def test_a_record_that_cant_be_written_leaves_all_as_it_was(
     assert previous(instance) == [OLD.incarnation]
 
 
+async def test_one_that_cant_be_taken_up_takes_nothing_in_until_it_can(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its standby's record it would be seeded anew, over the data that is there."""
+    monkeypatch.setattr(incarnations_module, "TAKE_UP_AGAIN_SECONDS", 0.02)
+    await protect(instance, listener)
+    file = instance.incarnation_directory / "seed.json"
+    await instance.hello(hello_of(NEW), Listener())
+    content = file.read_bytes()
+    file.write_bytes(b"damaged")
+    with pytest.raises(LogshipError) as caught:
+        await instance.hello(hello_of(OLD), Listener())
+    assert caught.value.code is Code.SEED_FAILED
+    assert instance.record.incarnation == OLD.incarnation
+    with pytest.raises(LogshipError):
+        await instance.hello(hello_of(OLD), Listener())
+    assert instance.alarms.has(Code.SEED_FAILED)
+    file.write_bytes(content)
+    await until(lambda: instance.failure is None, "it is tried again")
+    assert not instance.alarms.has(Code.SEED_FAILED)
+    assert not (await instance.hello(hello_of(OLD), Listener())).seed_wanted
+
+
 # --- until it goes ----------------------------------------------------------------------------
 
 
@@ -176,7 +206,7 @@ async def replaced(
     await instance.hello(hello_of(NEW), Listener())
     said: list[StandbyStatus] = []
     instance.following.placed = msgspec.structs.replace(
-        read_placement(instance.directory_of(OLD.incarnation)), seed_id="new", end_lsn=5 * S
+        read_placement(directory_of(instance, OLD.incarnation)), seed_id="new", end_lsn=5 * S
     )
     monkeypatch.setattr(instance.following, "standby_status", lambda: said[-1] if said else None)
     return said
@@ -206,7 +236,7 @@ async def test_it_goes_when_its_successor_has_streamed_for_the_grace_time(
     monkeypatch.setattr(former_module.time, "time", lambda: later)
     await instance.former.remove_expired()
     await until(lambda: not previous(instance), "it is removed")
-    assert not instance.directory_of(OLD.incarnation).exists()
+    assert not directory_of(instance, OLD.incarnation).exists()
     assert list(archive_of(instance).listing(Keys("orders", OLD.incarnation).root)) == []
     assert instance.incarnation_directory.exists()
 
@@ -229,7 +259,7 @@ async def test_it_is_forgotten_on_request_but_unneeded_only_if_it_is_named(
     lease.release()
     answer = await service.forget("orders", OLD.incarnation)
     assert answer == {"name": "orders", "forgotten": [str(OLD.incarnation)]}
-    await until(lambda: not instance.directory_of(OLD.incarnation).exists(), "its files are gone")
+    await until(lambda: not directory_of(instance, OLD.incarnation).exists(), "its files are gone")
     assert instance_status(instance)["previous"] == []
 
 
@@ -242,7 +272,7 @@ async def test_a_removal_that_a_crash_cut_off_is_finished_at_the_next_start(
 ) -> None:
     await protect(instance, listener)
     await instance.hello(hello_of(NEW), Listener())
-    place = instance.directory_of(OLD.incarnation)
+    place = directory_of(instance, OLD.incarnation)
     with monkeypatch.context() as patch:
         patch.setattr(durable, "remove_tree", lambda _: (_ for _ in ()).throw(OSError(5, "I/O")))
         await service.forget("orders", OLD.incarnation)
