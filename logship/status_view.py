@@ -115,8 +115,9 @@ def _identity_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     major = _text(document, "incarnation", "major")
     identifier = _text(document, "incarnation", "system_identifier")
     yield "cluster", f"PostgreSQL {major}, system identifier {identifier}"
+    is_open = document.get("promotion") is not None
     for kept in document.get("previous") or []:
-        yield "kept from before", _previous(kept, now)
+        yield "kept from before", _previous(kept, now, is_open=is_open)
     yield "protection", _protection(document)
 
 
@@ -170,7 +171,7 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
         yield "lost", _text(promotion, "lost")
 
 
-def _previous(kept: Document, now: float) -> str:
+def _previous(kept: Document, now: float, *, is_open: bool) -> str:
     major, identifier = _text(kept, "major"), _text(kept, "system_identifier")
     parts = [
         f"PostgreSQL {major}, system identifier {identifier}",
@@ -178,7 +179,9 @@ def _previous(kept: Document, now: float) -> str:
         f"in use until {_ago(_get(kept, 'since'), now)}",
     ]
     removed_at = _get(kept, "removed_at")
-    if isinstance(removed_at, int | float):
+    if is_open:
+        parts.append("stays until it is forgotten")
+    elif isinstance(removed_at, int | float):
         parts.append(f"goes in {duration(removed_at - now)}")
     else:
         parts.append("stays until the standby of its successor streams")

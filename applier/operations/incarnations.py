@@ -241,6 +241,12 @@ class Incarnations:
     async def accept(self, incarnation: Incarnation) -> dict[str, Any]:
         """Let that cluster take the place of the one that this is, when it comes."""
         instance = self._instance
+        if instance.record.fence is not None:
+            raise RefusedError(
+                Code.FENCED,
+                f"{instance.name} was promoted, or is being promoted: nothing comes in any more",
+                "a cluster that takes its place is protected under another name",
+            )
         if incarnation == instance.record.incarnation:
             raise RefusedError(
                 Code.USAGE, f"{instance.name} is cluster {incarnation} already", "nothing to do"

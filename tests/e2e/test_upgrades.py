@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 from logship.errors import Code, LogshipError
 from tests.conftest import PrimaryFactory
+from tests.crash import dying
 from tests.support import upgrading
 from tests.support.installations import older_minor_dir, postgres_dir
 from tests.support.pair import PATIENCE_SECONDS, Pair
@@ -20,6 +24,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.e2e
 
 COUNT = "select count(*) from t"
+FENCED = r"after:^rename .*instance\.json"
 SLOW_SEED = "[seed]\nmax_rate_mb_s = 1\n"
 
 # A build that says what it is, and starts, if `dead` is not there, as one that is told to stream
@@ -62,8 +67,40 @@ def make_broken(directory: Path, like: Path) -> None:
     (programs / "postgres").chmod(0o755)
 
 
+def promote_offline_until(
+    step: str, pair: Pair, incarnation: str
+) -> subprocess.CompletedProcess[str]:
+    """`shipper promote --offline` of a cluster of before, which dies at `step`."""
+    return subprocess.run(
+        [
+            *(sys.executable, dying.__file__, pair.directory / "steps", step, "start"),
+            *("shipper", "promote", "main", "--offline", "--incarnation", incarnation),
+            *("--config", pair.applier.settings),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
 def switch(pair: Pair, version: str, within_seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
     return pair.client.switch_installation("main", version, within_seconds)
+
+
+def die_while_it_is_tried(pair: Pair, version: str) -> None:
+    """What has not proved itself is not remembered by the next applier."""
+
+    def switch_in_vain() -> None:
+        with pytest.raises(LogshipError, match="broke off"):
+            switch(pair, version)
+
+    asking = threading.Thread(target=switch_in_vain)
+    asking.start()
+    pair.wait_on_standby("main", "show server_version", version)
+    pair.applier.stop(signal.SIGKILL)
+    asking.join(PATIENCE_SECONDS)
+    pair.applier.start()
 
 
 def test_a_standby_moves_to_another_minor_and_comes_back_where_that_does_not_stream(
@@ -104,6 +141,11 @@ def test_a_standby_moves_to_another_minor_and_comes_back_where_that_does_not_str
     assert status["standby"]["chosen"] is None
     assert status["alarms"] == []
 
+    die_while_it_is_tried(pair, newer.name)
+    pair.wait_on_standby("main", "show server_version", older.name)
+    insert(server)
+    pair.wait_on_standby("main", COUNT, 103)
+
     shutil.rmtree(broken)
     broken.symlink_to(newer)
     done = pair.command("applier", "switch-installation", "main", "--to", newer.name)
@@ -115,7 +157,7 @@ def test_a_standby_moves_to_another_minor_and_comes_back_where_that_does_not_str
     pair.applier.start()
     pair.wait_following("main")
     insert(server)
-    pair.wait_on_standby("main", COUNT, 103)
+    pair.wait_on_standby("main", COUNT, 104)
     assert pair.standby_pid("main") == before, "the choice is remembered, nothing is restarted"
     status = pair.status("main")
     assert (status["standby"]["chosen"], status["standby"]["version"]) == (newer.name, newer.name)
@@ -137,6 +179,7 @@ def test_the_cluster_of_before_pg_upgrade_is_kept_until_the_new_one_streams(
     new = primary(installation=upgrading.DEBIAN, name="upgraded", start=False)
     upgrading.upgrade(old, new)
     new.start()
+    after = name_of(new)
 
     # Nobody told the shipper, nor the applier.
     status = pair.wait_status(
@@ -155,12 +198,20 @@ def test_the_cluster_of_before_pg_upgrade_is_kept_until_the_new_one_streams(
     detail = pair.command("shipper", "status", "main").stdout
     assert f"PostgreSQL 14, system identifier {kept['system_identifier']}" in detail
 
-    done = pair.command("applier", "forget", "main")
+    # The upgrade went wrong: back to what was before it, though the new one streams already.
+    done = pair.command("shipper", "promote", "main", "--yes", "--incarnation", before)
+    assert done.returncode == 0, done.stderr
+    assert f"nothing of what {after} wrote is in it" in done.stdout
+    assert pair.standby_sql("main", COUNT) == [(100,)]
+    assert pair.standby_sql("main", "show server_version") == [(postgres_dir(14).name,)]
+    pair.standby_sql("main", "insert into t (v) values ('after')")
+    (kept,) = pair.status("main")["previous"]
+    assert (kept["major"], kept["removed_at"]) == (15, None)
+    done = pair.command("applier", "forget", "main", after)
     assert done.returncode == 0, done.stderr
     pair.wait_status("main", lambda s: not s["previous"], "it is forgotten")
-    wait_until(lambda: not place.exists(), PATIENCE_SECONDS, "its files are gone")
-    insert(new)
-    pair.wait_on_standby("main", COUNT, 102)
+    wait_until(lambda: not (place.parent / after).exists(), PATIENCE_SECONDS, "its files are gone")
+    assert pair.standby_sql("main", COUNT) == [(101,)]
 
 
 def test_the_cluster_of_before_can_be_promoted_while_the_new_one_is_seeded(
@@ -186,16 +237,18 @@ def test_the_cluster_of_before_can_be_promoted_while_the_new_one_is_seeded(
     assert [each["major"] for each in status["previous"]] == [16]
     assert status["previous"][0]["removed_at"] is None
     new.kill()
+    shipper.stop()
 
     refused = pair.command("shipper", "promote", "main", "--yes")
     assert refused.returncode == 3
     assert f"shipper promote main --incarnation {before}" in refused.stderr
-    done = pair.command("shipper", "promote", "main", "--yes", "--incarnation", before)
-    assert done.returncode == 0, done.stderr
-    assert f"nothing of what {after} wrote is in it" in done.stdout
+    pair.applier.stop(signal.SIGKILL)
+    died = promote_offline_until(FENCED, pair, before)
+    assert died.returncode == dying.EXIT_STATUS, died.stderr
+    pair.applier.start()
+    status = pair.wait_status("main", lambda s: s["phase"] == "promoted", "finished by itself")
+    assert status["incarnation"] is not None and status["incarnation"]["major"] == 16
+    assert status["promotion"] is not None
+    assert f"nothing of what {after} wrote is in it" in status["promotion"]["lost"]
     assert pair.standby_sql("main", COUNT) == [(100,)]
     pair.standby_sql("main", "insert into t (v) values ('after')")
-    status = pair.status("main")
-    assert status["phase"] == "promoted"
-    assert status["incarnation"] is not None and status["incarnation"]["major"] == 16
-    assert status["store"]["durable"] is not None

@@ -145,6 +145,10 @@ async def test_a_wrong_cluster_is_an_alarm_until_it_is_accepted_by_name(
     assert instance.record.incarnation == wrong.incarnation
     assert previous(instance) == [OLD.incarnation]
     assert load_record(instance.directory, "orders").accepted is None, "once"
+    await instance.fence("promotion")
+    with pytest.raises(RefusedError) as caught:
+        await service.accept("orders", NEW.incarnation)
+    assert caught.value.code is Code.FENCED
 
 
 async def test_a_record_that_cant_be_written_leaves_all_as_it_was(
