@@ -53,6 +53,16 @@ def name_of(server: PrimaryServer) -> str:
     return f"{identifier}-{server.execute('show server_version_num')[0][0][:2]}"
 
 
+def have_only(pair: Pair, installation: Path) -> Path:
+    """The directory in which the applier looks for others from now on."""
+    installed = pair.directory / "installations"
+    installed.mkdir()
+    (installed / "old").symlink_to(installation)
+    settings = pair.applier.settings
+    settings.write_text(settings.read_text().replace(str(installation.parent), str(installed)))
+    return installed
+
+
 def make_broken(directory: Path, like: Path) -> None:
     """An installation of the version of `like` that can't stream."""
     programs = directory / "bin"
@@ -107,14 +117,10 @@ def test_a_standby_moves_to_another_minor_and_comes_back_where_that_does_not_str
     primary: PrimaryFactory, pair: Pair
 ) -> None:
     older, newer = older_minor_dir(17), postgres_dir(17)
-    installed = pair.directory / "installations"
-    installed.mkdir()
-    (installed / "old").symlink_to(older)
     server = primary(17, installation=older)
     prepare(server)
     pair.add("main")
-    settings = pair.applier.settings
-    settings.write_text(settings.read_text().replace(str(newer.parent), str(installed)))
+    installed = have_only(pair, older)
     pair.applier.start()
     pair.shipper("main", server.dsn()).start()
     pair.wait_on_standby("main", COUNT, 100)
