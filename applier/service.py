@@ -49,7 +49,7 @@ MAX_FINISH_PAUSE_SECONDS = 30.0
 
 
 class Service:
-    """Every instance of one recovery server; `open_roads` opens the roads that lead in.
+    """Every instance of one recovery server; `make_roads` makes the roads that lead in.
 
     Also the `Operations` that the API serves.  `open` first, `close` last.
     """
@@ -67,7 +67,7 @@ class Service:
             on_status=self._standby_reported,
         )
         self.roads: Roads | None = None
-        """None until `open_roads`."""
+        """None until `make_roads`."""
         self._host: Host | None = None
         self._finishing: set[str] = set()
         self._changes: set[asyncio.Task[dict[str, Any]]] = set()
@@ -104,13 +104,12 @@ class Service:
             await self.close()
             raise
 
-    def open_roads(self) -> Roads:
-        """Let WAL and seeds come, for every instance that is open.
+    def make_roads(self) -> Roads:
+        """The roads on which WAL and seeds come; `start` them when all else is ready.
 
-        Raises LogshipError: a key, the bucket's identities or the link's address can't be used.
+        Raises LogshipError: the bucket's identities can't be used.
         """
         self.roads = self._fleet.roads = Roads(self.host, self.open_instances)
-        self.roads.start()
         return self.roads
 
     async def close_roads(self) -> None:
@@ -208,7 +207,7 @@ class Service:
 
     async def request_seed(self, name: str, why: str, source: str = "") -> dict[str, Any]:
         self._named(name)
-        assert self.roads is not None, "open the roads first"
+        assert self.roads is not None, "make the roads first"
         return await self.roads.buckets.request_seed(name, why, source)
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
@@ -332,12 +331,13 @@ async def serve(settings: ApplierSettings) -> None:
         await service.open()
         stack.push_async_callback(service.close)
         stack.push_async_callback(service.close_roads)
+        roads = service.make_roads()
         api = ApiServer(service, settings.api.socket, group=settings.api.group)
         await api.start()
         stack.push_async_callback(api.stop)
         service.finish_promotions()
         service.keep_retention()
-        service.open_roads()
+        roads.start()
         log.info(
             "applier is ready",
             instances=sorted(service.open_instances),

@@ -22,6 +22,8 @@ from logship.settings import convert_settings
 
 FORMAT = 1
 _SUFFIX = ".json"
+_WORDS = 500
+"""Characters of what a damaged file has us say."""
 
 Said = dict[str, Any]
 """Settings of an instance, as JSON has them, by their names in `InstanceSettings`."""
@@ -109,7 +111,7 @@ class Registry:
             what = error.what if isinstance(error, LogshipError) else str(error)
             raise LogshipError(
                 Code.REGISTRATION_DAMAGED,
-                f"{path} can't be used: {what}",
+                f"{path} can't be used: {what[:_WORDS]}",
                 f"mend the file, or remove it and add the instance again: applier add {name}; "
                 "its WAL and its standby stay where they are",
             ) from error

@@ -33,7 +33,8 @@ class Roads:
         self.buckets = Buckets(host.settings, instances)
 
     def start(self) -> None:
-        """Attach every instance.  Raises LogshipError (KEY_MISSING, SETTINGS)."""
+        """Attach every instance.  Raises LogshipError: a key is missing, or the link's address
+        can't be had."""
         for name in sorted(self._instances):
             self.attach(name)
 

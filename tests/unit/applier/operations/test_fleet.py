@@ -140,7 +140,7 @@ async def test_a_volume_that_is_away_keeps_its_instance_closed(
 async def test_what_is_refused_leaves_nothing(
     service: Service, settings: ApplierSettings, name: str, said: dict[str, object], code: Code
 ) -> None:
-    service.open_roads()
+    service.make_roads()
     with pytest.raises(LogshipError) as caught:
         await service.add_instance(name, {"public_key": new_keys().public, **said})
     assert caught.value.code is code
@@ -151,7 +151,7 @@ async def test_what_is_refused_leaves_nothing(
 
 
 async def test_a_port_in_use_and_a_key_in_use_are_refused(service: Service) -> None:
-    service.open_roads()
+    service.make_roads()
     taken = service.host.settings.link.listen.rpartition(":")[2]
     with pytest.raises(LogshipError, match="listens"):
         await add(service, port=int(taken))
@@ -202,7 +202,7 @@ async def test_a_change_is_in_force_at_once_and_after_a_restart(
 
 
 async def test_the_bucket_is_let_go_of_and_taken_up_with_the_settings(service: Service) -> None:
-    roads = service.open_roads()
+    roads = service.make_roads()
     await add(service)
     road = service.open_instances[NAME].bucket
     assert road.is_open and road.status() is not None
