@@ -261,7 +261,11 @@ class Following:
         async with self._turn:
             await self._stop_watching()
             if self.standby is not None:
-                await self.standby.stop()
+                try:
+                    await self.standby.stop()
+                except LogshipError:
+                    await self._start()  # it is wanted as it was, and watched
+                    raise
                 await self.standby.close()
                 self.standby = None
             self._version_check.trial = installation

@@ -22,6 +22,7 @@ from applier.operations.record import Fence, InstanceRecord, KeptIncarnation, ke
 from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import Hello
 from logship.identity import Incarnation, Profile
+from logship.postgres.process import stop_server
 
 if TYPE_CHECKING:
     from applier.operations.instance import Instance
@@ -189,6 +190,9 @@ class Incarnations:
             try:
                 await instance.arrival.give_up("another cluster takes this one's place")
                 await instance.following.stop()
+                if placed is not None:
+                    # One that nothing installed can run may run all the same.
+                    await asyncio.to_thread(stop_server, instance.places.standby / "data", "fast")
                 instance.following.placed = None  # who still waits for its server need not
                 await instance.close_store()
                 await self._become(incarnation, changes_of)
