@@ -95,7 +95,7 @@ class Service:
         try:
             if names is None:
                 await self._fleet.finish_removals(self._host)
-                names = sorted(self._host.settings.instances)
+                names = self._fleet.names
             for name in names:
                 instance = Instance(name, self._host)
                 self.open_instances[name] = instance

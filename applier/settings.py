@@ -80,7 +80,9 @@ class ApiSettings(Section, frozen=True, kw_only=True):
 
     socket: Annotated[
         Path,
-        Meta(description="Path of the socket. Who may write to it may promote."),
+        Meta(
+            description="Path of the socket. Who may write to it may promote and remove instances."
+        ),
     ] = Path("/run/logship/applier.sock")
     group: Annotated[
         str,

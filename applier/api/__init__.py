@@ -16,7 +16,8 @@
 
 Errors are {"error": {"code", "what", "hint", "retryable"}} with status 400 (usage), 404
 (unknown instance), 409 (refused by a check), 503 (may work later), 500 (failed).  The
-socket's permissions are the only access control: who may write to it may promote.
+socket's permissions are the only access control: who may write to it may promote
+and remove instances.
 
 `operations` says what the API asks of the applier; `server` is the HTTP side.
 """

@@ -84,7 +84,8 @@ class Operations(Protocol):
         """Change what is registered of an instance, at once; returns it as `fleet` has it.
 
         A standby is started anew if it has to be; a promoted server is not.  Raises as
-        `add_instance`, and RefusedError(INSTANCE_DECLARED).
+        `add_instance`, and RefusedError(INSTANCE_DECLARED); LogshipError(STANDBY_FAILED): its
+        server does not stop, and the change is in force with its next start.
         """
         ...
 

@@ -94,21 +94,20 @@ class ApiServer:
 
     async def _change(self, request: web.Request) -> web.Response:
         body = await _json_body(request)
-        unset = body.get("unset", [])
+        changes, unset = _table(body, "set"), body.get("unset", [])
         if not isinstance(unset, list) or not all(isinstance(each, str) for each in unset):
             raise UsageError(Code.USAGE, "`unset` must be a list of names")
         name = request.match_info["name"]
-        changed = await self._operations.change_instance(name, _table(body, "set"), unset)
-        return web.json_response(changed)
+        return web.json_response(await self._operations.change_instance(name, changes, unset))
 
     async def _remove(self, request: web.Request) -> web.Response:
         body = await _json_body(request)
-        answer = await self._operations.remove_instance(
-            request.match_info["name"],
-            keep_data=_flag(body, "keep_data"),
-            promoted=_flag(body, "promoted"),
+        name = request.match_info["name"]
+        keep_data, promoted = _flag(body, "keep_data"), _flag(body, "promoted")
+        removed = await self._operations.remove_instance(
+            name, keep_data=keep_data, promoted=promoted
         )
-        return web.json_response(answer)
+        return web.json_response(removed)
 
     async def _seed(self, request: web.Request) -> web.Response:
         body = await _json_body(request)

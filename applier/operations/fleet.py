@@ -76,6 +76,16 @@ class Fleet:
                 with contextlib.suppress(LogshipError):  # it is logged, and said by `list`
                     await self._remove_files(host, entry.registration)
 
+    @property
+    def names(self) -> list[str]:
+        """What is to be opened: also of a declared name nothing that is half removed."""
+        leaving = {
+            name
+            for name, entry in self.registered.entries.items()
+            if entry.registration.removing is not None
+        }
+        return sorted(self.effective.instances.keys() - leaving)
+
     async def describe(self) -> list[dict[str, Any]]:
         """See `applier.fleet.report.describe`."""
         return await asyncio.to_thread(describe_fleet, self._declared, self.registered)
@@ -185,8 +195,8 @@ class Fleet:
         async with self._turn:
             entry = rules.registered_entry(name, self._declared, self.registered)
             registration = entry.registration
-            if registration.removing is None:
-                instance = self._instances[name]
+            instance = self._instances.get(name)
+            if registration.removing is None and instance is not None:
                 found = await self._on_disk(host, instance)
                 _refuse_while_promoting(instance)
                 removal = rules.plan_removal(name, found, keep_data=keep_data, promoted=promoted)
@@ -194,6 +204,7 @@ class Fleet:
                 with _leaving(instance):
                     await asyncio.to_thread(self.registry.save, registration)
                 self.registered.entries[name] = Entry(registration, entry.settings)
+            if instance is not None:
                 await self._close(host, instance)
             await self._remove_files(host, registration)
             log.info("an instance was removed", instance=name, kept_data=keep_data)

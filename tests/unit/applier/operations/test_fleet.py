@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from unittest import mock
 
+import msgspec
 import pytest
 
-from applier.fleet.registry import Registry
+from applier.fleet.registry import Registry, Removal
 from applier.operations.instance import Instance
 from applier.operations.record import Fence, Promotion
 from applier.retention.leases import HeldLease
@@ -391,6 +392,33 @@ async def test_a_removal_that_failed_goes_on_when_it_is_asked_for_again(
         await service.change_instance(NAME, {"seed": "manual"}, [])
     await service.remove_instance(NAME, keep_data=False, promoted=False)
     assert files_of(shared_tmp_path) == []
+
+
+async def test_of_a_half_removed_one_nothing_is_opened_also_if_it_is_declared_now(
+    settings: ApplierSettings, service: Service, listener: Listener
+) -> None:
+    await add(service)
+    await fill(service.open_instances[NAME], listener)
+    await service.close()
+    registry = Registry(settings.directory)
+    registration = registry.load().entries[NAME].registration
+    removal = Removal(keep_data=False, keep_server=False)
+    registry.save(msgspec.structs.replace(registration, removing=removal))
+    both = {**settings.instances, NAME: registry.load().entries[NAME].settings}
+    declared = msgspec.structs.replace(settings, instances=both)
+
+    def fail(path: Path) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    again = Service(declared)
+    with mock.patch.object(durable, "remove_tree", fail):
+        await again.open()
+    assert list(again.open_instances) == ["orders"]
+    await again.close()
+    again = Service(declared)
+    await again.open()
+    assert again.open_instances[NAME].record.incarnation is None, "it begins anew"
+    await again.close()
 
 
 async def test_who_feeds_it_while_it_is_removed_brings_nothing_back(
