@@ -28,11 +28,13 @@ from applier.operations.instance import Instance
 from applier.operations.promotion import promote, resume
 from applier.operations.roads import Roads
 from applier.operations.state import instance_status
+from applier.operations.switching import switch_installation
 from applier.settings import ApplierSettings
 from applier.walserver.server import WalServer
 from applier.walserver.status import StandbyStatus
 from logship import __version__, durable, status
 from logship.errors import Code, LogshipError, RefusedError, UsageError
+from logship.identity import Incarnation
 from logship.link.keys import load_pair
 from logship.postgres.installations import discover
 from logship.postgres.run_as import RunAs
@@ -147,8 +149,10 @@ class Service:
             instance.spawn(self._open_again(instance))
 
     async def _open_again(self, instance: Instance) -> None:
-        while instance.failure is not None:
+        while True:
             await asyncio.sleep(OPEN_AGAIN_SECONDS)
+            if instance.failure is None:
+                return  # it is, or an older cluster of it was promoted meanwhile
             await instance.close()
             try:
                 await instance.open()
@@ -159,6 +163,7 @@ class Service:
                 log.info("the instance is open after all", instance=instance.name)
                 if _is_unfinished(instance):
                     self._finish_in_background(instance)
+                return
 
     def finish_promotions(self) -> None:
         """Go on with what a crash interrupted."""
@@ -176,6 +181,7 @@ class Service:
             with_bucket = turn % BUCKET_RETENTION_TURNS == 0
             for instance in list(self.open_instances.values()):
                 await instance.retention.run_quietly(with_bucket=with_bucket)
+                await instance.former.remove_expired()
 
     async def close(self) -> None:
         """Let go of everything; the standbys run on.  A change of the fleet that runs is waited
@@ -197,10 +203,12 @@ class Service:
     def instance(self, name: str) -> status.InstanceStatus:
         return instance_status(self._named(name))
 
-    async def promote(self, name: str, report: Report) -> dict[str, Any]:
+    async def promote(
+        self, name: str, report: Report, incarnation: Incarnation | None = None
+    ) -> dict[str, Any]:
         instance = self._named(name)
         try:
-            return await promote(instance, report)
+            return await promote(instance, report, incarnation=incarnation)
         finally:
             if _is_unfinished(instance) and not instance.promotion_turn.locked():
                 # It failed where PostgreSQL may already be opening: there is no way back.
@@ -213,6 +221,17 @@ class Service:
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
         return await self._named(name).retention.run(dry_run=dry_run)
+
+    async def switch_installation(
+        self, name: str, version: str, within_seconds: float
+    ) -> dict[str, Any]:
+        return await switch_installation(self._named(name), version, within_seconds)
+
+    async def accept(self, name: str, incarnation: Incarnation) -> dict[str, Any]:
+        return await self._named(name).incarnations.accept(incarnation)
+
+    async def forget(self, name: str, incarnation: Incarnation | None) -> dict[str, Any]:
+        return await self._named(name).former.forget(incarnation)
 
     async def fleet(self) -> list[dict[str, Any]]:
         return await self._fleet.describe()
@@ -357,8 +376,12 @@ async def serve(settings: ApplierSettings) -> None:
         log.info("applier stops; the standbys run on")
 
 
-def promote_offline(settings: ApplierSettings, name: str, report: Report) -> dict[str, Any]:
+def promote_offline(
+    settings: ApplierSettings, name: str, report: Report, incarnation: Incarnation | None = None
+) -> dict[str, Any]:
     """Promote `name` while no applier runs, from this server's own disk alone.
+
+    incarnation: which of its clusters; None: the one that it is.
 
     Raises RefusedError/LogshipError as `promote`, and STORE_LOCKED if an applier does run.
     """
@@ -373,7 +396,7 @@ def promote_offline(settings: ApplierSettings, name: str, report: Report) -> dic
         )
     _become_owner(settings.directory)
     try:
-        return asyncio.run(_promote_offline(settings, name, report))
+        return asyncio.run(_promote_offline(settings, name, report, incarnation))
     except LogshipError as error:
         if error.code not in (Code.SOCKET_IN_USE, Code.STORE_LOCKED):
             raise
@@ -400,12 +423,17 @@ def _become_owner(directory: Path) -> None:
     os.environ["HOME"] = account.pw_dir
 
 
-async def _promote_offline(settings: ApplierSettings, name: str, report: Report) -> dict[str, Any]:
+async def _promote_offline(
+    settings: ApplierSettings, name: str, report: Report, incarnation: Incarnation | None
+) -> dict[str, Any]:
     started_at = time.monotonic()
     service = Service(settings)
-    await service.open([name], each_for_itself=False)
+    # Whatever is wrong with the cluster that it is now, an older one may be sound.
+    await service.open([name], each_for_itself=incarnation is not None)
     try:
         instance = service.open_instances[name]
-        return await promote(instance, report, offline=True, started_at=started_at)
+        return await promote(
+            instance, report, offline=True, started_at=started_at, incarnation=incarnation
+        )
     finally:
         await service.close()

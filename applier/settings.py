@@ -185,6 +185,17 @@ class RetentionSettings(Section, frozen=True, kw_only=True):
             le=10 * 366 * 24,
         ),
     ] = 24
+    previous_hours: Annotated[
+        int,
+        Meta(
+            description=(
+                "After a major upgrade of a primary the cluster of before is kept, and can be "
+                "promoted, until the new one's standby has been streaming for so many hours."
+            ),
+            ge=0,
+            le=10 * 366 * 24,
+        ),
+    ] = 72
     remove_from_bucket: Annotated[
         bool,
         Meta(

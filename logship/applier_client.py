@@ -24,6 +24,8 @@ ENVIRONMENT_VARIABLE: Final = "LOGSHIP_APPLIER"
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _ANSWER_TIMEOUT_SECONDS = 30.0
 _RETENTION_TIMEOUT_SECONDS = 600.0
+_SWITCH_EXTRA_SECONDS = 300.0
+"""To stop the standby, and to go back."""
 _CHANGE_TIMEOUT_SECONDS = 300.0
 _REMOVE_TIMEOUT_SECONDS = 3600.0
 """All of an instance's files go."""
@@ -109,15 +111,34 @@ class ApplierClient:
             timeout_seconds=_REMOVE_TIMEOUT_SECONDS,
         )
 
-    def promote(self, name: str) -> Iterator[dict[str, Any]]:
+    def switch_installation(self, name: str, version: str, within_seconds: float) -> dict[str, Any]:
+        """Run its standby on that version; returns when it streams there, or is back."""
+        return self._call(
+            "POST",
+            _path_of(name) + "/installation",
+            {"to": version, "within_seconds": within_seconds},
+            timeout_seconds=within_seconds + _SWITCH_EXTRA_SECONDS,
+        )
+
+    def accept(self, name: str, incarnation: str) -> dict[str, Any]:
+        """Let that cluster take the instance's place when it comes."""
+        return self._call("POST", _path_of(name) + "/accept", {"incarnation": incarnation})
+
+    def forget(self, name: str, incarnation: str | None) -> dict[str, Any]:
+        """Remove what is kept of a cluster of before; None: of all that are not needed."""
+        return self._call("POST", _path_of(name) + "/forget", {"incarnation": incarnation})
+
+    def promote(self, name: str, incarnation: str | None = None) -> Iterator[dict[str, Any]]:
         """Promote.  Yields {"step", "details"} as each step is made, then {"result"} once.
 
+        incarnation: one of the clusters that are kept; None: the one that the instance is.
         The promotion goes on in the applier when the caller goes away.  A connection that
         breaks before the result raises APPLIER_UNREACHABLE: how far it got is in the status.
         """
         connection = _UnixConnection(self.path)
         try:
-            response = self._send(connection, "POST", _path_of(name) + "/promote", {}, None)
+            body = {} if incarnation is None else {"incarnation": incarnation}
+            response = self._send(connection, "POST", _path_of(name) + "/promote", body, None)
             if response.status != HTTPStatus.OK:
                 raise _error_of(_parsed(self._body(response)), response.status)
             for line in self._lines(response):

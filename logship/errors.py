@@ -81,6 +81,7 @@ class Code(StrEnum):
     NO_CLIENT_RULES = "no-client-rules"
     TABLESPACE_PATH = "tablespace-path"
     NO_INSTALLATION = "no-installation"
+    SWITCH_FAILED = "switch-failed"
     COMPATIBILITY = "compatibility"
     # Buckets
     BUCKET_UNREACHABLE = "bucket-unreachable"

@@ -48,6 +48,18 @@ class Incarnation(msgspec.Struct, frozen=True, order=True):
         return cls(int(system_identifier), int(major))
 
 
+def parse_incarnation(text: str) -> Incarnation:
+    """As an operator writes it.  Raises UsageError."""
+    try:
+        return Incarnation.parse(text)
+    except ValueError:
+        raise UsageError(
+            Code.USAGE,
+            f"{text!r} names no cluster",
+            "write its system identifier and its major: 7301234567890123456-17",
+        ) from None
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """What a PostgreSQL is, as far as replaying its WAL elsewhere depends on it.
 

@@ -20,6 +20,21 @@ class IncarnationStatus(TypedDict):
     major: int
 
 
+class PreviousStatus(TypedDict):
+    """A cluster that the instance was, and that is kept: it can be promoted."""
+
+    system_identifier: str
+    major: int
+    since: float
+    """When another one took its place."""
+    durable: str | None
+    """Up to where its WAL is here."""
+    replaced_at: float | None
+    """Since when its successor's standby streams; None: it does not yet."""
+    removed_at: float | None
+    """When it goes by itself; None: not before its successor streams."""
+
+
 class LinkStatus(TypedDict):
     """state: connected, bucket (its bucket is read in its place), lost (it was there before),
     never.  since: of that state."""
@@ -61,6 +76,8 @@ class StandbyStatus(TypedDict):
     state: str | None
     version: str | None
     """Of the installation it runs on, "17.9"."""
+    chosen: str | None
+    """Which one an operator chose for it; None: the nearest to the primary is taken."""
     port: int | None
     flush_lsn: str | None
     replay_lsn: str | None
@@ -162,6 +179,8 @@ class InstanceStatus(TypedDict):
     phase: Phase
     link: LinkStatus
     incarnation: IncarnationStatus | None
+    previous: list[PreviousStatus]
+    """What it was before, the newest last."""
     protection: ProtectionStatus
     primary: PrimaryStatus
     store: StoreStatus

@@ -15,6 +15,7 @@ from logship.status_words import (
     ago,
     alarm_lines,
     apply_gap,
+    duration,
     link,
     phase,
     protection,
@@ -52,6 +53,9 @@ def _identity_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     major = _text(document, "incarnation", "major")
     identifier = _text(document, "incarnation", "system_identifier")
     yield "cluster", f"PostgreSQL {major}, system identifier {identifier}"
+    is_open = document.get("promotion") is not None
+    for kept in document.get("previous") or []:
+        yield "kept from before", _previous(kept, now, is_open=is_open)
     yield "protection", protection(document)
 
 
@@ -68,7 +72,9 @@ def _position_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     yield "store", f"from {start}, written {written}, durable {durable}"
     state, version = _text(document, "standby", "state"), _text(document, "standby", "version")
     port = _text(document, "standby", "port")
-    yield "standby", f"{state}, PostgreSQL {version}, port {port}"
+    chosen = _get(document, "standby", "chosen")
+    by_hand = f" ({_text(document, 'standby', 'chosen')} was chosen)" if chosen else ""
+    yield "standby", f"{state}, PostgreSQL {version}{by_hand}, port {port}"
     flush, replay = (
         _text(document, "standby", "flush_lsn"),
         _text(document, "standby", "replay_lsn"),
@@ -103,6 +109,23 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
         timeline, lsn = _text(promotion, "opened_timeline"), _text(promotion, "opened_lsn")
         yield "promoted", f"opened on timeline {timeline} at {lsn}"
         yield "lost", _text(promotion, "lost")
+
+
+def _previous(kept: Document, now: float, *, is_open: bool) -> str:
+    major, identifier = _text(kept, "major"), _text(kept, "system_identifier")
+    parts = [
+        f"PostgreSQL {major}, system identifier {identifier}",
+        f"durable {_text(kept, 'durable')}",
+        f"in use until {ago(_get(kept, 'since'), now)}",
+    ]
+    removed_at = _get(kept, "removed_at")
+    if is_open:
+        parts.append("stays until it is forgotten")
+    elif isinstance(removed_at, int | float):
+        parts.append(f"goes in {duration(removed_at - now)}")
+    else:
+        parts.append("stays until the standby of its successor streams")
+    return ", ".join(parts)
 
 
 def _bucket(document: Document) -> str:

@@ -10,6 +10,9 @@
     POST /v1/instances/NAME/remove   {"keep_data", "promoted"} → what was done
     POST /v1/instances/NAME/seed     {"why", "from"} → what was asked for
     POST /v1/instances/NAME/enroll   {"address", "hours"} → a one-time token for `shipper join`
+    POST /v1/instances/NAME/installation {"to", "within_seconds"} → where its standby runs now
+    POST /v1/instances/NAME/accept   {"incarnation"} → who may take the instance's place
+    POST /v1/instances/NAME/forget   {"incarnation"} → what of before is removed
     POST /v1/instances/NAME/retention  {"dry_run"} → what went, and why all else stays
 
 Errors are {"error": {"code", "what", "hint", "retryable"}} with status 400 (usage), 404

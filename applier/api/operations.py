@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from logship.identity import Incarnation
 from logship.status import InstanceStatus
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -25,11 +26,29 @@ class Operations(Protocol):
         """One instance.  Does not wait for anything."""
         ...
 
-    async def promote(self, name: str, report: Report) -> dict[str, Any]:
+    async def promote(
+        self, name: str, report: Report, incarnation: Incarnation | None
+    ) -> dict[str, Any]:
         """Promote its standby; returns the promotion's record when a write has succeeded.
 
+        incarnation: one of the clusters that are kept; None: the one that it is.
         Is never cancelled because the one who asked went away.
         """
+        ...
+
+    async def switch_installation(
+        self, name: str, version: str, within_seconds: float
+    ) -> dict[str, Any]:
+        """Run its standby on that version ("17.10", or "auto") from now on; returns when it
+        streams there.  One that does not within the time is back on what it ran on before."""
+        ...
+
+    async def accept(self, name: str, incarnation: Incarnation) -> dict[str, Any]:
+        """Let that cluster take the instance's place when it comes."""
+        ...
+
+    async def forget(self, name: str, incarnation: Incarnation | None) -> dict[str, Any]:
+        """Remove what is kept of a cluster of before; None: of all that are not needed."""
         ...
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:

@@ -20,8 +20,11 @@ from aiohttp import web
 
 from applier.api.operations import Operations
 from logship.errors import Code, LogshipError, RefusedError, UsageError
+from logship.identity import Incarnation, parse_incarnation
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
+SWITCH_SECONDS: Final = 120.0
+"""How long a standby may take to stream on another installation, if the request does not say."""
 MAX_SOCKET_PATH_BYTES: Final = 107
 """sockaddr_un.sun_path holds 108 with the terminating zero (unix(7))."""
 
@@ -56,6 +59,9 @@ class ApiServer:
         app.router.add_post("/v1/instances/{name}/seed", self._seed)
         app.router.add_post("/v1/instances/{name}/enroll", self._enroll)
         app.router.add_post("/v1/instances/{name}/retention", self._retention)
+        app.router.add_post("/v1/instances/{name}/installation", self._switch_installation)
+        app.router.add_post("/v1/instances/{name}/accept", self._accept)
+        app.router.add_post("/v1/instances/{name}/forget", self._forget)
         listener = listen(self._path, self._group)
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=_STOP_TIMEOUT_SECONDS, handle_signals=False
@@ -127,13 +133,39 @@ class ApiServer:
         name = request.match_info["name"]
         return web.json_response(await self._operations.retention(name, dry_run=dry_run))
 
+    async def _switch_installation(self, request: web.Request) -> web.Response:
+        body = await _json_body(request)
+        version, within_seconds = body.get("to"), body.get("within_seconds", SWITCH_SECONDS)
+        if not isinstance(version, str) or not isinstance(within_seconds, int | float):
+            raise UsageError(Code.USAGE, "`to` must be text, `within_seconds` a number")
+        name = request.match_info["name"]
+        return web.json_response(
+            await self._operations.switch_installation(name, version, within_seconds)
+        )
+
+    async def _accept(self, request: web.Request) -> web.Response:
+        incarnation = _incarnation(await _json_body(request))
+        if incarnation is None:
+            raise UsageError(Code.USAGE, "`incarnation` is missing")
+        return web.json_response(
+            await self._operations.accept(request.match_info["name"], incarnation)
+        )
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        incarnation = _incarnation(await _json_body(request))
+        return web.json_response(
+            await self._operations.forget(request.match_info["name"], incarnation)
+        )
+
     async def _promote(self, request: web.Request) -> web.StreamResponse:
-        await _json_body(request)
+        incarnation = _incarnation(await _json_body(request))
         name = request.match_info["name"]
         steps: asyncio.Queue[_Event | None] = asyncio.Queue()
         # A task of its own: the operator's terminal may go away, the promotion goes on.
         promotion = asyncio.create_task(
-            self._operations.promote(name, lambda step, details: steps.put_nowait((step, details))),
+            self._operations.promote(
+                name, lambda step, details: steps.put_nowait((step, details)), incarnation
+            ),
             name=f"promote {name}",
         )
         self._promotions.add(promotion)
@@ -156,6 +188,15 @@ class ApiServer:
             with contextlib.suppress(LogshipError):
                 await asyncio.shield(promotion)
         return stream
+
+
+def _incarnation(body: dict[str, Any]) -> Incarnation | None:
+    text = body.get("incarnation")
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise UsageError(Code.USAGE, "`incarnation` must be text")
+    return parse_incarnation(text)
 
 
 def listen(path: Path, group: str = "") -> socket.socket:

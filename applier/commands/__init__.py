@@ -22,6 +22,11 @@ PROGRAM: Final = Program(
         "change": Command("applier.commands.change", "change an instance that was added"),
         "remove": Command("applier.commands.remove", "remove an instance that was added"),
         "seed": Command("applier.commands.seed", "have an instance seeded (again)"),
+        "switch-installation": Command(
+            "applier.commands.switch_installation", "run a standby on another minor"
+        ),
+        "accept": Command("applier.commands.accept", "let another cluster take one's place"),
+        "forget": Command("applier.commands.forget", "remove a cluster of before an upgrade"),
         "window": Command("applier.commands.window", "show to which moments one can be restored"),
         "restore": Command("applier.commands.restore", "restore an instance to a moment"),
         "retention": Command("applier.commands.retention", "remove what nothing needs any more"),

@@ -7,7 +7,7 @@ directory with the instance's record goes last: it says which volumes there are 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,18 +27,17 @@ log = structlog.get_logger(__name__)
 
 
 def directories_of(
-    settings: ApplierSettings, places: InstancePlaces, volumes: Volumes
+    settings: ApplierSettings, places: InstancePlaces, volumes: Sequence[Volumes]
 ) -> list[Path]:
     """Every directory that may hold files of the instance, the one of its record last.
 
-    volumes: as its record says.  The settings' own are looked at too: an earlier incarnation
-    may be there.
+    volumes: as its record says, also of earlier incarnations.  The settings' own are looked at
+    too: something that no record knows of may be there.
     """
     listed: list[str | Path] = [
         *settings.store.volumes,
         *settings.standby.volumes,
-        volumes.store,
-        volumes.standby,
+        *(volume for each in volumes for volume in (each.store, each.standby)),
     ]
     elsewhere = dict.fromkeys(places.on(volume) for volume in listed if volume)
     elsewhere.pop(places.home, None)

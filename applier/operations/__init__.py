@@ -4,6 +4,9 @@ record     what is remembered of an instance over restarts (instance.json)
 instance   one instance: the receivers' intake, its store, WAL serving and standby
 following  its standby: version check, settings, start, the WAL server's gate
 tablespaces  what the primary makes of them: noted, and the standby held until it can follow
+incarnations  which cluster it is: another one may take its place, and an older one come back
+former     the clusters that it was, until they go
+switching  have its standby run on another installation
 promotion  open the standby, online or offline, and say what was lost
 apply_age  how old the oldest WAL is that the standby has not replayed
 pace       how fast a seed arrives

@@ -33,6 +33,11 @@ class Alarms:
         if self._raised.pop(code, None) is not None:
             log.info("alarm is over", instance=self._instance, code=str(code))
 
+    def clear_all(self) -> None:
+        """What they were about is left behind."""
+        for code in list(self._raised):
+            self.clear(code)
+
     def slot(self, wal_status: str) -> None:
         """pg_replication_slots.wal_status as heard: warn before WAL is gone, and when it is."""
         if wal_status in ("unreserved", "lost"):

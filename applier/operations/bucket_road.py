@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from applier.receivers import FencedError, Held, IntakeListener, Positions, Resume
+from applier.receivers.bucket.attachment import StartOver
 from logship import status
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, Hello, SeedBegin, SeedChunk, SeedEnd, ShipperHeartbeat
@@ -148,6 +149,16 @@ class BucketRoad:
     @property
     def incarnation(self) -> Incarnation | None:
         return self._instance.record.incarnation
+
+    @property
+    def accepted(self) -> Incarnation | None:
+        return self._instance.record.accepted
+
+    def look_again(self) -> None:
+        """Another cluster may be read from now on."""
+        if self._listener is not None:
+            self._listener.failed(StartOver("another cluster is let in"))
+        self.wake()
 
     async def hello(self, hello: Hello, listener: IntakeListener) -> Resume:
         instance = self._instance

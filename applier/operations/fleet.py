@@ -239,9 +239,10 @@ class Fleet:
 
     def _remove_files_blocking(self, host: Host, name: str, removal: Removal) -> None:
         places = host.places(name)
-        volumes = Volumes()
+        volumes: list[Volumes] = []
         with contextlib.suppress(LogshipError):
-            volumes = load_record(places.home, name).volumes
+            record = load_record(places.home, name)
+            volumes = [record.volumes, *(each.volumes for each in record.previous)]
         extra = [host.standby_socket_directory(name)]
         if not removal.keep_data and not _is_bucket(self._declared):
             extra.append(self._declared.seeds_directory / name)

@@ -106,6 +106,7 @@ class Following:
         if status.apply_lsn and status.apply_lsn != self.applied_lsn:
             self.applied_lsn = status.apply_lsn
             self._instance.standby_moved()
+        self._instance.former.standby_reported()
 
     def stored(self, store: Store) -> None:
         """More of `store` became durable."""
@@ -273,6 +274,37 @@ class Following:
             self.standby = None
         self.applied_lsn = Lsn(0)
 
+    async def judge(self, installation: Installation) -> Verdict:
+        """What the version check would say of the standby on `installation`."""
+        return await self._version_check.judge(installation, self._layout())
+
+    async def run_on(self, installation: Installation | None) -> None:
+        """Start the standby anew on `installation`, for as long as this object lives; None: on
+        whichever is chosen.  Raises LogshipError: it did not stop, or did not start."""
+        async with self._turn:
+            await self._stop_watching()
+            if self.standby is not None:
+                try:
+                    await self.standby.stop()
+                except LogshipError:
+                    await self._start()  # it is wanted as it was, and watched
+                    raise
+                await self.standby.close()
+                self.standby = None
+            self._version_check.trial = installation
+            await self._check()
+            await self._start()
+            if self.standby is None:
+                raise LogshipError(
+                    Code.STANDBY_FAILED,
+                    f"the standby of {self._instance.name} does not run",
+                    "shipper status NAME shows why",
+                )
+
+    def settle(self) -> None:
+        """What it was started on by `run_on` is what the record says now."""
+        self._version_check.trial = None
+
     async def ready_to_promote(self) -> Standby:
         """The running standby, its gate open.  Raises RefusedError when there is none."""
         async with self._turn:
@@ -334,7 +366,7 @@ class Following:
             raise RefusedError(
                 Code.PROMOTE_REFUSED,
                 f"{self._instance.name} has no standby: no seed was ever completed",
-                "nothing of it can be opened here",
+                self._instance.former.what_can_be_promoted(),
             )
         self._version_check.refuse_promotion()
 

@@ -14,7 +14,7 @@ from applier.operations.tablespaces import PathPermission
 from applier.settings import ApplierSettings
 from applier.walserver.server import WalServer
 from logship.errors import LogshipError
-from logship.postgres.installations import Installation
+from logship.postgres.installations import Installation, discover
 from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
@@ -44,6 +44,12 @@ class Host:
         self.keep_free_bytes = settings.store.keep_free_mb << 20
         self._spawned: dict[asyncio.Task[Any], str] = {}
         self._to_the_end: dict[asyncio.Task[Any], str] = {}
+
+    async def discover(self) -> None:
+        """Look which installations there are by now."""
+        self.installations = await asyncio.to_thread(
+            discover, self.settings.postgres.installations, run_as=self.run_as
+        )
 
     def places(self, name: str) -> InstancePlaces:
         """Where the files of an instance are."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from applier.operations.alarms import Alarms
 from applier.operations.arrival import Arrival
 from applier.operations.bucket_road import BucketRoad
 from applier.operations.following import Following
+from applier.operations.former import FormerClusters
 from applier.operations.gaps import Gaps
 from applier.operations.host import Host
+from applier.operations.incarnations import Incarnations
 from applier.operations.record import (
     Fence,
     Heard,
@@ -79,14 +81,17 @@ class Instance:
         self.arrival = Arrival(self)
         self.retention = Retention(self)
         self.bucket = BucketRoad(self)
+        self.incarnations = Incarnations(self)
+        self.former = FormerClusters(self)
         self.failure: LogshipError | None = None
         """Why the instance could not be opened, or that it is being removed: nothing is received
         or promoted while it stands."""
         self._listener: IntakeListener | None = None
-        self._store_turn = asyncio.Lock()
+        self.store_turn = asyncio.Lock()
+        """Held while the store is opened or closed."""
         self._record_turn = asyncio.Lock()
         self.promotion_turn = asyncio.Lock()
-        """Held while a promotion runs: there is never a second one beside it."""
+        """Held while a promotion runs, or what must not run beside one."""
 
     @property
     def settings(self) -> InstanceSettings:
@@ -104,11 +109,7 @@ class Instance:
             await asyncio.to_thread(durable.make_directory, self.directory, 0o711)
             self.record = await asyncio.to_thread(load_record, self.directory, self.name)
             self.sender.recall(self.record.heard)
-            if self.record.incarnation is not None and self.record.profile is not None:
-                check_mounted(self.places, self.record.volumes)
-                await asyncio.to_thread(recover_placement, self.incarnation_directory)
-                await self._open_store(self.record.profile)
-                await self.following.open()
+            await self.take_up_cluster()
         except OSError as error:
             raise LogshipError(
                 Code.STORE_FAILED,
@@ -117,19 +118,37 @@ class Instance:
                 retryable=True,
             ) from error
         self.failure = None
+        self.former.go_on_removing()
+
+    async def take_up_cluster(self) -> None:
+        """Store and standby of the cluster that the record names, if it names one."""
+        self.following = Following(self)
+        if self.record.incarnation is not None and self.record.profile is not None:
+            check_mounted(self.places, self.record.volumes)
+            await asyncio.to_thread(recover_placement, self.incarnation_directory)
+            await self._open_store(self.record.profile)
+            await self.following.open()
+
+    async def leave_cluster(self) -> None:
+        """Its store is closed; its server is left as it is."""
+        await self.following.close()
+        await self.close_store()
 
     async def close(self) -> None:
         """Leave the standby running, let go of everything else."""
         await self.sender.save_heard()
         await self.arrival.give_up("the applier stops")
-        await self.following.close()
-        await self._close_store()
+        await self.leave_cluster()
 
     @property
     def places(self) -> IncarnationPlaces:
         """Where the files of the incarnation are, which must be known."""
         assert self.record.incarnation is not None
-        return self.host.places(self.name).of(self.record.incarnation, self.record.volumes)
+        return self.places_of(self.record.incarnation, self.record.volumes)
+
+    def places_of(self, incarnation: Incarnation, volumes: Volumes) -> IncarnationPlaces:
+        """Where the files of one of its clusters are."""
+        return self.host.places(self.name).of(incarnation, volumes)
 
     @property
     def incarnation_directory(self) -> Path:
@@ -159,7 +178,8 @@ class Instance:
         self.tablespaces.open(line)
         return Store.open(directory, line, keep_free_bytes=self.host.keep_free_bytes)
 
-    async def _close_store(self) -> None:
+    async def close_store(self) -> None:
+        """Call it with `store_turn` held, or when nothing else goes on any more."""
         self.following.withdraw()
         if self._indexing is not None:
             indexing, self._indexing = self._indexing, None
@@ -170,18 +190,22 @@ class Instance:
 
     async def remember(self, **changes: object) -> None:
         """Change the record, durably, before returning.  A cancelled caller changes it too."""
-        await self.host.to_the_end(self._remember(changes), self.name)
+        await self.revise(lambda _: changes)
 
-    async def _remember(self, changes: dict[str, object]) -> None:
+    async def revise(self, changes_of: Callable[[InstanceRecord], dict[str, Any]]) -> None:
+        """As `remember`, where the changes depend on what the record is by then."""
+        await self.host.to_the_end(self._remember(changes_of), self.name)
+
+    async def _remember(self, changes_of: Callable[[InstanceRecord], dict[str, Any]]) -> None:
         # One after the other: two at once would each write the record without the other's
         # change, and the one that is lost may be the fence.
         async with self._record_turn:
-            record = msgspec.structs.replace(self.record, **changes)
+            record = msgspec.structs.replace(self.record, **changes_of(self.record))
             await asyncio.to_thread(save_record, self.directory, record)
             self.record = record
 
     async def _ensure_store(self, profile: Profile) -> None:
-        async with self._store_turn:
+        async with self.store_turn:
             self._check_usable()
             if self.store is None:
                 await self._open_store(profile)
@@ -214,9 +238,15 @@ class Instance:
         """
         self._check_usable()
         self._check_fence()
+        check_profile(hello.profile)
+        async with self.incarnations.turn:
+            self._check_usable()
+            self._check_fence()
+            await self.incarnations.admit(hello)
+            return await self._admit(hello, believed, from_bucket)
+
+    async def _admit(self, hello: Hello, believed: bool | None, from_bucket: bool) -> Resume:
         profile = hello.profile
-        check_profile(profile)
-        await self._check_incarnation(profile)
         if self.record.profile is None:
             await self._remember_primary(hello)
         # Of its own: cut off in the middle, an opened store would hold its lock for ever.
@@ -269,7 +299,7 @@ class Instance:
         """Its volumes are remembered with an incarnation: it is never looked for elsewhere."""
         host = self.host
         # Who comes by the other road meanwhile must not choose again.
-        async with self._store_turn:
+        async with self.store_turn:
             self._check_usable()
             if self.record.incarnation == incarnation:
                 return
@@ -277,19 +307,6 @@ class Instance:
                 volumes.place, host.settings, host.places(self.name), incarnation
             )
             await self.remember(incarnation=incarnation, volumes=chosen, **changes)
-
-    async def _check_incarnation(self, profile: Profile) -> None:
-        known = self.record.incarnation
-        if known is None or known == profile.incarnation:
-            check_same_segments(self.record.profile, profile)
-            return
-        if self.store is not None and self.store.start is None and self.following.placed is None:
-            # Nothing was ever received of the other cluster: it was a first try gone wrong.
-            log.warning("forgetting a cluster that never shipped anything", cluster=str(known))
-            await self._close_store()
-            await self.remember(incarnation=None, profile=None, volumes=Volumes())
-            return
-        raise mismatch(known, profile.incarnation)
 
     def lost(self, listener: IntakeListener, why: str) -> None:
         if listener is not self._listener:
@@ -337,7 +354,7 @@ class Instance:
     def _check_same_cluster(self, profile: Profile) -> None:
         if self.record.incarnation != profile.incarnation:
             assert self.record.incarnation is not None
-            raise mismatch(self.record.incarnation, profile.incarnation)
+            raise mismatch(self.name, self.record.incarnation, profile.incarnation)
         check_same_segments(self.record.profile, profile)
 
     async def take_up(self, profile: Profile) -> None:
@@ -427,9 +444,7 @@ class Instance:
             return
         if error is not None:
             self.alarms.raise_error(error)
-            if self._listener is not None:
-                self._listener.failed(error)
-            self.bucket.tell_failed(error)
+            self.tell_failed(error)
             self.spawn(self._reopen_store(store))
             return
         if self._listener is not None:
@@ -441,10 +456,10 @@ class Instance:
     async def _reopen_store(self, failed: Store) -> None:
         """After a failed fsync nothing in memory is believed: scan what is on the disk."""
         assert self.record.profile is not None
-        async with self._store_turn:
+        async with self.store_turn:
             if self.store is not failed:
                 return  # somebody else did it
-            await self._close_store()
+            await self.close_store()
             while True:
                 try:
                     await self._open_store(self.record.profile)
@@ -516,6 +531,12 @@ class Instance:
 
     async def seed_stopped(self, seed_id: str, code: str, what: str) -> None:
         await self.arrival.stopped(seed_id, code, what)
+
+    def tell_failed(self, error: LogshipError) -> None:
+        """Have whoever feeds the instance begin anew, with a hello."""
+        if self._listener is not None:
+            self._listener.failed(error)
+        self.bucket.tell_failed(error)
 
     # --- the fence ------------------------------------------------------------------------
 

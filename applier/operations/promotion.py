@@ -3,6 +3,8 @@
 Needs nothing but this server's own disk.  The steps, each told to `report` as it is made:
 
     bucket   only where one is read in place of a link: what it still has is fetched, if it answers
+    go back  only to promote a cluster of before (--incarnation): it is taken up in the place of
+             the one that the instance is, and fenced with the same write
     fence    durable before anything else: no byte of the old line is accepted any more
     flush    what arrived is made durable: this is what will be recovered
     receive  the standby has all of it in its own pg_wal
@@ -28,6 +30,7 @@ from applier.operations.instance import Instance
 from applier.operations.record import Promotion
 from applier.standby import Opened, Standby
 from logship.errors import Code, LogshipError, RefusedError
+from logship.identity import Incarnation
 from logship.lsn import Lsn, Position, plain_lsn
 
 log = structlog.get_logger(__name__)
@@ -42,19 +45,26 @@ STALL_SECONDS = 60.0
 
 
 async def promote(
-    instance: Instance, report: Report, *, offline: bool = False, started_at: float | None = None
+    instance: Instance,
+    report: Report,
+    *,
+    offline: bool = False,
+    started_at: float | None = None,
+    incarnation: Incarnation | None = None,
 ) -> dict[str, Any]:
     """Promote `instance`; returns its record as JSON-able data.
 
     started_at: when the operator asked (monotonic seconds), if that was before this call.
-    One that was interrupted is finished.  Raises RefusedError (nothing was changed) or
-    LogshipError(PROMOTE_FAILED, …).
+    incarnation: which of its clusters; None: the one that it is.  One that was interrupted is
+    finished.  Raises RefusedError (nothing was changed) or LogshipError(PROMOTE_FAILED, …).
     """
     job = _Job(instance, report, offline, time.monotonic() if started_at is None else started_at)
     _refuse_if_running(instance)
     async with instance.promotion_turn:
         if instance.record.fence is not None and instance.record.promotion is None:
             return await job.resume()
+        if incarnation is not None and incarnation != instance.record.incarnation:
+            return await job.promote_kept(incarnation)
         return await job.promote()
 
 
@@ -72,7 +82,7 @@ def _refuse_if_running(instance: Instance) -> None:
     if instance.promotion_turn.locked():
         raise RefusedError(
             Code.PROMOTE_REFUSED,
-            f"a promotion of {instance.name} is running already",
+            f"a promotion of {instance.name}, or a change of its standby, is running already",
             f"shipper status {instance.name} shows how far it is",
         )
 
@@ -88,6 +98,25 @@ class _Job:
         self._offline = offline
         self._started_at = started_at
         self._bucket = ""
+
+    async def promote_kept(self, incarnation: Incarnation) -> dict[str, Any]:
+        """Back to a cluster of before.  A failure before `promote` takes the fence back; the
+        instance then is the older cluster, until the sender of the newer one comes again."""
+        instance = self._instance
+        self._refuse_if_promoted()
+        failure = instance.failure
+        if failure is not None and failure.code is Code.UNKNOWN_INSTANCE:
+            raise RefusedError(failure.code, failure.what, failure.hint)  # it is being removed
+        self._report("go back", {"to": str(incarnation)})
+        try:
+            await instance.incarnations.go_back(incarnation)
+            instance.following.refuse_promotion_unless_ready()
+            standby, durable = await self._bring_up_to_date()
+        except BaseException:
+            if instance.record.fence is not None:
+                await instance.unfence()
+            raise
+        return await self._open(standby, durable)
 
     async def promote(self) -> dict[str, Any]:
         self._refuse_unless_possible()
@@ -122,15 +151,7 @@ class _Job:
         if instance.failure is not None:
             failure = instance.failure
             raise RefusedError(failure.code, f"{name}: {failure.what}", failure.hint)
-        promotion = instance.record.promotion
-        if promotion is not None:
-            raise RefusedError(
-                Code.ALREADY_PROMOTED,
-                f"{name} was promoted already: it opened on timeline "
-                f"{promotion.opened_timeline} at {Lsn(promotion.opened_lsn)}, "
-                f"port {promotion.port}",
-                f"shipper status {name} shows the record",
-            )
+        self._refuse_if_promoted()
         instance.following.refuse_promotion_unless_ready()
         if not instance.arrival.give_up_abandoned(connected=instance.has_primary):
             raise RefusedError(
@@ -139,6 +160,17 @@ class _Job:
                 "wait for it, or stop its shipper to give the seed up",
             )
         self._recoverable()
+
+    def _refuse_if_promoted(self) -> None:
+        name, promotion = self._instance.name, self._instance.record.promotion
+        if promotion is not None:
+            raise RefusedError(
+                Code.ALREADY_PROMOTED,
+                f"{name} was promoted already: it opened on timeline "
+                f"{promotion.opened_timeline} at {Lsn(promotion.opened_lsn)}, "
+                f"port {promotion.port}",
+                f"shipper status {name} shows the record",
+            )
 
     def _recoverable(self) -> Position:
         """How far the standby can be recovered with what is durable: the end of the chain of WAL
@@ -232,6 +264,7 @@ class _Job:
             first_write_seconds=now - self._started_at,
             port=instance.settings.port,
             bucket=self._bucket,
+            left=instance.record.fence.left if instance.record.fence is not None else "",
         )
         await instance.remember(promotion=promotion, heard=heard)
         instance.bucket.wake()
@@ -262,7 +295,8 @@ class _Patience:
 
 def describe_loss(promotion: Promotion) -> str:
     """The loss in one sentence that is true."""
-    return _loss(promotion) + (f"; {promotion.bucket}" if promotion.bucket else "")
+    parts = (_loss(promotion), promotion.bucket, promotion.left)
+    return "; ".join(part for part in parts if part)
 
 
 def _loss(promotion: Promotion) -> str:

@@ -34,6 +34,8 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
 
     at: float
     reason: str
+    left: str = ""
+    """What a promotion of an older cluster leaves out, in words; "" if it is none."""
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,35 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     bucket: str = ""
     """Why more may lie in the bucket than was fetched, in words; "" if that is not so."""
+    left: str = ""
+    """What is not in it because an older cluster was promoted, in words; "" if that is not so."""
+
+
+class KeptIncarnation(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster that the instance was before another one took its place.  Its store and its
+    standby's data stay where they were, and it can be promoted until it is removed.
+
+    Fields that `InstanceRecord` has as well are what they were there.
+    """
+
+    incarnation: Incarnation
+    profile: Profile
+    protection: str = ""
+    heard: Heard | None = None
+    bucket_seed_id: str = ""
+    held_lsn: int | None = None
+    installation: str = ""
+    volumes: Volumes = Volumes()
+    at: float
+    """When it was set aside; seconds since the epoch, as all times here."""
+    durable: str = ""
+    """Up to where its WAL is here (timeline, then position); "": there is none."""
+    for_promotion: bool = False
+    """It was set aside so that an older cluster could be promoted: nothing removes it by itself."""
+    replaced_at: float | None = None
+    """Since when its successor's standby streams; None: it does not yet."""
+    is_removed: bool = False
+    """Nobody wants it any more: what is left of its files goes."""
 
 
 class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +109,19 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
     held_lsn: int | None = None
     """Where the version check stopped the standby; None while it passes.  WAL from here on was
     never checked against this standby, whatever restarts in between."""
+    installation: str = ""
+    """The PostgreSQL that an operator chose for the standby, as 17.10; "": the nearest."""
     volumes: Volumes = Volumes()
     """Where the files of the incarnation are; settings that change later move nothing."""
+    previous: tuple[KeptIncarnation, ...] = ()
+    """What the instance was before, the newest last."""
+    accepted: Incarnation | None = None
+    """Another cluster that an operator lets in under this instance's name when it comes."""
+
+
+def kept_of(record: InstanceRecord, incarnation: Incarnation) -> KeptIncarnation | None:
+    """What is kept of a cluster that the instance was before; None: nothing."""
+    return next((each for each in record.previous if each.incarnation == incarnation), None)
 
 
 class _Format(msgspec.Struct):

@@ -67,6 +67,13 @@ class Sender:
         if heard is not None and self.link.state == "never":
             self.link.state, self.link.since = "lost", heard.at
 
+    def begin_anew(self, heard: Heard | None) -> None:
+        """Another cluster is meant from here on; `heard` is what is known of its primary."""
+        self.heard = heard
+        self.behind_since = None
+        self.set_aside_profile = None
+        self._said_timeline = 0
+
     def is_left_behind(self, timeline: int) -> bool:
         """Whether a primary on `timeline` is one that the WAL held here has gone on without:
         after a fail-over the old one may be up again, or may never have been down."""

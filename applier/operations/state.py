@@ -34,6 +34,7 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
             "system_identifier": str(incarnation.system_identifier),
             "major": incarnation.major,
         },
+        "previous": instance.former.status(),
         "protection": _protection(instance),
         "primary": _primary(instance),
         "store": _store(instance),
@@ -125,6 +126,7 @@ def _standby(instance: Instance) -> status.StandbyStatus:
     return {
         "state": state,
         "version": str(installation.version) if installation is not None else None,
+        "chosen": instance.record.installation or None,
         "port": instance.settings.port,
         "flush_lsn": _text(streamed.flush_lsn) if streamed else None,
         "replay_lsn": _text(following.applied_lsn),

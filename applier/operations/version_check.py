@@ -30,6 +30,8 @@ class VersionCheck:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
+        self.trial: Installation | None = None
+        """What an operator has it tried on, in place of what would be chosen."""
         self.installation: Installation | None = None
         self.verdict: Verdict | None = None
 
@@ -49,9 +51,7 @@ class VersionCheck:
         assert profile is not None
         before = self.verdict
         try:
-            self.installation = choose(
-                instance.host.installations, profile.major, profile.server_version_num
-            )
+            self.installation = self._choose(profile)
             self.verdict = await self._compare(profile, self.installation, layout, seeded)
         except LogshipError as error:
             self.installation = self._newest_of(profile.major)
@@ -66,6 +66,7 @@ class VersionCheck:
         else:
             instance.alarms.clear(Code.NO_INSTALLATION)
             instance.alarms.clear(Code.CONTROL_FILE)
+            self._tell_of_choice()
         self._tell(before)
         await asyncio.to_thread(self._look_for_client_rules, layout, seeded)
         await self._remember_hold()
@@ -76,10 +77,47 @@ class VersionCheck:
         assert profile is not None
         self.installation = self._newest_of(profile.major)
         with contextlib.suppress(LogshipError):
-            self.installation = choose(
-                self._instance.host.installations, profile.major, profile.server_version_num
-            )
+            self.installation = self._choose(profile)
         return self.installation
+
+    async def judge(self, installation: Installation, layout: StandbyLayout) -> Verdict:
+        """What the check would say of the seeded standby on `installation`.  Changes nothing.
+
+        Raises LogshipError: that can't be told.
+        """
+        profile = self._instance.record.profile
+        assert profile is not None
+        return await self._compare(profile, installation, layout, True)
+
+    def _choose(self, profile: Profile) -> Installation:
+        """An operator's choice while it fits, else the nearest to the primary.  Raises
+        LogshipError(NO_INSTALLATION)."""
+        instance = self._instance
+        return choose(
+            instance.host.installations,
+            profile.major,
+            profile.server_version_num,
+            preferred=self.trial.version if self.trial else instance.record.installation,
+            also_older="minor-order" in instance.settings.overrides,
+        )
+
+    def _tell_of_choice(self) -> None:
+        """Say it where an operator's choice is not what the standby runs on."""
+        instance, wanted = self._instance, self._instance.record.installation
+        used = self.installation
+        if not wanted or self.trial is not None or used is None or used.version == wanted:
+            return
+        here = any(one.version == wanted for one in instance.host.installations)
+        why = "is older than the primary" if here else "is not on this machine any more"
+        instance.alarms.raise_error(
+            LogshipError(
+                Code.NO_INSTALLATION,
+                f"PostgreSQL {wanted}, which was chosen for the standby, {why}: {used.version} "
+                "is used",
+                f"applier switch-installation {instance.name} --to {used.version} makes that the "
+                "choice, --to auto takes whichever is nearest to the primary",
+            )
+        )
 
     def refuse_promotion(self) -> None:
         """Raise RefusedError(PROMOTE_REFUSED) unless a standby may be opened."""

@@ -180,6 +180,10 @@ class BucketIntake(Intake, Protocol):
     def incarnation(self) -> Incarnation | None:
         """The cluster that the instance is; None: not known yet."""
 
+    @property
+    def accepted(self) -> Incarnation | None:
+        """Another one that may take its place, if it is there."""
+
     def read_from(self) -> float | None:
         """When the bucket is wanted (monotonic seconds; now, if that is past).  None: not
         before the reader is woken, which is to be asked for nothing meanwhile."""

@@ -83,18 +83,28 @@ def discover(
 
 
 def choose(
-    installations: Iterable[Installation], major: int, at_least_version_num: int
+    installations: Iterable[Installation],
+    major: int,
+    at_least_version_num: int,
+    *,
+    preferred: str = "",
+    also_older: bool = False,
 ) -> Installation:
     """The installation of `major` with the smallest version from `at_least_version_num` on.
 
     A standby is never older than its primary; and as near to it as can be had.
 
+    preferred: the version that is taken if it is there and not older, as 17.10.  also_older: even
+    if it is older.
+
     Raises LogshipError(NO_INSTALLATION), which lists what there is and says what to install.
     """
     known = list(installations)
-    fitting = [
-        one for one in known if one.major == major and one.version_num >= at_least_version_num
-    ]
+    same = [one for one in known if one.major == major]
+    fitting = [one for one in same if one.version_num >= at_least_version_num]
+    for one in same if also_older else fitting:
+        if one.version == preferred:
+            return one
     if fitting:
         return min(fitting, key=lambda one: one.version_num)
     wanted = version_text(max(at_least_version_num, major * 10000))

@@ -325,6 +325,13 @@ class Shipping:
                 "the primary is back, and a new hello says what it is",
                 retryable=True,
             )
+        if identity.profile.major > self._identity.profile.major:
+            raise LogshipError(
+                Code.PRIMARY_NOT_READY,
+                f"the primary was upgraded to PostgreSQL {identity.profile.major}: it is cluster "
+                f"{identity.profile.incarnation} now, and a new hello says so",
+                retryable=True,
+            )
         if identity.profile.incarnation != self._identity.profile.incarnation:
             raise LogshipError(
                 Code.SYSTEM_IDENTIFIER_MISMATCH,

@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--offline", action="store_true", help="without an applier, from local disk alone"
     )
     parser.add_argument(
+        "--incarnation",
+        metavar="SYSID-MAJOR",
+        help="a cluster of before that is kept (shipper status NAME), in place of the current one",
+    )
+    parser.add_argument(
         "--config",
         metavar="F",
         type=Path,
@@ -44,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     progress = Progress(as_json=args.json)
     if args.offline:
-        result = _promote_offline(args.name, args.config, progress)
+        result = _promote_offline(args.name, args.config, progress, args.incarnation)
     else:
         client = ApplierClient(find_socket(args.applier))
         if not args.yes and not args.json and sys.stdin.isatty():
             _confirm(client, args.name)
-        result = _promote_online(client.promote(args.name), progress)
+        result = _promote_online(client.promote(args.name, args.incarnation), progress)
     if args.json:
         print_json(result)
     else:
@@ -80,16 +85,20 @@ def _promote_online(events: Iterator[dict[str, Any]], progress: Progress) -> dic
     return result
 
 
-def _promote_offline(name: str, config: Path | None, progress: Progress) -> dict[str, Any]:
+def _promote_offline(
+    name: str, config: Path | None, progress: Progress, incarnation: str | None
+) -> dict[str, Any]:
     from applier.service import promote_offline
     from applier.settings import DEFAULT_SETTINGS_FILE, load_applier_settings
+    from logship.identity import parse_incarnation
     from logship.logs import set_up_logs
     from logship.settings import LogSettings
 
     settings = load_applier_settings(config or DEFAULT_SETTINGS_FILE)
     # The steps are told here; of the log only what a person must see.
     set_up_logs(LogSettings(level="error", format=settings.log.format))
-    return promote_offline(settings, name, progress.step)
+    chosen = parse_incarnation(incarnation) if incarnation else None
+    return promote_offline(settings, name, progress.step, chosen)
 
 
 def _confirm(client: ApplierClient, name: str) -> None:

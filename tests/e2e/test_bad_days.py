@@ -69,24 +69,6 @@ def test_another_cluster_under_the_same_name_is_refused(
     pair.wait_on_standby("main", COUNT, 101)
 
 
-def test_another_major_under_the_same_name_is_refused(primary: PrimaryFactory, pair: Pair) -> None:
-    server = primary(16)
-    prepare(server)
-    shipper = pair.protect("main", server)
-    pair.wait_on_standby("main", COUNT, 100)
-    shipper.stop()
-    # What pg_upgrade would leave: another major, and so another system identifier.
-    other = pair.shipper("main", primary(17, name="other").dsn())
-    other.start()
-    check_clear(wait_event(other, "system-identifier-mismatch"))
-    assert pair.status("main")["incarnation"] == {
-        "system_identifier": str(
-            server.execute("select system_identifier from pg_control_system()")[0][0]
-        ),
-        "major": 16,
-    }
-
-
 def test_keys_that_do_not_fit_are_told_apart(primary: PrimaryFactory, pair: Pair) -> None:
     server = primary(18)
     for name in ("main", "side"):

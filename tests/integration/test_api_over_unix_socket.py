@@ -20,6 +20,7 @@ from applier.api.operations import Report
 from applier.api.server import ApiServer
 from logship.applier_client import ApplierClient, find_socket
 from logship.errors import Code, LogshipError, RefusedError, UsageError
+from logship.identity import Incarnation
 from logship.status import InstanceStatus
 
 
@@ -32,6 +33,7 @@ class Operations:
         self.early_failure: BaseException | None = None
         self.seeds: list[tuple[str, str, str]] = []
         self.promoted: list[str] = []
+        self.chosen: Incarnation | None = None
 
     def instances(self) -> list[InstanceStatus]:
         return [self.instance("main")]
@@ -41,7 +43,10 @@ class Operations:
             raise UsageError(Code.UNKNOWN_INSTANCE, f"there is no instance {name!r}", "look again")
         return cast(InstanceStatus, {"name": "main", "phase": "following"})
 
-    async def promote(self, name: str, report: Report) -> dict[str, Any]:
+    async def promote(
+        self, name: str, report: Report, incarnation: Incarnation | None
+    ) -> dict[str, Any]:
+        self.chosen = incarnation
         self.instance(name)
         if self.early_failure is not None:
             raise self.early_failure
@@ -62,6 +67,25 @@ class Operations:
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
         return {"name": name, "dry_run": dry_run}
+
+    async def switch_installation(
+        self, name: str, version: str, within_seconds: float
+    ) -> dict[str, Any]:
+        return {
+            "name": name,
+            "chosen": version,
+            "version": version,
+            "directory": "/pg/bin",
+            "before": "17.7",
+            "seconds": 1.25,
+            "within_seconds": within_seconds,
+        }
+
+    async def accept(self, name: str, incarnation: Incarnation) -> dict[str, Any]:
+        return {"name": name, "accepted": str(incarnation)}
+
+    async def forget(self, name: str, incarnation: Incarnation | None) -> dict[str, Any]:
+        return {"name": name, "forgotten": [str(incarnation)]}
 
 
 @pytest.fixture
@@ -274,6 +298,26 @@ async def test_retention_is_only_told_unless_it_is_wanted(
         assert await answer.json() == {"name": "main", "dry_run": True}
 
 
+async def test_clusters_are_named_by_system_identifier_and_major(
+    client: ApplierClient, operations: Operations
+) -> None:
+    name = "7301234567890123456-17"
+    answer = await asyncio.to_thread(client.accept, "main", name)
+    assert answer == {"name": "main", "accepted": name}
+    assert (await asyncio.to_thread(client.forget, "main", name))["forgotten"] == [name]
+    assert (await asyncio.to_thread(client.forget, "main", None))["forgotten"] == ["None"]
+    operations.go_on.set()
+    await asyncio.to_thread(lambda: list(client.promote("main", name)))
+    assert operations.chosen == Incarnation(7301234567890123456, 17)
+    await asyncio.to_thread(lambda: list(client.promote("main")))
+    assert operations.chosen is None
+
+
+async def test_an_installation_is_switched_with_a_limit(client: ApplierClient) -> None:
+    answer = await asyncio.to_thread(client.switch_installation, "main", "17.10", 9.5)
+    assert (answer["chosen"], answer["within_seconds"]) == ("17.10", 9.5)
+
+
 @pytest.mark.parametrize(
     ("request_line", "body", "status"),
     [
@@ -292,6 +336,11 @@ async def test_retention_is_only_told_unless_it_is_wanted(
         ("POST /v1/instances/main/remove", '{"keep_data": "yes"}', 400),
         ("POST /v1/instances/main/remove", '{"promoted": 1}', 400),
         ("POST /v1/instances/main/promote", "nonsense", 400),
+        ("POST /v1/instances/main/promote", '{"incarnation": "main"}', 400),
+        ("POST /v1/instances/main/accept", "{}", 400),
+        ("POST /v1/instances/main/accept", '{"incarnation": 17}', 400),
+        ("POST /v1/instances/main/installation", "{}", 400),
+        ("POST /v1/instances/main/installation", '{"to": "auto", "within_seconds": "1"}', 400),
         ("DELETE /v1/instances/main", "", 405),
         ("GET /v2/instances", "", 404),
         ("POST /v1/instances/main/seed", '"' + "x" * 70_000 + '"', 413),

@@ -21,6 +21,7 @@ from applier.retention.plan import Group
 from applier.retention.report import Part
 from logship.commandline import EXIT_INTERRUPTED
 from logship.errors import Code, RefusedError, UsageError
+from logship.identity import Incarnation
 from logship.link.keys import generate
 from logship.objects import NotDeleted
 from logship.status import InstanceStatus
@@ -53,6 +54,7 @@ class Operations:
     """An applier whose one instance, `main`, was promoted before or is promoted at once."""
 
     promoted = False
+    chosen: Incarnation | None = None
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -73,7 +75,10 @@ class Operations:
             },
         )
 
-    async def promote(self, name: str, report: Report) -> dict[str, Any]:
+    async def promote(
+        self, name: str, report: Report, incarnation: Incarnation | None
+    ) -> dict[str, Any]:
+        self.chosen = incarnation
         self.instance(name)
         if self.promoted:
             raise RefusedError(Code.ALREADY_PROMOTED, "main is open already", "connect to it")
@@ -120,6 +125,25 @@ class Operations:
         )
         parts = {"store": part.as_dict(), "seeds": Part(held="seeds.keep is 0").as_dict()}
         return {"name": name, "dry_run": dry_run, "parts": parts}
+
+    async def switch_installation(
+        self, name: str, version: str, within_seconds: float
+    ) -> dict[str, Any]:
+        return {
+            "name": name,
+            "chosen": version,
+            "version": version,
+            "directory": "/pg/bin",
+            "before": "17.7",
+            "seconds": 1.25,
+            "within_seconds": within_seconds,
+        }
+
+    async def accept(self, name: str, incarnation: Incarnation) -> dict[str, Any]:
+        return {"name": name, "accepted": str(incarnation)}
+
+    async def forget(self, name: str, incarnation: Incarnation | None) -> dict[str, Any]:
+        return {"name": name, "forgotten": [str(incarnation)]}
 
 
 @pytest.fixture
@@ -250,6 +274,32 @@ async def test_retention_says_what_goes_and_why_the_rest_stays(applier: str) -> 
     assert as_json.document["parts"]["store"]["kept"][0]["why"] == "the standby"
     unknown = await run("applier", "retention", "other", "--applier", applier)
     assert unknown.code == 2
+
+
+async def test_an_older_cluster_is_promoted_by_its_name(
+    applier: str, operations: Operations
+) -> None:
+    words = ("promote", "main", "--applier", applier, "--incarnation")
+    assert (await run("shipper", *words, "7301-16")).code == 0
+    assert operations.chosen == Incarnation(7301, 16)
+    wrong = await run("shipper", *words, "sixteen")
+    assert wrong.code == 2
+    assert "7301234567890123456-17" in wrong.err
+
+
+async def test_a_standby_is_switched_and_clusters_are_let_in_and_forgotten(applier: str) -> None:
+    switched = await run(
+        "applier", "switch-installation", "main", "--to", "17.10", "--applier", applier
+    )
+    assert switched.out == (
+        "the standby of main streams on 17.10 in /pg/bin (before: 17.7), after 1.2 s\n"
+    )
+    accepted = await run("applier", "accept", "main", "42-18", "--applier", applier)
+    assert accepted.out.startswith("42-18 takes the place of main when it comes")
+    forgotten = await run("applier", "forget", "main", "42-17", "--applier", applier)
+    assert forgotten.out == "removes 42-17 of main\n"
+    as_json = await run("applier", "forget", "main", "--json", "--applier", applier)
+    assert as_json.document["name"] == "main"
 
 
 async def test_instances_are_added_and_changed_in_the_words_of_the_settings_file(

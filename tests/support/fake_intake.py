@@ -235,6 +235,7 @@ class FakeBucketIntake(FakeIntake):
         super().__init__(start, segment_bytes)
         self.wanted = True
         self.incarnation: Incarnation | None = None
+        self.accepted: Incarnation | None = None
         self.promoted_at: FencedError | None = None
         self.heard_at: list[tuple[int, int, float]] = []
 

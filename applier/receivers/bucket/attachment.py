@@ -78,6 +78,10 @@ class Attachment:
             if resume.position != self.position:
                 raise StartOver(f"the instance is at {resume.position}")
 
+    def start_over(self, why: str) -> None:
+        """Have what is there looked up again, from the hello on."""
+        self._listener.failed(StartOver(why))
+
     def let_go(self, why: str) -> None:
         if self.is_attached:
             self.is_attached = False

@@ -37,9 +37,15 @@ class Greeting(NamedTuple):
 
 
 def choose_incarnation(
-    store: ObjectStore, instance: str, known: Incarnation | None
+    store: ObjectStore,
+    instance: str,
+    known: Incarnation | None,
+    accepted: Incarnation | None = None,
 ) -> Incarnation | None:
-    """The cluster to read: `known`, else the one that was shipped last.  None: not there."""
+    """The cluster to read: `accepted` if it is there, else `known`, else the one that was shipped
+    last.  None: not there."""
+    if accepted is not None and accepted in incarnations(store, instance):
+        return accepted
     if known is not None:
         return known if known in incarnations(store, instance) else None
     return newest_incarnation(store, instance)

@@ -287,7 +287,8 @@ class BucketReader:
             pause = min(2 * pause, MAX_SEED_PAUSE_SECONDS)
 
     def _find(self) -> Contents | None:
-        chosen = choose_incarnation(self.store, self.instance, self._intake.incarnation)
+        intake = self._intake
+        chosen = choose_incarnation(self.store, self.instance, intake.incarnation, intake.accepted)
         if chosen is None:
             return None
         return Contents(self.store, Keys(self.instance, chosen), self._identities)

@@ -59,6 +59,9 @@ class Succession:
             self._threads,
             lambda: newer_incarnation(contents.store, contents.keys.instance, known, since),
         )
+        if newer is not None and newer == self._attachment.intake.accepted:
+            self._attachment.start_over(f"{newer} is there, which is let in")
+            return
         error = _mismatch(contents, known, newer) if newer is not None else None
         self._attachment.superseded_by(error)
 
@@ -73,6 +76,6 @@ def _mismatch(contents: Contents, known: Incarnation, newer: Incarnation) -> Log
         Code.MAJOR_MISMATCH if same else Code.SYSTEM_IDENTIFIER_MISMATCH,
         f"{contents.store.name} goes on with cluster {newer}, this instance is {known}: no more "
         "WAL of it is to be expected",
-        "a new cluster, also one after pg_upgrade, needs its own instance name here and in its "
-        "shipper's settings",
+        "if it is to take this one's place, as after pg_upgrade: "
+        f"applier accept {contents.keys.instance} {newer}; else give it its own instance name",
     )

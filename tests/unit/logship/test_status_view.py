@@ -210,3 +210,23 @@ def test_what_becomes_of_the_bucket_is_said(
     bucket = {"state": state, "error": "nobody answers" if state == "failed" else None}
     detail = render_detail({**FOLLOWING, "incarnation": incarnation, "bucket": bucket}, now=NOW)
     assert re.search(f"^bucket: +{shown}$", detail, re.MULTILINE)
+
+
+def test_what_an_instance_was_before_is_shown_with_how_long_it_stays() -> None:
+    kept = {
+        "system_identifier": "7301",
+        "major": 16,
+        "since": NOW - 180,
+        "durable": "1:0/3000060",
+        "replaced_at": None,
+        "removed_at": None,
+    }
+    said = "PostgreSQL 16, system identifier 7301, durable 1:0/3000060, in use until 3 min ago, "
+    detail = render_detail({**FOLLOWING, "previous": [kept]}, NOW)
+    assert f"{said}stays until the standby of its successor streams" in detail
+    replaced = {**kept, "replaced_at": NOW - 3600, "removed_at": NOW + 7200}
+    assert f"{said}goes in 2 h 0 min" in render_detail({**FOLLOWING, "previous": [replaced]}, NOW)
+    promoted = {**FOLLOWING, "promotion": {}, "previous": [replaced]}
+    assert f"{said}stays until it is forgotten" in render_detail(promoted, NOW)
+    chosen = {**FOLLOWING, "standby": {**FOLLOWING["standby"], "chosen": "17.10"}}
+    assert "PostgreSQL 17.10 (17.10 was chosen), port 5433" in render_detail(chosen, NOW)

@@ -305,6 +305,32 @@ async def test_a_bucket_that_goes_on_with_another_cluster_says_so(
     await until(lambda: not instance.alarms.has(Code.MAJOR_MISMATCH), "the upgrade was undone")
 
 
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_cluster_that_is_accepted_is_read_when_the_bucket_has_it(
+    again: bool,
+    instance: Instance,
+    listener: Listener,
+    receiver: BucketReceiver,
+    store: WatchedStore,
+    writer: BucketWriter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not again:
+        monkeypatch.setattr(succession, "LOOK_SECONDS", 0.1)
+    upgraded = profile(system_identifier=18, server_version_num=180004)
+    put(writer, 4 * S, 4 * S + 500)
+    instance.lost(listener, "the network is away")
+    await durable_at(instance, 4 * S + 500)
+    await instance.incarnations.accept(upgraded.incarnation)
+    put(writer, 4 * S + 500, 4 * S + 900)
+    await durable_at(instance, 4 * S + 900)
+    BucketWriter(store.inner, "orders", upgraded)
+    if again:
+        await instance.incarnations.accept(upgraded.incarnation)
+    await until(lambda: instance.record.incarnation == upgraded.incarnation, "it is read")
+    assert instance.record.accepted is None
+
+
 async def test_a_link_that_comes_does_not_end_a_seed_that_comes_from_the_bucket(
     instance: Instance, listener: Listener
 ) -> None:

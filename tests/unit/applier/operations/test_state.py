@@ -38,6 +38,7 @@ def test_of_an_instance_that_never_heard_anything_everything_is_unknown(
         "phase": "waiting",
         "link": {"state": "never", "since": None},
         "incarnation": None,
+        "previous": [],
         "protection": {"configured": None, "in_effect": "unknown"},
         "primary": {
             "flush_lsn": None,
@@ -50,6 +51,7 @@ def test_of_an_instance_that_never_heard_anything_everything_is_unknown(
         "standby": {
             "state": None,
             "version": None,
+            "chosen": None,
             "port": instance.settings.port,
             "flush_lsn": None,
             "replay_lsn": None,

@@ -101,6 +101,23 @@ def test_the_nearest_that_is_not_older_is_chosen(major: int, at_least: int, chos
     assert choose(KNOWN, major, at_least).bin_dir == Path(chosen)
 
 
+@pytest.mark.parametrize(
+    ("preferred", "also_older", "chosen"),
+    [
+        ("17.5", False, "/pg/17.5"),
+        ("17.2", False, "/pg/17.5"),  # older than the primary
+        ("17.2", True, "/pg/17.2"),
+        ("17.9", False, "/pg/17.5"),  # not there
+        ("18.1", True, "/pg/17.5"),  # of another major
+    ],
+)
+def test_a_preferred_one_is_taken_while_it_fits(
+    preferred: str, also_older: bool, chosen: str
+) -> None:
+    found = choose(KNOWN, 17, 170003, preferred=preferred, also_older=also_older)
+    assert found.bin_dir == Path(chosen)
+
+
 def test_without_one_the_error_says_what_there_is_and_what_to_install() -> None:
     with pytest.raises(LogshipError) as caught:
         choose(KNOWN, 17, 170009)

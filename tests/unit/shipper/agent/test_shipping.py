@@ -553,6 +553,26 @@ async def test_a_connection_that_began_without_a_primary_ends_when_it_is_back(ru
     assert ended[0].retryable
 
 
+@pytest.mark.parametrize(
+    ("version_num", "code", "retryable"),
+    [
+        (180004, Code.PRIMARY_NOT_READY, True),
+        (170009, Code.SYSTEM_IDENTIFIER_MISMATCH, False),
+        (160014, Code.SYSTEM_IDENTIFIER_MISMATCH, False),
+    ],
+)
+async def test_a_primary_that_comes_back_upgraded_is_introduced_anew_at_once(
+    run: Run, version_num: int, code: Code, retryable: bool
+) -> None:
+    run.start()
+    await run.shipped(S + 100)
+    run.source.profile = profile(system_identifier=42, server_version_num=version_num)
+    run.source.break_read(LogshipError(Code.PRIMARY_UNREACHABLE, "it stopped", retryable=True))
+    ended = await asyncio.gather(run.task or asyncio.sleep(0), return_exceptions=True)
+    assert isinstance(ended[0], LogshipError)
+    assert (ended[0].code, ended[0].retryable) == (code, retryable)
+
+
 @pytest.mark.parametrize("code", [Code.WAL_REMOVED, Code.WAL_CONFLICT])
 async def test_a_gap_that_somebody_may_close_is_told_and_tried_again(
     run: Run, monkeypatch: pytest.MonkeyPatch, code: Code
