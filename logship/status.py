@@ -75,15 +75,33 @@ class TransferGap(TypedDict):
 
 
 class ApplyGap(TypedDict):
-    """What the store has and the standby has not replayed: the work left."""
+    """What the store has and the standby has not replayed: the work left.
+
+    seconds: how long the oldest of it has been here; None also if that came before the applier
+    started.
+    """
 
     bytes: int | None
+    seconds: float | None
+
+
+class RoomStatus(TypedDict):
+    """Room on the file system where the instance's WAL is.  bytes: what can still be received,
+    which is `free_bytes` without `store.keep_free_mb`."""
+
+    bytes: int | None
+    free_bytes: int | None
 
 
 class SeedStatus(TypedDict):
+    """bytes_per_second: of the last seconds.  seconds_left: an estimate, as the cluster grows
+    while it is copied."""
+
     running: bool
     bytes_done: int | None
     bytes_estimated: int | None
+    bytes_per_second: float | None
+    seconds_left: float | None
 
 
 class GapStatus(TypedDict):
@@ -150,6 +168,7 @@ class InstanceStatus(TypedDict):
     standby: StandbyStatus
     transfer_gap: TransferGap
     apply_gap: ApplyGap
+    room: RoomStatus
     seed: SeedStatus | None
     gap: GapStatus | None
     bucket: BucketStatus | None

@@ -1,9 +1,10 @@
 """Show how the instances stand, as the applier on this machine knows it.
 
-Without NAME a line for each instance, with NAME all of one.  What is not known is shown as
-"?" (with --json: null).  FLUSHED is what the primary has flushed, DURABLE what is fsynced
-here; TRANSFER GAP between them is what would be lost now under async protection, APPLY GAP
-what the standby has yet to replay.
+Without NAME a line for each instance, worst first; with NAME all of one.  What is not known is
+shown as "?" (with --json: null).  FLUSHED is what the primary has flushed, DURABLE what is
+fsynced here; TRANSFER GAP between them is what would be lost now under async protection, APPLY
+GAP what the standby has yet to replay, and how long the oldest of it has been here; ROOM is
+what can still be received before the disk counts as full.  A narrow terminal leaves columns out.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from typing import NoReturn
 
 from logship.applier_client import ApplierClient, find_socket
 from logship.commandline import add_json_argument, print_json
 from logship.errors import Code, ExitCode, LogshipError
-from logship.status_view import render_detail, render_table
+from logship.status_table import summary, table_lines
+from logship.status_view import render_detail
+from logship.terminal import Line, Terminal, Tone, draw, paint
 
-_CLEAR_SCREEN = "\x1b[H\x1b[2J"
 _WATCH_SECONDS = 1.0
 
 
@@ -41,41 +43,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     client = ApplierClient(find_socket(args.applier))
     if not args.watch:
-        _show(client, args.name, as_json=args.json)
+        _print(client, args)
         return ExitCode.DONE
-    return _watch(lambda: _show(client, args.name, as_json=args.json), as_json=args.json)
+    return _watch(client, args)
 
 
-def _show(client: ApplierClient, name: str | None, *, as_json: bool) -> None:
-    now = time.time()
-    if name is None:
-        documents = client.instances()
-        if as_json:
-            print_json({"instances": documents})
-        else:
-            print(render_table(documents, now))
+def _print(client: ApplierClient, args: argparse.Namespace) -> None:
+    if args.json:
+        print_json(_document(client, args.name))
     else:
-        document = client.instance(name)
-        if as_json:
-            print_json(document)
-        else:
-            print(render_detail(document, now))
+        terminal = Terminal.of(sys.stdout)
+        print(paint(_lines(client, args.name, terminal.width), terminal))
 
 
-def _watch(show: Callable[[], None], *, as_json: bool) -> int:
-    clear = sys.stdout.isatty() and not as_json
+def _document(client: ApplierClient, name: str | None) -> object:
+    return {"instances": client.instances()} if name is None else client.instance(name)
+
+
+def _lines(client: ApplierClient, name: str | None, width: int | None) -> list[Line]:
+    now = time.time()
+    if name is not None:
+        return [Line(text) for text in render_detail(client.instance(name), now).splitlines()]
+    return table_lines(client.instances(), now, width)
+
+
+def _watch(client: ApplierClient, args: argparse.Namespace) -> NoReturn:
     while True:
-        if clear:
-            print(_CLEAR_SCREEN, end="")
+        # Anew each time: a terminal may be resized.
+        terminal = Terminal.of(sys.stdout)
         try:
-            show()
+            if terminal.can_be_drawn_over and not args.json:
+                print(draw(_watched(client, args.name, terminal.width), terminal), end="")
+            else:
+                _print(client, args)
         except LogshipError as error:
             # The applier may be restarting: this is what a watcher wants to see happen.
             if error.code is not Code.APPLIER_UNREACHABLE or not error.retryable:
                 raise
-            if as_json:
-                print_json({"error": error.as_dict()})
-            else:
-                print(f"error: {error.what}")
+            _show_error(error, terminal, as_json=args.json)
         sys.stdout.flush()
         time.sleep(_WATCH_SECONDS)
+
+
+def _watched(client: ApplierClient, name: str | None, width: int | None) -> list[Line]:
+    """What is drawn over and over: with the time, so that one sees that it is alive."""
+    at = time.strftime("%H:%M:%S")
+    if name is not None:
+        return [Line(at, Tone.FAINT), *_lines(client, name, width)]
+    documents = client.instances()
+    heading = Line(f"{at}  {summary(documents)}", Tone.FAINT)
+    return [heading, Line(""), *table_lines(documents, time.time(), width)]
+
+
+def _show_error(error: LogshipError, terminal: Terminal, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"error": error.as_dict()})
+    elif terminal.can_be_drawn_over:
+        print(draw([Line(f"error: {error.what}", Tone.BAD)], terminal), end="")
+    else:
+        print(f"error: {error.what}")

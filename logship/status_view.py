@@ -1,4 +1,5 @@
-"""The status document as text for a person.  Pure; `now` is seconds since the epoch.
+"""Everything that is known of one instance, as text for a person.  Pure; `now` is seconds since
+the epoch.
 
 What is not known is shown as `?`, never as 0.  Reads leniently: an applier of another
 version may leave keys out or add some.
@@ -6,43 +7,26 @@ version may leave keys out or add some.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-UNKNOWN = "?"
-
-_COLUMNS = (
-    "NAME",
-    "PHASE",
-    "LINK",
-    "PROTECTION",
-    "FLUSHED",
-    "DURABLE",
-    "TRANSFER GAP",
-    "APPLY GAP",
-    "STANDBY",
-    "ALARMS",
+from logship.status_words import (
+    UNKNOWN,
+    Document,
+    ago,
+    alarm_lines,
+    apply_gap,
+    link,
+    phase,
+    protection,
+    seed_progress,
+    size,
+    transfer_gap,
+    version_check,
 )
+from logship.status_words import get as _get
+from logship.status_words import text as _text
 
-Document = Mapping[str, Any]
-
-
-def render_table(documents: Sequence[Document], now: float) -> str:
-    """One line an instance, then every alarm."""
-    if not documents:
-        return "no instances"
-    rows = [_COLUMNS, *(_row(each, now) for each in documents)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    for document in documents:
-        alarms = document.get("alarms") or []
-        lines += [""] if alarms else []
-        for alarm in alarms:
-            lines += _alarm_lines(f"{_text(document, 'name')}: ", alarm)
-    return "\n".join(lines)
+_BAR_WIDTH = 24
 
 
 def render_detail(document: Document, now: float) -> str:
@@ -57,71 +41,24 @@ def render_detail(document: Document, now: float) -> str:
             lines.append(f"  {verdict} {rule}: {_text(finding, 'what')}")
             lines += [f"    hint: {finding['hint']}"] if finding.get("hint") else []
     for alarm in document.get("alarms") or []:
-        lines += _alarm_lines("alarm: ", alarm)
+        lines += alarm_lines("alarm: ", alarm)
     return "\n".join(lines)
-
-
-def size(byte_count: object) -> str:
-    """`16.0 MB` (powers of 1024, as PostgreSQL counts); `?` if not known."""
-    if not isinstance(byte_count, int | float):
-        return UNKNOWN
-    amount = float(byte_count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(amount) < 1024 or unit == "TB":
-            break
-        amount /= 1024
-    return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
-
-
-def duration(seconds: object) -> str:
-    """`0.4 s`, `12 s`, `3 min`, `2 h 5 min`, `4 d 2 h`; `?` if not known."""
-    if not isinstance(seconds, int | float):
-        return UNKNOWN
-    # Clocks of two calls may differ by a little: an age is never negative.
-    total = max(0.0, float(seconds))
-    if total < 10:
-        return f"{total:.1f} s"
-    if total < 120:
-        return f"{total:.0f} s"
-    minutes = int(total // 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def _row(document: Document, now: float) -> tuple[str, ...]:
-    alarms = document.get("alarms") or []
-    return (
-        _text(document, "name"),
-        _phase(document),
-        _link(document, now),
-        _protection(document),
-        _text(document, "primary", "flush_lsn"),
-        _text(document, "store", "durable"),
-        _transfer_gap(document, now),
-        size(_get(document, "apply_gap", "bytes")),
-        _text(document, "standby", "state"),
-        str(len(alarms)) if alarms else "-",
-    )
 
 
 def _identity_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     yield "instance", _text(document, "name")
-    yield "phase", _phase(document)
-    yield "link", _link(document, now)
+    yield "phase", phase(document)
+    yield "link", link(document, now)
     major = _text(document, "incarnation", "major")
     identifier = _text(document, "incarnation", "system_identifier")
     yield "cluster", f"PostgreSQL {major}, system identifier {identifier}"
-    yield "protection", _protection(document)
+    yield "protection", protection(document)
 
 
 def _position_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     flushed = _text(document, "primary", "flush_lsn")
     timeline = _text(document, "primary", "timeline")
-    heard = _ago(_get(document, "primary", "heard_at"), now)
+    heard = ago(_get(document, "primary", "heard_at"), now)
     yield "primary", f"flushed {flushed} on timeline {timeline}, heard {heard}"
     reachable = {True: "yes", False: "no"}.get(_get(document, "primary", "reachable"), UNKNOWN)
     yield "primary reachable", reachable
@@ -139,13 +76,15 @@ def _position_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     yield "standby positions", f"flushed {flush}, replayed {replay}"
     if _get(document, "standby", "last_error"):
         yield "standby's last error", _text(document, "standby", "last_error")
-    yield "transfer gap", _transfer_gap(document, now)
-    yield "apply gap", size(_get(document, "apply_gap", "bytes"))
+    yield "transfer gap", transfer_gap(document, now)
+    yield "apply gap", apply_gap(document)
+    room, free = _get(document, "room", "bytes"), _get(document, "room", "free_bytes")
+    yield "room", f"{size(room)} can still be received, {size(free)} are free"
 
 
 def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
     if _get(document, "seed", "running"):
-        yield "seed", _seed_progress(document)
+        yield "seed", seed_progress(document, _BAR_WIDTH)
     if document.get("gap"):
         start = _text(document, "gap", "from_lsn")
         again = _text(document, "gap", "available_lsn")
@@ -158,7 +97,7 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
         yield "bucket", _bucket(document)
     for road in document.get("other_roads") or []:
         yield f"also to {_text(road, 'name')}", _other_road(road)
-    yield "version check", _text(document, "compat", "verdict")
+    yield "version check", version_check(document)
     promotion = document.get("promotion")
     if isinstance(promotion, Mapping):
         timeline, lsn = _text(promotion, "opened_timeline"), _text(promotion, "opened_lsn")
@@ -189,73 +128,3 @@ def _other_road(road: Document) -> str:
     if _get(road, "what"):
         parts.append(_text(road, "what"))
     return ": ".join(parts)
-
-
-def _phase(document: Document) -> str:
-    phase = _text(document, "phase")
-    if phase != "seeding" or not _get(document, "seed", "running"):
-        return phase
-    done = _get(document, "seed", "bytes_done")
-    estimated = _get(document, "seed", "bytes_estimated")
-    if isinstance(done, int) and isinstance(estimated, int) and estimated > 0:
-        # An estimate: the cluster grows while it is copied.
-        return f"{phase} {min(99, done * 100 // estimated)}%"
-    return phase
-
-
-def _seed_progress(document: Document) -> str:
-    done = size(_get(document, "seed", "bytes_done"))
-    return f"{done} of about {size(_get(document, 'seed', 'bytes_estimated'))}"
-
-
-def _link(document: Document, now: float) -> str:
-    state, since = _text(document, "link", "state"), _get(document, "link", "since")
-    if state in ("never", UNKNOWN) or since is None:
-        return state
-    roads = document.get("other_roads") or []
-    spilling = any(_get(road, "state") == "spilling" for road in roads)
-    return f"{state} {duration(now - since)}{', spilling' if spilling else ''}"
-
-
-def _protection(document: Document) -> str:
-    configured = _text(document, "protection", "configured")
-    in_effect = _text(document, "protection", "in_effect")
-    if in_effect == "unknown":
-        in_effect = UNKNOWN
-    return configured if configured == in_effect else f"{configured}, in effect {in_effect}"
-
-
-def _transfer_gap(document: Document, now: float) -> str:
-    byte_count = _get(document, "transfer_gap", "bytes")
-    seconds = _get(document, "transfer_gap", "seconds")
-    if byte_count is None and seconds is None:
-        return UNKNOWN
-    if _get(document, "link", "state") == "bucket":
-        # As of the newest object: nobody here knows what the primary has done since.
-        return f"{size(byte_count)}, {_ago(_get(document, 'primary', 'heard_at'), now)}"
-    return f"{size(byte_count)}, {duration(seconds)}"
-
-
-def _ago(moment: object, now: float) -> str:
-    if not isinstance(moment, int | float):
-        return UNKNOWN
-    return f"{duration(now - moment)} ago"
-
-
-def _alarm_lines(prefix: str, alarm: Document) -> list[str]:
-    lines = [f"{prefix}{_text(alarm, 'what')} [{_text(alarm, 'code')}]"]
-    return [*lines, f"  hint: {alarm['hint']}"] if alarm.get("hint") else lines
-
-
-def _get(document: Any, *path: str) -> Any:
-    for name in path:
-        document = document.get(name) if isinstance(document, Mapping) else None
-    return document
-
-
-def _text(document: Document, *path: str) -> str:
-    return _shown(_get(document, *path))
-
-
-def _shown(value: object) -> str:
-    return UNKNOWN if value is None else str(value)

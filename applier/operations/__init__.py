@@ -4,6 +4,8 @@ record     what is remembered of an instance over restarts (instance.json)
 instance   one instance: the receivers' intake, its store, WAL serving and standby
 following  its standby: version check, settings, start, the WAL server's gate
 promotion  open the standby, online or offline, and say what was lost
-status     the document that `shipper status` shows
+apply_age  how old the oldest WAL is that the standby has not replayed
+pace       how fast a seed arrives
+state      the document that `shipper status` shows
 service    the process: all instances, the link, the API
 """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import structlog
 
 from applier.operations.kept_seeds import KeptSeeds
+from applier.operations.pace import Pace
 from applier.receivers.seed.receiver import SeedOutOfOrderError, SeedReceiver
 from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import SeedBegin, SeedChunk, SeedEnd
@@ -34,6 +36,8 @@ class Arrival:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self.seeder: SeedReceiver | None = None
+        self.pace = Pace()
+        """Of what `seeder` receives."""
         self.kept = KeptSeeds(instance)
         self.is_from_bucket = False
         """Whether `seeder` is fed from a bucket: who comes by the link must not end it."""
@@ -94,7 +98,8 @@ class Arrival:
             # Without its chain the seed must not go on, not on the next connection either.
             await seeder.abort()
             raise
-        self.seeder, self.is_from_bucket = seeder, from_bucket
+        self.seeder, self.is_from_bucket, self.pace = seeder, from_bucket, Pace()
+        self.pace.arrived(0, time.monotonic())
         if not from_bucket:
             self.asked_of_link = False
         await self.kept.begin(frame)
@@ -104,7 +109,9 @@ class Arrival:
 
     async def chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None:
         try:
-            await self._known(frame.seed_id).chunk(frame, payload)
+            seeder = self._known(frame.seed_id)
+            await seeder.chunk(frame, payload)
+            self.pace.arrived(seeder.received_bytes, time.monotonic())
         except LogshipError as error:
             if self.seeder is not None and self.seeder.failure is not None:
                 await self._broke(error)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import structlog
 
 from applier.compat import Verdict
+from applier.operations.apply_age import ApplyAge
 from applier.operations.version_check import VersionCheck
 from applier.receivers.seed.placement import (
     SeedPlaced,
@@ -53,6 +55,7 @@ class Following:
         self.standby: Standby | None = None
         self._runs_on: Installation | None = None
         self.applied_lsn = Lsn(0)
+        self._apply_age = ApplyAge()
         self._watcher: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
@@ -74,6 +77,7 @@ class Following:
         version = f"{profile.major}.{profile.minor}"
         gate = self._gate(store)
         self._is_served = True
+        self.stored(store)
         self._instance.host.wal_server.serve(self._instance.name, store, version, gate)
         if self.standby is not None:
             self._instance.host.spawn(self.standby.retry_streaming())
@@ -103,6 +107,15 @@ class Following:
             self.applied_lsn = status.apply_lsn
             self._instance.standby_moved()
 
+    def stored(self, store: Store) -> None:
+        """More of `store` became durable."""
+        if store.durable is not None:
+            self._apply_age.stored(store.durable.lsn, self.applied_lsn, time.monotonic())
+
+    def apply_gap_seconds(self, durable_lsn: int) -> float | None:
+        """How long the oldest WAL has been here that is stored and not replayed."""
+        return self._apply_age.seconds(durable_lsn, self.applied_lsn, time.monotonic())
+
     def _gate(self, store: Store) -> Gate:
         if self._version_check.passes:
             return self._gate_of_chain(store)
@@ -129,6 +142,7 @@ class Following:
 
     def chain_began(self) -> None:
         """A seed began another chain of WAL."""
+        self.stored(self._instance.opened_store)
         self._set_gate()
 
     # --- life -------------------------------------------------------------------------------

@@ -384,6 +384,7 @@ class Instance:
             return
         if self._listener is not None:
             self._listener.positions_changed()
+        self.following.stored(store)
         self.sender.note_exposure()
         self.sender.save_now_and_then()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import Any
 
@@ -20,7 +21,8 @@ STALE_SECONDS = 10.0
 
 
 def instance_status(instance: Instance) -> status.InstanceStatus:
-    """All that is known of `instance` now.  Reads memory only."""
+    """All that is known of `instance` now.  Reads memory only, and asks the file system for its
+    free room."""
     incarnation = instance.record.incarnation
     return {
         "name": instance.name,
@@ -38,6 +40,7 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
         "standby": _standby(instance),
         "transfer_gap": _transfer_gap(instance),
         "apply_gap": _apply_gap(instance),
+        "room": _room(instance),
         "seed": _seed(instance),
         "gap": _gap(instance),
         "bucket": instance.bucket.status(),
@@ -149,18 +152,37 @@ def _apply_gap(instance: Instance) -> status.ApplyGap:
     durable = instance.store.durable if instance.store is not None else None
     applied = instance.following.applied_lsn
     if durable is None or not applied:
-        return {"bytes": None}
-    return {"bytes": max(0, durable.lsn - applied)}
+        return {"bytes": None, "seconds": None}
+    # What a promotion left is no work that waits, however long ago it was.
+    is_promoted = instance.record.promotion is not None
+    return {
+        "bytes": max(0, durable.lsn - applied),
+        "seconds": None if is_promoted else instance.following.apply_gap_seconds(durable.lsn),
+    }
+
+
+def _room(instance: Instance) -> status.RoomStatus:
+    try:
+        free_bytes = shutil.disk_usage(instance.directory).free
+    except OSError:
+        return {"bytes": None, "free_bytes": None}
+    return {
+        "bytes": max(0, free_bytes - instance.host.keep_free_bytes),
+        "free_bytes": free_bytes,
+    }
 
 
 def _seed(instance: Instance) -> status.SeedStatus | None:
     seeder = instance.arrival.seeder
     if seeder is None:
         return None
+    pace, now = instance.arrival.pace, time.monotonic()
     return {
         "running": True,
         "bytes_done": seeder.received_bytes,
         "bytes_estimated": seeder.estimated_bytes or None,
+        "bytes_per_second": pace.bytes_per_second(now),
+        "seconds_left": pace.seconds_left(seeder.estimated_bytes, now),
     }
 
 

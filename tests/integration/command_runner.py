@@ -24,9 +24,14 @@ class Outcome(NamedTuple):
 
 
 async def start(
-    *arguments: str | Path, environment: dict[str, str] | None = None
+    *arguments: str | Path,
+    environment: dict[str, str] | None = None,
+    stdout: int = asyncio.subprocess.PIPE,
 ) -> asyncio.subprocess.Process:
-    """Start one of our programs, with pipes for its output and nothing to read."""
+    """Start one of our programs, with pipes for its output and nothing to read.
+
+    stdout: a descriptor in place of the pipe.
+    """
     program, *rest = map(str, arguments)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LOGSHIP_", "PG"))}
     return await asyncio.create_subprocess_exec(
@@ -36,7 +41,7 @@ async def start(
         str(Path(sys.executable).with_name(program)),
         *rest,
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
         env={**clean, **(environment or {})},
     )

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
+import os
+import pty
+import signal
+import struct
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +19,11 @@ from applier.api.operations import Report
 from applier.api.server import ApiServer
 from applier.retention.plan import Group
 from applier.retention.report import Part
+from logship.commandline import EXIT_INTERRUPTED
 from logship.errors import Code, RefusedError, UsageError
 from logship.objects import NotDeleted
 from logship.status import InstanceStatus
-from tests.integration.command_runner import run
+from tests.integration.command_runner import TIMEOUT_SECONDS, run, start
 
 RECORD: dict[str, Any] = {
     "opened_timeline": 2,
@@ -104,6 +112,34 @@ async def test_status_of_an_unknown_instance_is_a_usage_error(applier: str) -> N
     outcome = await run("shipper", "status", "other", "--applier", applier)
     assert outcome.code == 2
     assert outcome.err == "error: there is no instance 'other'\nhint: look again\n"
+
+
+async def test_watch_draws_over_the_terminal_until_it_is_interrupted(
+    applier: str, operations: Operations
+) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 60, 0, 0))
+    watching = await start(
+        *("shipper", "status", "--watch", "--applier", applier),
+        environment={"TERM": "xterm"},
+        stdout=theirs,
+    )
+    os.close(theirs)
+    shown = ""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while shown.count("\x1b[J") < 2:
+            shown += (await asyncio.to_thread(os.read, ours, 4096)).decode()
+        watching.send_signal(signal.SIGINT)
+        _, err = await watching.communicate()
+    os.close(ours)
+    assert (watching.returncode, err) == (EXIT_INTERRUPTED, b"")
+    first, second = shown.split("\x1b[J")[:2]
+    for drawn in (first, second):
+        assert drawn.lstrip("\r\n").startswith("\x1b[H"), "over what stood there"
+        assert "1 instance, 1 needs attention" in drawn
+        assert "\x1b[31mmain  following" in drawn, "it has an alarm"
+        assert "DURABLE" not in drawn, "60 characters have no room for it"
+    assert "main: It is gone. [slot-lost]" in first
 
 
 async def test_promote_prints_each_step_and_the_result(applier: str) -> None:

@@ -15,10 +15,10 @@ import pytest
 from logship.errors import Code, LogshipError
 from shipper.commands.demo import EXIT_TERMINATED, story
 from shipper.commands.demo.outcome import Outcome
-from shipper.commands.demo.site import CACHE_VARIABLE, Site, find_installation, server_account
+from shipper.commands.demo.site import CACHE_VARIABLE, Site, find_installations, server_account
 from shipper.commands.demo.story import tell
 from tests.integration.command_runner import start
-from tests.support.installations import cache_directory, postgres_dir
+from tests.support.installations import MAJORS, cache_directory, postgres_dir
 from tests.support.processes import shared_memory_segments
 from tests.support.waiting import until
 
@@ -89,19 +89,38 @@ async def test_it_shows_what_was_acknowledged_and_what_is_there(
     await place.is_clean()
 
 
+async def test_three_majors_at_once_are_lost_and_promoted(place: Place) -> None:
+    demo = await place.demo("--json", "--instances", "3", "--protection", "sync")
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        out, err = await demo.communicate()
+    assert (demo.returncode, err) == (0, b"")
+    shown = json.loads(out)
+    assert shown.keys() == {"instances"}
+    assert len(shown["instances"]) == 3
+    majors = {one["postgres"].split(".")[0] for one in shown["instances"]}
+    assert len(majors) == 3, "one of each"
+    for one in shown["instances"]:
+        assert one.keys() == {*Outcome._fields, "verdict"}
+        assert one["acknowledged"] == one["recovered"] > 0
+        assert one["lost"] == 0
+    await place.is_clean()
+
+
 @pytest.mark.parametrize(
-    "moment",
+    ("moment", "instances"),
     [
-        "PostgreSQL",  # initdb and the primary's start run in a thread
-        "the primary runs",
-        "applier and shipper run",  # a seed is under way
-        "concurrent writers",
-        "promote:",
-        "stopping everything",
+        ("PostgreSQL", "1"),  # initdb and the primary's start run in a thread
+        ("the primary runs", "2"),  # the other one's may still be in its thread
+        ("applier and shipper run", "1"),  # a seed is under way
+        ("concurrent writers", "1"),
+        ("promote:", "1"),
+        ("stopping everything", "1"),
     ],
 )
-async def test_nothing_stays_when_it_is_ended_from_outside(place: Place, moment: str) -> None:
-    demo = await place.demo()
+async def test_nothing_stays_when_it_is_ended_from_outside(
+    place: Place, moment: str, instances: str
+) -> None:
+    demo = await place.demo("--instances", instances)
     assert demo.stdout is not None
     async with asyncio.timeout(TIMEOUT_SECONDS):
         async for line in demo.stdout:
@@ -155,15 +174,32 @@ async def test_an_error_in_a_step_leaves_nothing(
     await place.is_clean()
 
 
+async def test_each_cluster_is_of_a_major_of_its_own_while_there_are_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache_directory()))
+
+    def majors(wanted: int | None, count: int) -> list[int]:
+        return [each.major for each in find_installations([], wanted, count, server_account())]
+
+    every = await asyncio.to_thread(majors, None, len(MAJORS) + 1)
+    newest_first = sorted(MAJORS, reverse=True)
+    assert every == [*newest_first, newest_first[0]]
+    assert await asyncio.to_thread(majors, 16, 2) == [16, 16]
+
+
 async def test_the_shared_memory_of_the_killed_primary_is_removed(place: Place) -> None:
     run_as = server_account()
-    installation = await asyncio.to_thread(find_installation, [postgres_dir(17).parent], 17, run_as)
-    site = Site(installation, run_as, "async")
-    await asyncio.to_thread(site.start_primary)
-    (directory,) = place.directory.iterdir()
-    segment = (directory / "primary/data/postmaster.pid").read_text().splitlines()[6].split()[1]
+    installations = await asyncio.to_thread(
+        find_installations, [postgres_dir(17).parent], 17, 1, run_as
+    )
+    site = Site(installations, run_as, "async")
+    (cluster,) = site.clusters
+    await asyncio.to_thread(cluster.start)
+    postmaster = (cluster.directory / "data" / "postmaster.pid").read_text()
+    segment = postmaster.splitlines()[6].split()[1]
     assert segment in shared_memory_segments()
-    await asyncio.to_thread(site.kill_primary)
+    await asyncio.to_thread(cluster.kill)
     await asyncio.to_thread(site.close)
     assert segment not in shared_memory_segments()
     await place.is_clean()

@@ -3,10 +3,13 @@
 Starts a PostgreSQL primary in a temporary directory, an applier and a shipper beside it,
 seeds a standby, lets concurrent writers commit and remember what was acknowledged, kills the
 primary with SIGKILL in mid-write, promotes, and counts what is there.  Leaves nothing behind.
+With --instances 3 all of it happens to three clusters at once, of as many majors if there are
+so many, on one applier.
 
     story     the steps, in order
-    site      the temporary directory, the primary, the two processes
-    settings  what the two processes are told, for either road
+    site      the temporary directory, the clusters, the applier and the shippers
+    cluster   one primary
+    settings  what the processes are told, for either road
     s3_server the S3 server between them, with `--transport s3`
     writers   concurrent transactions that are remembered once acknowledged
     outcome   the comparison, as a table and as JSON
@@ -21,6 +24,7 @@ from logship.commandline import add_json_argument
 from logship.errors import Code, ExitCode, UsageError
 
 MIN_SECONDS, MAX_SECONDS = 1.0, 30.0
+MAX_INSTANCES = 5
 EXIT_TERMINATED = 143
 """128 + SIGTERM, as shells have it."""
 
@@ -40,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("link", "s3"),
         default="link",
         help="the road: a ZeroMQ link, or an S3 server that the demo starts (default: link)",
+    )
+    parser.add_argument(
+        "--instances",
+        metavar="N",
+        type=int,
+        help=f"how many clusters to protect and lose at once, up to {MAX_INSTANCES}, the newest "
+        "majors there are (default: 1); --json prints a list of them then",
     )
     parser.add_argument(
         "--postgres", metavar="MAJOR", type=int, help="14 to 18 (default: the newest there is)"
@@ -62,13 +73,20 @@ def run(args: argparse.Namespace) -> int:
             f"--seconds {args.seconds:g} is out of range",
             f"write for {MIN_SECONDS:g} to {MAX_SECONDS:g} seconds",
         )
+    count = 1 if args.instances is None else args.instances
+    if not 1 <= count <= MAX_INSTANCES:
+        raise UsageError(
+            Code.USAGE,
+            f"--instances {count} is out of range",
+            f"protect 1 to {MAX_INSTANCES} clusters",
+        )
     import asyncio
 
     from shipper.commands.demo.outcome import show
     from shipper.commands.demo.story import tell
 
     try:
-        outcome = asyncio.run(
+        outcomes = asyncio.run(
             tell(
                 major=args.postgres,
                 protection=args.protection,
@@ -76,9 +94,11 @@ def run(args: argparse.Namespace) -> int:
                 seconds=args.seconds,
                 configured=args.installations,
                 quiet=args.json,
+                count=count,
             )
         )
     except asyncio.CancelledError:
         return EXIT_TERMINATED
-    show(outcome, as_json=args.json)
-    return ExitCode.DONE if outcome.kept_its_promise else ExitCode.FAILED
+    show(outcomes, as_json=args.json, as_list=args.instances is not None)
+    kept = all(each.kept_its_promise for each in outcomes.values())
+    return ExitCode.DONE if kept else ExitCode.FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from logship.commandline import print_json
@@ -34,23 +35,36 @@ class Outcome(NamedTuple):
         return f"PROMISE BROKEN: {self.lost} acknowledged transactions were lost under sync"
 
 
-def show(outcome: Outcome, *, as_json: bool) -> None:
+def show(outcomes: Mapping[str, Outcome], *, as_json: bool, as_list: bool) -> None:
+    """outcomes: by the name of the instance.  as_list: also as JSON they are several, however
+    many there are."""
     if as_json:
-        print_json({**outcome._asdict(), "verdict": outcome.verdict})
+        documents = [{**each._asdict(), "verdict": each.verdict} for each in outcomes.values()]
+        print_json({"instances": documents} if as_list else documents[0])
         return
-    gap = outcome.transfer_gap_bytes
-    rows = [
-        ("PostgreSQL", outcome.postgres),
-        ("protection", outcome.protection),
-        ("acknowledged", f"{outcome.acknowledged} transactions"),
-        ("recovered", f"{outcome.recovered}"),
-        ("lost", f"{outcome.lost}"),
-        ("transfer gap at the failure", "?" if gap is None else f"{gap} bytes"),
-        ("promoted after", f"{outcome.promote_seconds:.3f} s"),
-        ("first write after", f"{outcome.first_write_seconds:.3f} s"),
-    ]
-    width = max(len(name) for name, _ in rows)
+    several = len(outcomes) > 1
+    rows = [("", *outcomes)] if several else []
+    facts = [_facts(each) for each in outcomes.values()]
+    rows += [(label, *(one[label] for one in facts)) for label in facts[0]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print()
-    for name, value in rows:
-        print(f"  {name:<{width}}  {value}")
-    print(f"\n  {outcome.verdict}", flush=True)
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"  {'  '.join(cells)}".rstrip())
+    print()
+    for name, outcome in outcomes.items():
+        print(f"  {f'{name}: ' if several else ''}{outcome.verdict}", flush=True)
+
+
+def _facts(outcome: Outcome) -> dict[str, str]:
+    gap = outcome.transfer_gap_bytes
+    return {
+        "PostgreSQL": outcome.postgres,
+        "protection": outcome.protection,
+        "acknowledged": f"{outcome.acknowledged} transactions",
+        "recovered": f"{outcome.recovered}",
+        "lost": f"{outcome.lost}",
+        "transfer gap at the failure": "?" if gap is None else f"{gap} bytes",
+        "promoted after": f"{outcome.promote_seconds:.3f} s",
+        "first write after": f"{outcome.first_write_seconds:.3f} s",
+    }

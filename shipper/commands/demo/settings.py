@@ -1,7 +1,8 @@
-"""What the demo's shipper and applier are told: settings files for either road."""
+"""What the demo's shippers and applier are told: settings files for either road."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 MAX_DELAY_SECONDS = 0.2
@@ -9,7 +10,7 @@ MAX_DELAY_SECONDS = 0.2
 
 _SHIPPER = """
 instance = "{instance}"
-state_directory = "{directory}/shipper"
+state_directory = "{directory}/shipper-{instance}"
 protection = "{protection}"
 
 [primary]
@@ -21,7 +22,7 @@ _SHIPPER_ROADS = {
 [link]
 address = "tcp://127.0.0.1:{link_port}"
 applier_public_key_file = "{directory}/keys/applier.pub"
-secret_key_file = "{directory}/keys/shipper.key"
+secret_key_file = "{directory}/keys/{instance}.key"
 """,
     "s3": """
 [bucket]
@@ -46,7 +47,7 @@ socket = "{directory}/run/applier.sock"
 socket_directory = "{directory}/run/wal"
 
 [postgres]
-installations = ["{installation}"]
+installations = [{installations}]
 run_as = "{run_as}"
 
 [store]
@@ -55,14 +56,21 @@ keep_free_mb = 64
 [standby]
 shared_buffers_mb = 32
 listen_addresses = ""
+"""
 
+_INSTANCE = """
 [instances.{instance}]
 port = {standby_port}
 """
 
-_APPLIER_ROADS = {
-    "link": """public_key_file = "{directory}/keys/shipper.pub"
+_INSTANCE_ROADS = {
+    "link": """public_key_file = "{directory}/keys/{instance}.pub"
 """,
+    "s3": "",
+}
+
+_APPLIER_ROADS = {
+    "link": "",
     "s3": """
 [bucket]
 url = "s3://logship-demo"
@@ -72,13 +80,23 @@ poll_seconds = {max_delay_seconds}
 }
 
 
-def settings_of_both(transport: str, **values: str | int | Path) -> dict[str, str]:
-    """The texts of the settings files, by program.  transport: "link" or "s3".
+def shipper_settings(transport: str, **values: str | int | Path) -> str:
+    """The text of a shipper's settings file.  transport: "link" or "s3".
 
     values: what stands in braces in the texts above.
     """
-    filled = {**values, "max_delay_seconds": MAX_DELAY_SECONDS}
-    return {
-        "applier": (_APPLIER + _APPLIER_ROADS[transport]).format(**filled),
-        "shipper": (_SHIPPER + _SHIPPER_ROADS[transport]).format(**filled),
-    }
+    text = _SHIPPER + _SHIPPER_ROADS[transport]
+    return text.format(**values, max_delay_seconds=MAX_DELAY_SECONDS)
+
+
+def applier_settings(
+    transport: str, standby_ports: Mapping[str, int], **values: str | int | Path
+) -> str:
+    """The same of the applier.  standby_ports: by the name of the instance."""
+    text = _APPLIER + _APPLIER_ROADS[transport]
+    text = text.format(**values, max_delay_seconds=MAX_DELAY_SECONDS)
+    instance = _INSTANCE + _INSTANCE_ROADS[transport]
+    return text + "".join(
+        instance.format(**values, instance=name, standby_port=port)
+        for name, port in standby_ports.items()
+    )

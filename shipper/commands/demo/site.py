@@ -1,4 +1,4 @@
-"""Where the demo happens: a temporary directory, a primary, a shipper and an applier."""
+"""Where the demo happens: a temporary directory, primaries with a shipper each, an applier."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-
-import psycopg
 
 from logship.applier_client import ApplierClient
 from logship.bucket.keys import Keys, Place
@@ -27,14 +24,18 @@ from logship.lsn import Lsn
 from logship.objects import ObjectStore
 from logship.objects.opening import open_store
 from logship.postgres.installations import Installation, choose, discover
-from logship.postgres.postmaster import remove_shared_memory
-from logship.postgres.process import Server, Wait
+from logship.postgres.process import Server
 from logship.postgres.run_as import RunAs
 from logship.settings_bucket import BucketSettings
 from logship.status import InstanceStatus
+from shipper.commands.demo.cluster import Cluster
 from shipper.commands.demo.s3_server import PORTS as S3_PORTS
 from shipper.commands.demo.s3_server import S3Server
-from shipper.commands.demo.settings import MAX_DELAY_SECONDS, settings_of_both
+from shipper.commands.demo.settings import (
+    MAX_DELAY_SECONDS,
+    applier_settings,
+    shipper_settings,
+)
 from shipper.destinations.bucket.chain import look
 
 INSTANCE = "demo"
@@ -44,20 +45,12 @@ SEGMENT_BYTES = 16 << 20
 CACHE_VARIABLE = "LOGSHIP_POSTGRES_CACHE"
 STOP_SECONDS = 10.0
 
-_PRIMARY_CONFIGURATION = """
-listen_addresses = ''
-unix_socket_directories = '{sockets}'
-port = {port}
-wal_level = replica
-max_wal_senders = 10
-shared_buffers = 32MB
-# In its own directory: POSIX shared memory would outlive the SIGKILL.
-dynamic_shared_memory_type = mmap
-"""
 
-
-def find_installation(configured: Sequence[Path], major: int | None, run_as: RunAs) -> Installation:
-    """The PostgreSQL to show: `major`, or the newest there is.
+def find_installations(
+    configured: Sequence[Path], major: int | None, count: int, run_as: RunAs
+) -> list[Installation]:
+    """What to show `count` clusters with: all of `major`, or the newest majors there are, one of
+    each, and from the first on again if there are too few.
 
     Looks where the applier looks, and where `make postgres` puts servers.
     Raises LogshipError(NO_INSTALLATION).
@@ -65,8 +58,10 @@ def find_installation(configured: Sequence[Path], major: int | None, run_as: Run
     found = discover([*configured, *_caches()], run_as=run_as)
     fitting = [one for one in found if major in (None, one.major)]
     if not fitting:
-        return choose(found, major or 18, 0)  # raises, with the list of what there is
-    return max(fitting, key=lambda one: one.version_num)
+        return [choose(found, major or 18, 0)]  # raises, with the list of what there is
+    newest = {one.major: one for one in sorted(fitting, key=lambda one: one.version_num)}
+    majors = sorted(newest, reverse=True)
+    return [newest[majors[number % len(majors)]] for number in range(count)]
 
 
 def _caches() -> list[Path]:
@@ -92,88 +87,42 @@ class Site:
     """Everything that the demo starts.  `close` stops it all and removes it."""
 
     def __init__(
-        self, installation: Installation, run_as: RunAs, protection: str, transport: str = "link"
+        self,
+        installations: Sequence[Installation],
+        run_as: RunAs,
+        protection: str,
+        transport: str = "link",
     ) -> None:
-        """transport: "link", or "s3": then `start_s3_server` comes before `start_processes`."""
-        self.installation = installation
+        """installations: what each cluster is of.  transport: "link", or "s3": then
+        `start_s3_server` comes before `start_processes`."""
         self.protection = protection
         self.transport = transport
         self._run_as = run_as
-        self._port, self._standby_port, self._link_port = _free_ports(3)
         self._directory = Path(tempfile.mkdtemp(prefix="logship-demo-"))
         self._directory.chmod(0o711)
-        self._sockets = self._directory / "primary"
-        self._data = self._sockets / "data"
-        self.primary = Server(installation, self._data, run_as)
+        self._link_port, *ports = _free_ports(1 + 2 * len(installations))
+        count = len(installations)
+        names = [INSTANCE] if count == 1 else [f"{INSTANCE}-{n + 1}" for n in range(count)]
+        self.clusters = tuple(
+            Cluster(
+                name,
+                installation,
+                run_as,
+                self._directory / f"primary-{name}",
+                port=ports.pop(),
+                standby_port=ports.pop(),
+            )
+            for name, installation in zip(names, installations, strict=True)
+        )
         self.client = ApplierClient(self._directory / "run" / "applier.sock")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._s3_server: S3Server | None = None
 
-    # --- the primary ----------------------------------------------------------------------
+    def standby_conninfo(self, cluster: Cluster) -> str:
+        sockets = self._directory / "run" / "standby" / cluster.name
+        return f"host={sockets} port={cluster.standby_port} user=postgres dbname=postgres"
 
-    def conninfo(self, user: str = "postgres") -> str:
-        return f"host={self._sockets} port={self._port} user={user} dbname=postgres"
-
-    def standby_conninfo(self) -> str:
-        sockets = self._directory / "run" / "standby" / INSTANCE
-        return f"host={sockets} port={self._standby_port} user=postgres dbname=postgres"
-
-    def start_primary(self) -> None:
-        """initdb, start, and the role that the shipper uses.  Raises LogshipError."""
-        self._sockets.mkdir(mode=0o700)
-        self._run_as.chown(self._sockets)
-        made = subprocess.run(
-            [
-                self.installation.bin_dir / "initdb",
-                *("-D", self._data, "-U", "postgres", "--auth", "trust", "--no-sync"),
-                *("--locale", "C", "--encoding", "UTF8"),
-            ],
-            cwd=self._sockets,
-            capture_output=True,
-            check=False,
-            **self._run_as.subprocess_arguments(),
-        )
-        if made.returncode != 0:
-            said = made.stderr.decode("utf-8", "replace").strip()
-            raise LogshipError(Code.STANDBY_FAILED, f"initdb failed: {said}")
-        with (self._data / "postgresql.conf").open("a") as file:
-            file.write(_PRIMARY_CONFIGURATION.format(sockets=self._sockets, port=self._port))
-        self.primary.start(
-            config_file=self._data / "postgresql.conf",
-            hba_file=self._data / "pg_hba.conf",
-            log_file=self._sockets / "log",
-            timeout_seconds=30,
-            wait=Wait.READY,
-        )
-        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
-            connection.execute("create role logship login replication")
-            connection.execute("grant pg_monitor to logship")
-
-    def make_commits_wait(self) -> None:
-        """Protection `sync`: the primary's side of it."""
-        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
-            connection.execute(f"alter system set synchronous_standby_names = 'logship_{INSTANCE}'")
-            connection.execute("select pg_reload_conf()")
-
-    def commits_wait(self) -> bool:
-        """Whether the primary says that commits wait for the shipper."""
-        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
-            found = connection.execute(
-                "select 1 from pg_stat_replication where sync_state in ('sync', 'quorum')"
-            )
-            return found.fetchone() is not None
-
-    def kill_primary(self) -> None:
-        """SIGKILL to the postmaster and all of its children at once."""
-        pid = self.primary.running_pid()
-        if pid is None:
-            return
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for each in [pid, *map(int, children)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(each, signal.SIGKILL)
-
-    # --- the road, and the two processes --------------------------------------------------
+    # --- the road, the applier and the shippers -------------------------------------------
 
     def start_s3_server(self) -> None:
         """What lies between the two with transport `s3`.  Raises LogshipError."""
@@ -182,42 +131,62 @@ class Site:
         self._s3_server.make_bucket(BUCKET)
 
     def start_processes(self) -> None:
-        """Keys, settings, applier, shipper."""
+        """Keys, settings, the applier, and a shipper for each cluster."""
         directory = self._directory
-        server = self._s3_server
-        for name in ("applier", "shipper"):
-            generate(directory / "keys", name)
-        texts = settings_of_both(
-            self.transport,
-            directory=directory,
-            instance=INSTANCE,
-            protection=self.protection,
-            sockets=self._sockets,
-            port=self._port,
-            link_port=self._link_port,
-            endpoint_url=server.endpoint_url if server is not None else "",
-            standby_port=self._standby_port,
-            installation=self.installation.bin_dir.parent,
-            run_as=self._run_as.name if self._run_as.changes else "",
-        )
-        environment = {**os.environ, **(server.owner.environment if server is not None else {})}
         (directory / "run").mkdir(mode=0o711)
-        for name, text in texts.items():
-            settings = directory / f"{name}.toml"
-            settings.write_text(text)
-            with (directory / f"{name}.log").open("wb") as log:
-                program = f"from {name}.commands import main; raise SystemExit(main())"
-                self._processes[name] = subprocess.Popen(
-                    [sys.executable, "-c", program, "run", "--config", settings],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    # Ctrl-C is for the demo alone, which then stops them in order.
-                    start_new_session=True,
-                )
+        generate(directory / "keys", "applier")
+        for cluster in self.clusters:
+            generate(directory / "keys", cluster.name)
+        server = self._s3_server
+        common: dict[str, str | int | Path] = {
+            "directory": directory,
+            "link_port": self._link_port,
+            "endpoint_url": server.endpoint_url if server is not None else "",
+        }
+        homes = dict.fromkeys(each.installation.bin_dir.parent for each in self.clusters)
+        self._start(
+            "applier",
+            "applier",
+            applier_settings(
+                self.transport,
+                {each.name: each.standby_port for each in self.clusters},
+                **common,
+                installations=", ".join(f'"{home}"' for home in homes),
+                run_as=self._run_as.name if self._run_as.changes else "",
+            ),
+        )
+        for cluster in self.clusters:
+            self._start(
+                "shipper",
+                f"shipper-{cluster.name}",
+                shipper_settings(
+                    self.transport,
+                    **common,
+                    instance=cluster.name,
+                    protection=self.protection,
+                    sockets=cluster.directory,
+                    port=cluster.port,
+                ),
+            )
 
-    async def wait_fetched(self) -> None:
+    def _start(self, program: str, name: str, text: str) -> None:
+        server = self._s3_server
+        environment = {**os.environ, **(server.owner.environment if server is not None else {})}
+        settings = self._directory / f"{name}.toml"
+        settings.write_text(text)
+        code = f"from {program}.commands import main; raise SystemExit(main())"
+        with (self._directory / f"{name}.log").open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-c", code, "run", "--config", settings],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                # Ctrl-C is for the demo alone, which then stops them in order.
+                start_new_session=True,
+            )
+
+    async def wait_fetched(self, cluster: Cluster) -> None:
         """With a bucket: until what the shipper had read is uploaded, and the applier has it.
 
         A promotion uses what is on the recovery server, and the bucket is not.
@@ -226,12 +195,14 @@ class Site:
             return
         store = await asyncio.to_thread(self._open_bucket, self._s3_server)
         try:
-            end = await asyncio.to_thread(_end_of_log, store)
+            end = await asyncio.to_thread(_end_of_log, store, cluster.name)
             while True:
                 fetched = partial(_has, end)
-                await self.wait_for("all of the bucket in the applier's store", 30, fetched)
+                await self.wait_for(
+                    cluster, "all of the bucket in the applier's store", 30, fetched
+                )
                 await asyncio.sleep(2 * MAX_DELAY_SECONDS)
-                before, end = end, await asyncio.to_thread(_end_of_log, store)
+                before, end = end, await asyncio.to_thread(_end_of_log, store, cluster.name)
                 if end == before:
                     return
         finally:
@@ -242,12 +213,17 @@ class Site:
         os.environ.update(server.owner.environment)
         return open_store(BucketSettings(url=f"s3://{BUCKET}", endpoint_url=server.endpoint_url))
 
-    async def wait_for(self, what: str, seconds: float, ready: object = None) -> InstanceStatus:
+    async def wait_for(
+        self,
+        cluster: Cluster,
+        what: str,
+        seconds: float,
+        ready: Callable[[InstanceStatus], object],
+    ) -> InstanceStatus:
         """Wait until the instance's status satisfies `ready(status)`.
 
-        Raises LogshipError with the end of both logs when it does not, or a process ends.
+        Raises LogshipError with the end of the logs when it does not, or a process ends.
         """
-        assert callable(ready)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while loop.time() < deadline:
@@ -255,11 +231,11 @@ class Site:
                 if process.poll() is not None:
                     raise self._failed(f"the {name} ended while waiting for {what}")
             with contextlib.suppress(LogshipError):
-                status = await asyncio.to_thread(self.client.instance, INSTANCE)
+                status = await asyncio.to_thread(self.client.instance, cluster.name)
                 if ready(status):
                     return status
             await asyncio.sleep(0.05)
-        raise self._failed(f"no {what} within {seconds:.0f} s")
+        raise self._failed(f"no {what} of {cluster.name} within {seconds:.0f} s")
 
     def _failed(self, what: str) -> LogshipError:
         logs = []
@@ -275,21 +251,23 @@ class Site:
 
         Raises LogshipError if something stays, and says what.
         """
-        for name in ("shipper", "applier"):
-            process = self._processes.pop(name, None)
-            if process is not None:
-                _stop(process)
+        applier = self._processes.pop("applier", None)
+        _stop(list(self._processes.values()))
+        self._processes.clear()
+        if applier is not None:
+            _stop([applier])
         if self._s3_server is not None:
             self._s3_server.close()
         deadline = time.monotonic() + STOP_SECONDS
         while self._directory.exists():
             # An applier that had to be killed may have been starting a server.
-            for data in self._directory.glob("applier/instances/*/*/data"):
-                _stop_server(Server(self.installation, data, self._run_as))
-            _stop_server(self.primary)
-            remove_shared_memory(self._data)
+            for cluster in self.clusters:
+                for data in self._directory.glob(f"applier/instances/{cluster.name}/*/data"):
+                    _stop_server(Server(cluster.installation, data, self._run_as))
+                cluster.stop()
             shutil.rmtree(self._directory, ignore_errors=True)
-            if time.monotonic() > deadline:
+            # To stop the servers of many clusters may take as long where nothing is wrong.
+            if self._directory.exists() and time.monotonic() > deadline:
                 raise LogshipError(
                     Code.INTERNAL,
                     f"{self._directory} can't be removed: something still writes there",
@@ -297,10 +275,10 @@ class Site:
                 )
 
 
-def _end_of_log(store: ObjectStore) -> Place | None:
-    """Where the bucket's next object of WAL would stand."""
-    (incarnation,) = store.folders(f"{INSTANCE}/")
-    keys = Keys(INSTANCE, Incarnation.parse(incarnation))
+def _end_of_log(store: ObjectStore, instance: str) -> Place | None:
+    """Where the next object of WAL would stand in the instance's part of the bucket."""
+    (incarnation,) = store.folders(f"{instance}/")
+    keys = Keys(instance, Incarnation.parse(incarnation))
     chain = look(store, keys, SEGMENT_BYTES).chain
     return chain.place if chain is not None else None
 
@@ -313,13 +291,15 @@ def _has(end: Place | None, status: InstanceStatus) -> bool:
     return (int(timeline), Lsn.parse(lsn)) >= (end.timeline, end.lsn)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _stop_server(server: Server) -> None:

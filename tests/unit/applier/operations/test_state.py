@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 
 from applier.operations.instance import Instance
 from applier.operations.record import Heard
@@ -15,6 +17,7 @@ from applier.service import Service
 from applier.standby.life import STEADY_SECONDS, LifeState
 from applier.standby.server import StandbyStatus
 from logship.frames import GapFound, OtherRoad, ShipperHeartbeat
+from logship.lsn import Lsn
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
 from tests.support.wal_factory import WalFactory, wal_line
@@ -28,6 +31,8 @@ def test_of_an_instance_that_never_heard_anything_everything_is_unknown(
     instance: Instance,
 ) -> None:
     document: Any = instance_status(instance)
+    room = document.pop("room")
+    assert 0 < room["bytes"] == room["free_bytes"] - (1 << 20), "less what is to stay free"
     assert document == {
         "name": "orders",
         "phase": "waiting",
@@ -51,7 +56,7 @@ def test_of_an_instance_that_never_heard_anything_everything_is_unknown(
             "last_error": None,
         },
         "transfer_gap": {"bytes": None, "seconds": None},
-        "apply_gap": {"bytes": None},
+        "apply_gap": {"bytes": None, "seconds": None},
         "seed": None,
         "gap": None,
         "bucket": None,
@@ -86,6 +91,7 @@ async def stream(instance: Instance, listener: Listener) -> None:
     await instance.hello(hello(flush_lsn=5 * S), listener)
     assert instance.store is not None
     await instance.store.begin_chain(1, 4 * S)
+    instance.following.chain_began()
     await instance.wal(1, 4 * S, FACTORY.wal(1, 4 * S, 4 * S + 50_000))
     await until(lambda: instance.store and instance.store.durable == (1, 4 * S + 50_000), "durable")
 
@@ -105,6 +111,38 @@ async def test_what_is_missing_here_is_counted_from_what_was_heard(
     assert gap["seconds"] is not None and gap["seconds"] >= 0
     instance.sender.heard = Heard(timeline=1, lsn=4 * S + 50_000, at=0.0)
     assert instance_status(instance)["transfer_gap"] == {"bytes": 0, "seconds": 0.0}
+
+
+async def test_what_is_not_replayed_has_an_age(instance: Instance, listener: Listener) -> None:
+    await stream(instance, listener)
+    assert instance_status(instance)["apply_gap"] == {"bytes": None, "seconds": None}
+    instance.following.applied_lsn = Lsn(4 * S + 10)
+    gap = instance_status(instance)["apply_gap"]
+    assert gap["bytes"] == 49_990
+    assert gap["seconds"] is not None and 0 < gap["seconds"] < 60
+    instance.following.applied_lsn = Lsn(4 * S + 50_000)
+    assert instance_status(instance)["apply_gap"] == {"bytes": 0, "seconds": 0.0}
+
+
+async def test_how_a_seed_gets_on_is_shown(instance: Instance) -> None:
+    seeder = SimpleNamespace(received_bytes=30_000_000, estimated_bytes=90_000_000)
+    instance.arrival.seeder = seeder  # type: ignore[assignment]
+    began_at = time.monotonic() - 10
+    for second in range(10):
+        instance.arrival.pace.arrived(second * 3_000_000, began_at + second)
+    instance.arrival.pace.arrived(30_000_000, began_at + 10)
+    try:
+        document: Any = instance_status(instance)
+    finally:
+        instance.arrival.seeder = None
+    assert document["phase"] == "seeding"
+    assert document["seed"] == {
+        "running": True,
+        "bytes_done": 30_000_000,
+        "bytes_estimated": 90_000_000,
+        "bytes_per_second": pytest.approx(3_000_000, rel=0.2),
+        "seconds_left": pytest.approx(20, rel=0.2),
+    }
 
 
 async def test_what_was_said_long_ago_is_not_shown_as_in_effect(

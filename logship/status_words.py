@@ -1,0 +1,152 @@
+"""What the table and the detail of a status say in the same words.  Pure.
+
+What is not known is shown as `?`, never as 0.  Reads leniently: an applier of another
+version may leave keys out or add some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from logship.terminal import bar
+
+UNKNOWN = "?"
+
+Document = Mapping[str, Any]
+
+
+def get(document: Any, *path: str) -> Any:
+    """What stands at `path`; None if it is null, or any part of the way is missing."""
+    for name in path:
+        document = document.get(name) if isinstance(document, Mapping) else None
+    return document
+
+
+def text(document: Document, *path: str) -> str:
+    value = get(document, *path)
+    return UNKNOWN if value is None else str(value)
+
+
+def size(byte_count: object) -> str:
+    """`16.0 MB` (powers of 1024, as PostgreSQL counts); `?` if not known."""
+    if not isinstance(byte_count, int | float):
+        return UNKNOWN
+    amount = float(byte_count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(amount) < 1024 or unit == "TB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def duration(seconds: object) -> str:
+    """`0.4 s`, `12 s`, `3 min`, `2 h 5 min`, `4 d 2 h`; `?` if not known."""
+    if not isinstance(seconds, int | float):
+        return UNKNOWN
+    # Clocks of two calls may differ by a little: an age is never negative.
+    total = max(0.0, float(seconds))
+    if total < 10:
+        return f"{total:.1f} s"
+    if total < 120:
+        return f"{total:.0f} s"
+    minutes = int(total // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def ago(moment: object, now: float) -> str:
+    if not isinstance(moment, int | float):
+        return UNKNOWN
+    return f"{duration(now - moment)} ago"
+
+
+def phase(document: Document) -> str:
+    """With how much of a seed is here."""
+    shown = text(document, "phase")
+    share = seed_share(document)
+    return shown if shown != "seeding" or share is None else f"{shown} {int(share * 100)}%"
+
+
+def seed_share(document: Document) -> float | None:
+    """How much of the seed is here, below 1: the cluster grows while it is copied."""
+    if not get(document, "seed", "running"):
+        return None
+    done = get(document, "seed", "bytes_done")
+    estimated = get(document, "seed", "bytes_estimated")
+    if isinstance(done, int) and isinstance(estimated, int) and estimated > 0:
+        return min(0.99, done / estimated)
+    return None
+
+
+def seed_progress(document: Document, bar_width: int) -> str:
+    """`[####----]  52%  1.0 GB of about 2.0 GB, 96.0 MB/s, 10 s left`; only what is known."""
+    done = size(get(document, "seed", "bytes_done"))
+    parts = [f"{done} of about {size(get(document, 'seed', 'bytes_estimated'))}"]
+    rate = get(document, "seed", "bytes_per_second")
+    if rate is not None:
+        parts.append(f"{size(rate)}/s")
+    left = get(document, "seed", "seconds_left")
+    if left is not None:
+        parts.append(f"{duration(left)} left")
+    share = seed_share(document)
+    drawn = f"{bar(share, bar_width)} {int(share * 100):3}%  " if share is not None else ""
+    return drawn + ", ".join(parts)
+
+
+def link(document: Document, now: float) -> str:
+    state, since = text(document, "link", "state"), get(document, "link", "since")
+    if state in ("never", UNKNOWN) or since is None:
+        return state
+    parts = [f"{state} {duration(now - since)}"]
+    roads = document.get("other_roads") or []
+    if any(get(road, "state") == "spilling" for road in roads):
+        parts.append("spilling")
+    if get(document, "primary", "reachable") is False:
+        parts.append("primary away")
+    return ", ".join(parts)
+
+
+def protection(document: Document) -> str:
+    configured = text(document, "protection", "configured")
+    in_effect = text(document, "protection", "in_effect")
+    if in_effect == "unknown":
+        in_effect = UNKNOWN
+    return configured if configured == in_effect else f"{configured}, in effect {in_effect}"
+
+
+def transfer_gap(document: Document, now: float) -> str:
+    byte_count = get(document, "transfer_gap", "bytes")
+    seconds = get(document, "transfer_gap", "seconds")
+    if byte_count is None and seconds is None:
+        return UNKNOWN
+    if get(document, "link", "state") == "bucket":
+        # As of the newest object: nobody here knows what the primary has done since.
+        return f"{size(byte_count)}, {ago(get(document, 'primary', 'heard_at'), now)}"
+    return f"{size(byte_count)}, {duration(seconds)}"
+
+
+def apply_gap(document: Document) -> str:
+    byte_count = get(document, "apply_gap", "bytes")
+    seconds = get(document, "apply_gap", "seconds")
+    if byte_count is None or (byte_count == 0 and seconds is None):
+        return size(byte_count)
+    return f"{size(byte_count)}, {duration(seconds)}"
+
+
+def version_check(document: Document) -> str:
+    """The verdict, and how many rules say so if it is not to pass."""
+    verdict = get(document, "compat", "verdict")
+    findings = get(document, "compat", "findings") or []
+    count = sum(get(finding, "verdict") == verdict for finding in findings)
+    shown = text(document, "compat", "verdict")
+    return f"{shown} {count}" if count and verdict != "pass" else shown
+
+
+def alarm_lines(prefix: str, alarm: Document) -> list[str]:
+    lines = [f"{prefix}{text(alarm, 'what')} [{text(alarm, 'code')}]"]
+    return [*lines, f"  hint: {alarm['hint']}"] if alarm.get("hint") else lines
