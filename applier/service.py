@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import pwd
@@ -32,6 +33,10 @@ from logship.postgres.installations import discover
 from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
+
+OPEN_AT_ONCE = 16
+"""Instances that are taken up at the same time: one whose server is slow to start, or whose disk
+is, must not keep all others waiting."""
 
 OPEN_AGAIN_SECONDS = 10.0
 RETENTION_SECONDS = 3600.0
@@ -82,12 +87,26 @@ class Service:
         await self.wal_server.start()
         try:
             for name in names:
-                instance = Instance(name, self._host)
-                self.open_instances[name] = instance
-                await self._open(instance, again=each_for_itself)
+                self.open_instances[name] = Instance(name, self._host)
+            await self._open_all(again=each_for_itself)
         except BaseException:
             await self.close()
             raise
+
+    async def _open_all(self, *, again: bool) -> None:
+        turns = asyncio.Semaphore(OPEN_AT_ONCE)
+
+        async def open_in_turn(instance: Instance) -> None:
+            async with turns:
+                await self._open(instance, again=again)
+
+        opening = [asyncio.create_task(open_in_turn(i)) for i in self.open_instances.values()]
+        try:
+            await asyncio.gather(*opening)
+        finally:
+            for task in opening:
+                task.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
 
     async def _open(self, instance: Instance, *, again: bool) -> None:
         try:
@@ -143,8 +162,13 @@ class Service:
 
     # --- Operations -----------------------------------------------------------------------
 
-    def instances(self) -> list[status.InstanceStatus]:
-        return [instance_status(self.open_instances[name]) for name in sorted(self.open_instances)]
+    async def instances(self) -> list[status.InstanceStatus]:
+        documents = []
+        for instance in sorted(self.open_instances.values(), key=lambda each: each.name):
+            documents.append(instance_status(instance))
+            # Hundreds in one go would hold up everybody's commits.
+            await asyncio.sleep(0)
+        return documents
 
     def instance(self, name: str) -> status.InstanceStatus:
         return instance_status(self._named(name))
@@ -261,6 +285,10 @@ async def serve(settings: ApplierSettings) -> None:
         service.keep_retention()
         endpoint = receiver.start(settings.link.listen) if receiver is not None else "no link"
         buckets.start()
+        # What is here by now stays.  A full collection would look at all of it, for hundreds of
+        # instances a tenth of a second, in which nobody's commit gets on.
+        gc.collect()
+        gc.freeze()
         log.info("applier is ready", listens=endpoint, api=str(settings.api.socket))
         await stop.wait()
         log.info("applier stops; the standbys run on")

@@ -33,6 +33,8 @@ class Host:
         self.installations = installations
         self.wal_server = wal_server
         self.keep_free_bytes = settings.store.keep_free_mb << 20
+        self.probing = asyncio.Lock()
+        """Held while an installation is probed: whoever waited finds the answer kept."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def instance_directory(self, name: str) -> Path:

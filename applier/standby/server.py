@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -48,6 +49,9 @@ _TICK_SECONDS = 2.0
 _START_TIMEOUT_SECONDS = 60.0
 _TICKS_PER_TRIM = 60
 _RETRY_SECONDS = 0.05
+_SERVER_THREADS = ThreadPoolExecutor(8, "standby-server")
+"""Of all standbys, for what may take a minute: starting and stopping.  In the loop's own threads
+a few servers that are slow to start would hold up every other instance's WAL."""
 
 
 class StandbyStatus(NamedTuple):
@@ -329,7 +333,8 @@ class Standby:
             pid = await asyncio.to_thread(self._server.running_pid)
             if pid is None:
                 changed = False
-                pid = await asyncio.to_thread(self._start_server)
+                loop = asyncio.get_running_loop()
+                pid = await loop.run_in_executor(_SERVER_THREADS, self._start_server)
             elif await asyncio.to_thread(self._server.runs_other_program):
                 # It may replay only what it was version-checked against.
                 changed = True
@@ -368,10 +373,11 @@ class Standby:
 
     async def _stop(self) -> list[Event]:
         await self._disconnect()
+        loop = asyncio.get_running_loop()
         modes: tuple[StopMode, ...] = ("fast", "immediate")
         for mode in modes:
             try:
-                await asyncio.to_thread(self._server.stop, mode)
+                await loop.run_in_executor(_SERVER_THREADS, self._server.stop, mode)
             except LogshipError as error:
                 _log.error(
                     "standby does not stop",

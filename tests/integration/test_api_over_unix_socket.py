@@ -33,7 +33,7 @@ class Operations:
         self.seeds: list[tuple[str, str, str]] = []
         self.promoted: list[str] = []
 
-    def instances(self) -> list[InstanceStatus]:
+    async def instances(self) -> list[InstanceStatus]:
         return [self.instance("main")]
 
     def instance(self, name: str) -> InstanceStatus:

@@ -41,7 +41,7 @@ class Operations:
 
     promoted = False
 
-    def instances(self) -> list[InstanceStatus]:
+    async def instances(self) -> list[InstanceStatus]:
         return [self.instance("main")]
 
     def instance(self, name: str) -> InstanceStatus:
