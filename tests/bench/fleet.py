@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,10 @@ from psycopg.conninfo import make_conninfo
 
 from applier.operations.record import InstanceRecord, load_record, save_record
 from applier.store import Store
+from logship.errors import LogshipError
 from logship.identity import Profile
+from logship.lsn import Lsn
+from logship.status import InstanceStatus
 from logship.wal import WalLine
 from tests.bench.simulated import Plan, SimulatedInstance
 from tests.bench.site import PATIENCE_SECONDS, LogshipPair, Site
@@ -98,7 +101,7 @@ class FleetPair(LogshipPair):
             endpoint=f"tcp://127.0.0.1:{self.link_port}",
             applier_public_key=(self.directory / "keys" / "applier.pub").read_text().split()[-1],
             profile=first.profile,
-            instances=[self._simulated(name) for name in names],
+            instances=self._simulated(names),
             wal_server=str(self.directory / "run" / "wal" / ".s.PGSQL.5432") if standbys else "",
         )
         plan_file = self.directory / "simulated.json"
@@ -120,18 +123,38 @@ class FleetPair(LogshipPair):
             process.terminate()
             process.wait(PATIENCE_SECONDS)
 
-    def _simulated(self, name: str) -> SimulatedInstance:
-        status = self.status(name)
-        timeline, _, lsn = str(status["store"]["durable"]).partition(":")
-        high, _, low = lsn.partition("/")
-        public, secret = self._keys[name]
-        return SimulatedInstance(
-            name=name,
-            public_key=public,
-            secret_key=secret,
-            timeline=int(timeline),
-            lsn=int(high, 16) << 32 | int(low, 16),
-        )
+    def wait_all(
+        self, names: Sequence[str], condition: Callable[[InstanceStatus], object], what: str
+    ) -> None:
+        """Wait until the status of each satisfies `condition`, all asked for at once."""
+
+        def looked() -> bool:
+            if not self.applier.is_running:
+                raise RuntimeError(f"the applier ended while waiting: {what}")
+            try:
+                found = {status["name"]: status for status in self.client.instances()}
+            except LogshipError:
+                return False
+            return all(name in found and condition(found[name]) for name in names)
+
+        wait_until(looked, PATIENCE_SECONDS, what)
+
+    def _simulated(self, names: Sequence[str]) -> list[SimulatedInstance]:
+        found = {status["name"]: status for status in self.client.instances()}
+        made = []
+        for name in names:
+            timeline, _, lsn = str(found[name]["store"]["durable"]).partition(":")
+            public, secret = self._keys[name]
+            made.append(
+                SimulatedInstance(
+                    name=name,
+                    public_key=public,
+                    secret_key=secret,
+                    timeline=int(timeline),
+                    lsn=Lsn.parse(lsn),
+                )
+            )
+        return made
 
     def forget(self, name: str) -> None:
         """Take an instance out of the settings and remove what it has; its applier does not run."""

@@ -119,6 +119,7 @@ def _measure_real(
     _restart(pair)
     _wait_streaming(pair, [*busy, *idle])
     figures["fleet_start_seconds"] = time.monotonic() - started_at
+    site.say(f"fleet: {len(pair.instances)} standbys stream")
     with pair.simulated(idle, standbys=False):
         _wait_connected(pair, busy)
         after = _idle(site, pair)
@@ -190,18 +191,15 @@ def _restart(pair: FleetPair) -> None:
 
 
 def _wait_connected(pair: FleetPair, names: list[str]) -> None:
-    for name in names:
-        pair.wait_status(name, lambda s: s["link"]["state"] == "connected", f"{name} is connected")
+    pair.wait_all(names, lambda s: s["link"]["state"] == "connected", "all are connected")
 
 
 def _wait_streaming(pair: FleetPair, names: list[str]) -> None:
-    for name in names:
-        pair.wait_status(
-            name,
-            lambda s: s["phase"] == "following" and s["standby"]["replay_lsn"] is not None,
-            f"{name} streams",
-            PATIENCE_SECONDS,
-        )
+    pair.wait_all(
+        names,
+        lambda s: s["phase"] == "following" and s["standby"]["replay_lsn"] is not None,
+        "all standbys stream",
+    )
 
 
 def _idle(site: Site, pair: FleetPair) -> _Idle:
@@ -280,6 +278,7 @@ def _say(site: Site, what: str, block: Block) -> None:
 
 def _measure_simulated(site: Site, pair: FleetPair, figures: dict[str, float]) -> None:
     names = [f"simulated{number:03d}" for number in range(site.sizes.fleet_simulated)]
+    site.say("fleet: the servers are gone, now without any")
     control = read_control_file(site.primary.data)
     [(version,)] = site.sql("show server_version_num")
     profile = control.profile(server_version_num=int(version), architecture="")
@@ -292,7 +291,8 @@ def _measure_simulated(site: Site, pair: FleetPair, figures: dict[str, float]) -
         before = _idle(site, pair)
     pair.add_simulated(names[1:], more="run_standby = false")
     _restart(pair)
-    pair.wait_status(names[-1], lambda s: s["store"]["durable"], "the stores are open")
+    pair.wait_all(names, lambda s: s["store"]["durable"], "the stores are open")
+    site.say(f"fleet, {len(names)} simulated: the applier has opened their stores")
     with pair.simulated(names, standbys=True):
         after = _idle(site, pair)
         pid = pair.applier.pid
