@@ -8,6 +8,7 @@ import gc
 import itertools
 import os
 import pwd
+import resource
 import signal
 import time
 from pathlib import Path
@@ -42,6 +43,8 @@ OPEN_AGAIN_SECONDS = 10.0
 RETENTION_SECONDS = 3600.0
 BUCKET_RETENTION_TURNS = 24
 """Of the hourly turns, one in so many looks into the bucket, which lists it."""
+
+MANY_FILES = 65536
 
 FIRST_FINISH_PAUSE_SECONDS = 1.0
 MAX_FINISH_PAUSE_SECONDS = 30.0
@@ -252,7 +255,18 @@ def _as_logship_error(instance: Instance, error: LogshipError | OSError) -> Logs
 
 def run(settings: ApplierSettings) -> None:
     """The process: `serve` in an event loop of its own.  Raises LogshipError."""
+    allow_many_files()
     asyncio.run(serve(settings))
+
+
+def allow_many_files() -> None:
+    """Raise our limit of open files, as far as we may: an instance takes five or so, and what
+    shells set (1024) is meant for programs that can't count further."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 async def serve(settings: ApplierSettings) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -89,3 +91,15 @@ async def test_the_status_of_all_instances_lets_others_go_on_in_between(
         await asyncio.sleep(0)
     assert [document["name"] for document in asked.result()] == ["a", "b", "c"]
     assert len(seen) > len(names)
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_we_may() -> None:
+    code = (
+        "import resource as r\n"
+        "from applier.service import allow_many_files\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (100, 700))\n"
+        "allow_many_files()\n"
+        "print(*r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["700", "700"]
