@@ -18,8 +18,9 @@ class Operations(Protocol):
     UsageError(UNKNOWN_INSTANCE) for a name that there is not, RefusedError where a check says
     no and nothing was changed."""
 
-    def instances(self) -> list[InstanceStatus]:
-        """All instances, by name.  Does not wait for anything."""
+    async def instances(self) -> list[InstanceStatus]:
+        """All instances, by name, each as it is when its turn comes.  Waits for nothing, but
+        lets others go on between two."""
         ...
 
     def instance(self, name: str) -> InstanceStatus:

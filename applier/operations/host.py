@@ -42,6 +42,8 @@ class Host:
             run_as, wanted=settings.standby.private_paths == "auto"
         )
         self.keep_free_bytes = settings.store.keep_free_mb << 20
+        self.probing = asyncio.Lock()
+        """Held while an installation is probed: whoever waited finds the answer kept."""
         self._spawned: dict[asyncio.Task[Any], str] = {}
         self._to_the_end: dict[asyncio.Task[Any], str] = {}
 

@@ -199,7 +199,8 @@ class VersionCheck:
         self, profile: Profile, installation: Installation, layout: StandbyLayout, seeded: bool
     ) -> Verdict:
         host = self._instance.host
-        made = await probe(installation, host.run_as, host.probe_cache)
+        async with host.probing:
+            made = await probe(installation, host.run_as, host.probe_cache)
         facts = None
         if seeded:
             control = await asyncio.to_thread(read_control_file, layout.data)

@@ -35,7 +35,7 @@ class Operations:
         self.promoted: list[str] = []
         self.chosen: Incarnation | None = None
 
-    def instances(self) -> list[InstanceStatus]:
+    async def instances(self) -> list[InstanceStatus]:
         return [self.instance("main")]
 
     def instance(self, name: str) -> InstanceStatus:

@@ -59,7 +59,7 @@ class Operations:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def instances(self) -> list[InstanceStatus]:
+    async def instances(self) -> list[InstanceStatus]:
         return [self.instance("main")]
 
     def instance(self, name: str) -> InstanceStatus:
