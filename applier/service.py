@@ -17,12 +17,14 @@ import structlog
 from applier.api.operations import Report
 from applier.api.server import ApiServer
 from applier.operations.buckets import Buckets
+from applier.operations.compat_report import compat_report
 from applier.operations.host import Host
 from applier.operations.instance import Instance
 from applier.operations.promotion import promote, resume
 from applier.operations.state import instance_status
 from applier.receivers.link import LinkReceiver
 from applier.settings import ApplierSettings
+from applier.standby.packages import PackageWatch
 from applier.walserver.server import WalServer
 from applier.walserver.status import StandbyStatus
 from logship import __version__, durable, status
@@ -35,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 OPEN_AGAIN_SECONDS = 10.0
 RETENTION_SECONDS = 3600.0
+LOOK_PAUSE_SECONDS = 2.0
+"""Between two rounds of asking which running standby is to be looked into."""
 BUCKET_RETENTION_TURNS = 24
 """Of the hourly turns, one in so many looks into the bucket, which lists it."""
 
@@ -132,6 +136,35 @@ class Service:
             for instance in list(self.open_instances.values()):
                 await instance.retention.run_quietly(with_bucket=with_bucket)
 
+    def keep_looking(self) -> None:
+        """From now on look, now and then, for changed packages and into running standbys."""
+        assert self._host is not None
+        self._host.spawn(self._keep_looking_at_packages(self._host))
+        self._host.spawn(self._keep_looking_into_standbys())
+
+    async def _keep_looking_at_packages(self, host: Host) -> None:
+        watch = PackageWatch(await asyncio.to_thread(host.packages))
+        while True:
+            await asyncio.sleep(self.settings.postgres.look_seconds)
+            if watch.look(await asyncio.to_thread(host.packages)):
+                await self._packages_changed(host)
+
+    async def _packages_changed(self, host: Host) -> None:
+        await asyncio.to_thread(host.look_for_installations)
+        found = [f"{one.version} in {one.bin_dir}" for one in host.installations]
+        log.info("installed software changed: the versions are checked again", found=found)
+        for instance in list(self.open_instances.values()):
+            try:
+                await instance.following.check_again(start=True)
+            except LogshipError as error:
+                instance.alarms.raise_error(error)
+
+    async def _keep_looking_into_standbys(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_PAUSE_SECONDS)
+            for instance in list(self.open_instances.values()):
+                await instance.following.look_if_due()
+
     async def close(self) -> None:
         """Let go of everything; the standbys run on."""
         if self._host is not None:
@@ -165,6 +198,9 @@ class Service:
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
         return await self._named(name).retention.run(dry_run=dry_run)
+
+    async def compat(self, name: str, against: str) -> dict[str, Any]:
+        return await compat_report(self._named(name), against)
 
     def _named(self, name: str) -> Instance:
         try:
@@ -259,6 +295,7 @@ async def serve(settings: ApplierSettings) -> None:
         stack.push_async_callback(api.stop)
         service.finish_promotions()
         service.keep_retention()
+        service.keep_looking()
         endpoint = receiver.start(settings.link.listen) if receiver is not None else "no link"
         buckets.start()
         log.info("applier is ready", listens=endpoint, api=str(settings.api.socket))

@@ -48,6 +48,7 @@ class ApiServer:
         app = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[_errors_as_json])
         app.router.add_get("/v1/instances", self._get_instances)
         app.router.add_get("/v1/instances/{name}", self._get_instance)
+        app.router.add_get("/v1/instances/{name}/compat", self._get_compat)
         app.router.add_post("/v1/instances/{name}/promote", self._promote)
         app.router.add_post("/v1/instances/{name}/seed", self._seed)
         app.router.add_post("/v1/instances/{name}/retention", self._retention)
@@ -73,6 +74,10 @@ class ApiServer:
 
     async def _get_instance(self, request: web.Request) -> web.Response:
         return web.json_response(self._operations.instance(request.match_info["name"]))
+
+    async def _get_compat(self, request: web.Request) -> web.Response:
+        name, against = request.match_info["name"], request.query.get("against", "")
+        return web.json_response(await self._operations.compat(name, against))
 
     async def _seed(self, request: web.Request) -> web.Response:
         body = await _json_body(request)

@@ -17,6 +17,7 @@ docs/version-check.md lists every rule for operators.
 from __future__ import annotations
 
 from applier.compat.advisories import Advisory, load_advisories
+from applier.compat.live import LiveFacts, OtherVersion, UnloadableLibrary, live_findings
 from applier.compat.profiles import (
     CollationVersion,
     DataDirectoryFacts,
@@ -34,11 +35,15 @@ __all__ = [
     "DataDirectoryFacts",
     "Finding",
     "HostFacts",
+    "LiveFacts",
+    "OtherVersion",
     "Outcome",
     "Rule",
     "StandbyProfile",
+    "UnloadableLibrary",
     "Verdict",
     "check",
     "check_override_names",
+    "live_findings",
     "load_advisories",
 ]

@@ -10,9 +10,11 @@ from typing import Any
 import structlog
 
 from applier.settings import ApplierSettings
+from applier.standby.packages import state_of
+from applier.standby.surroundings import Surroundings
 from applier.walserver.server import WalServer
 from logship.errors import LogshipError
-from logship.postgres.installations import Installation
+from logship.postgres.installations import Installation, discover, programs
 from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
@@ -32,6 +34,7 @@ class Host:
         self.run_as = run_as
         self.installations = installations
         self.wal_server = wal_server
+        self.surroundings = Surroundings(run_as, self.probe_cache)
         self.keep_free_bytes = settings.store.keep_free_mb << 20
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -42,6 +45,18 @@ class Host:
     def probe_cache(self) -> Path:
         """Where it is remembered what each installation makes."""
         return self.settings.directory / "installations"
+
+    def look_for_installations(self) -> None:
+        """Find out anew what is installed.  Blocks for a few milliseconds for each."""
+        self.installations = discover(self.settings.postgres.installations, run_as=self.run_as)
+
+    def packages(self) -> dict[str, object]:
+        """The state of all that standbys run on here: changes when a package does.  Blocks for
+        a millisecond."""
+        found = programs(self.settings.postgres.installations)
+        state = state_of({*found, *self.surroundings.watched})
+        state["programs"] = tuple(found)
+        return state
 
     def standby_socket_directory(self, name: str) -> Path:
         """Private to the standby's server; beside the WAL server's, for its short path."""

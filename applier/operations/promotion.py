@@ -7,6 +7,7 @@ Needs nothing but this server's own disk.  The steps, each told to `report` as i
     flush    what arrived is made durable: this is what will be recovered
     receive  the standby has all of it in its own pg_wal
     replay   ... and has replayed it, as far as records go
+    check    only where the standby's collations or libraries are not as its primary's
     promote  PostgreSQL opens it, and a write has succeeded
     record   what was opened and what was lost, durable
 
@@ -16,6 +17,7 @@ middle the fence stands and `resume` finishes the job.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +39,9 @@ Report = Callable[[str, dict[str, Any]], None]
 PROGRESS_SECONDS = 1.0
 BUCKET_SECONDS = 5.0
 """How long a promotion lets a bucket bring what it still has.  It needs none of it."""
+LOOK_SECONDS = 0.2
+"""How long the look into the standby may last longer than the replay.  What the last one found
+is known in any case."""
 STALL_SECONDS = 60.0
 """Promotion gives up when the standby got no further for so long."""
 
@@ -90,6 +95,7 @@ class _Job:
         self._bucket = ""
 
     async def promote(self) -> dict[str, Any]:
+        await self._instance.following.check_again()
         self._refuse_unless_possible()
         await self._read_bucket()
         try:
@@ -170,11 +176,15 @@ class _Job:
         durable = self._recoverable()
         self._report("flush", {"durable": str(durable)})
         standby = await instance.following.ready_to_promote()
+        looking = instance.host.spawn(instance.following.look_before_opening())
         patience = _Patience(STALL_SECONDS)
         await self._wait_received(standby, durable, patience)
         self._report("replay", {"to": str(durable.lsn)})
         while not await standby.replayed_everything(durable.lsn, PROGRESS_SECONDS):
             await self._look(standby, patience, f"it was not replayed up to {durable.lsn}")
+        await asyncio.wait({looking}, timeout=LOOK_SECONDS)
+        for warning in instance.following.live.warnings():
+            self._report("check", {"found": warning})
         return standby, durable
 
     async def _wait_received(
@@ -232,6 +242,7 @@ class _Job:
             first_write_seconds=now - self._started_at,
             port=instance.settings.port,
             bucket=self._bucket,
+            warnings=instance.following.live.warnings(),
         )
         await instance.remember(promotion=promotion, heard=heard)
         instance.bucket.wake()

@@ -58,6 +58,8 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     bucket: str = ""
     """Why more may lie in the bucket than was fetched, in words; "" if that is not so."""
+    warnings: tuple[str, ...] = ()
+    """What the standby was found to have otherwise than its primary, and what to do about it."""
 
 
 class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
