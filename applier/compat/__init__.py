@@ -17,6 +17,8 @@ docs/version-check.md lists every rule for operators.
 from __future__ import annotations
 
 from applier.compat.advisories import Advisory, load_advisories
+from applier.compat.case import Rule
+from applier.compat.checking import check, check_override_names
 from applier.compat.live import LiveFacts, OtherVersion, UnloadableLibrary, live_findings
 from applier.compat.profiles import (
     CollationVersion,
@@ -24,7 +26,8 @@ from applier.compat.profiles import (
     HostFacts,
     StandbyProfile,
 )
-from applier.compat.rules import OVERRIDABLE_RULES, RULES, Rule, check, check_override_names
+from applier.compat.rules import OVERRIDABLE_RULES, RULES
+from applier.compat.rules.collations import mending_statements, used_collations
 from applier.compat.verdict import Finding, Outcome, Verdict
 
 __all__ = [
@@ -46,4 +49,6 @@ __all__ = [
     "check_override_names",
     "live_findings",
     "load_advisories",
+    "mending_statements",
+    "used_collations",
 ]

@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 
 from applier.compat import CollationVersion, HostFacts
 from logship import host
-from logship.environment import Environment
 from logship.postgres.installations import Installation
 from logship.postgres.run_as import RunAs
 from logship.postgres.single_user import Rows, ask
@@ -60,15 +59,6 @@ class Learnt(NamedTuple):
     watched: tuple[Path, ...]
 
 
-def locales_of(environment: Environment | None) -> frozenset[Locale]:
-    """What the primary orders text by."""
-    found: set[Locale] = set()
-    for database in environment.databases if environment is not None else ():
-        found.add((database.provider, database.collate))
-        found |= {(each.provider, each.locale) for each in database.collations}
-    return frozenset(found)
-
-
 def versions_of(
     locales: Iterable[Locale], libc: str, known: Mapping[Locale, str]
 ) -> tuple[CollationVersion, ...]:
@@ -78,22 +68,15 @@ def versions_of(
     (`get_collation_actual_version` in `src/backend/utils/adt/pg_locale*.c`).
     """
     versions = dict(known)
-    for provider, locale in locales:
-        if provider == LIBC and (provider, locale) not in versions:
-            if _never_changes(locale):
-                versions[provider, locale] = ""
-            elif libc.startswith(_GLIBC):
-                versions[provider, locale] = libc.removeprefix(_GLIBC)
+    if libc.startswith(_GLIBC):
+        version = libc.removeprefix(_GLIBC)
+        versions = {(LIBC, locale): version for provider, locale in locales if provider == LIBC}
+        versions |= known
     return tuple(
         CollationVersion(provider=provider, locale=locale, version=versions[provider, locale])
         for provider, locale in sorted(locales)
         if (provider, locale) in versions
     )
-
-
-def _never_changes(locale: str) -> bool:
-    lower = locale.lower()
-    return lower in ("c", "posix") or lower.startswith("c.")
 
 
 async def learn(

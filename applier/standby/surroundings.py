@@ -16,8 +16,8 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from applier.compat import CollationVersion, HostFacts
-from applier.standby.host_facts import ICU, Learnt, Locale, learn, locales_of, versions_of
+from applier.compat import CollationVersion, HostFacts, used_collations
+from applier.standby.host_facts import ICU, Learnt, Locale, learn, versions_of
 from applier.standby.packages import digest, state_of
 from logship.documents import UNREADABLE
 from logship.environment import Environment
@@ -83,7 +83,7 @@ class Surroundings:
 
         Raises LogshipError(NO_INSTALLATION): it can't make a cluster, or is gone.
         """
-        locales = locales_of(environment)
+        locales = used_collations(environment)
         asked = frozenset(locale for provider, locale in locales if provider == ICU)
         async with self._turns[installation.bin_dir]:
             profile, known = await asyncio.to_thread(self._recall, installation)

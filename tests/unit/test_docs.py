@@ -16,6 +16,7 @@ from typing import NamedTuple, cast
 import pytest
 
 from applier.commands import PROGRAM as APPLIER
+from applier.compat import OVERRIDABLE_RULES, RULES
 from applier.settings import ApplierSettings
 from logship.commandline import CommandModule, Program
 from logship.errors import Code
@@ -97,6 +98,13 @@ def test_every_error_code_is_explained_once_and_none_is_invented() -> None:
     text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     explained = re.findall(r"^\| `([a-z-]+)` \| .+ \| .+ \|$", text, re.MULTILINE)
     assert sorted(explained) == sorted(Code)
+
+
+def test_every_version_rule_is_explained_in_its_order() -> None:
+    text = (ROOT / "docs" / "version-check.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| `([a-z0-9-]+)` \| .+ \| .+ \| (yes|no)? ?\|$", text, re.MULTILINE)
+    assert [name for name, _ in explained] == [rule.name for rule in RULES]
+    assert {name for name, word in explained if word == "yes"} == OVERRIDABLE_RULES
 
 
 def test_the_settings_page_is_what_the_program_says() -> None:

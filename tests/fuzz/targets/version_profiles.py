@@ -10,7 +10,21 @@ from random import Random
 
 import msgspec
 
-from applier.compat import RULES, DataDirectoryFacts, StandbyProfile, check
+from applier.compat import (
+    RULES,
+    CollationVersion,
+    DataDirectoryFacts,
+    HostFacts,
+    StandbyProfile,
+    check,
+    mending_statements,
+)
+from logship.environment import (
+    CollationFacts,
+    DatabaseFacts,
+    Environment,
+    ExtensionFacts,
+)
 from logship.identity import Incarnation, Profile
 from tests.fuzz.mutation import mutate_document
 from tests.fuzz.target import MutateBytes
@@ -23,6 +37,38 @@ OURS = StandbyProfile.of(
         wal_segment_size=1 << 24,
         data_checksums=True,
     ),
+    host=HostFacts(
+        libc="glibc 2.36",
+        icu="",
+        libraries=frozenset({"hstore"}),
+        extensions={"hstore": ("1.8",)},
+        locales=frozenset({"C"}),
+        collation_versions=(CollationVersion(provider="i", locale="de", version="1"),),
+    ),
+)
+GERMAN = CollationFacts(
+    name="german", provider="i", locale="de", recorded_version="2", actual_version="3"
+)
+SURROUNDED = Environment(
+    libc="glibc 2.31",
+    icu="67",
+    preload_libraries=("pg_cron",),
+    resource_managers=((128, "own"),),
+    databases=(
+        DatabaseFacts(
+            name="orders",
+            encoding="UTF8",
+            provider="c",
+            collate="de_DE.UTF-8",
+            ctype="de_DE.UTF-8",
+            recorded_version="2.31",
+            actual_version="2.31",
+            collations=(GERMAN,),
+            extensions=(ExtensionFacts(name="hstore", version="1.7", libraries=("$libdir/h",)),),
+        ),
+    ),
+    is_complete=False,
+    unread=("database crm",),
 )
 
 
@@ -31,6 +77,7 @@ def run(data: bytes) -> bool:
         found = msgspec.msgpack.decode(data, type=Profile)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return False
+    mending_statements(found.environment, OURS.host)
     for standby in (OURS, StandbyProfile.of(found)):
         for expected in (None, profile().incarnation, found.incarnation):
             verdict = check(found, standby, expected)
@@ -42,6 +89,7 @@ def run(data: bytes) -> bool:
 
 
 def seeds() -> Iterator[bytes]:
+    yield msgspec.msgpack.encode(profile(environment=SURROUNDED))
     for changes in ({}, {"server_version_num": 140024}, {"architecture": "aarch64"}):
         yield msgspec.msgpack.encode(profile(**changes))
 

@@ -24,7 +24,15 @@ def test_every_shipped_advisory_says_why_and_from_where() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [ENTRY.replace("17.11", "17"), ENTRY.replace("reason", "cause"), "x = 1"]
+    "text",
+    [
+        ENTRY.replace("17.11", "17"),
+        ENTRY.replace("reason", "cause"),
+        f'{ENTRY}introduced_in = ["seventeen"]',
+        f'{ENTRY}primary_before = ["17"]',
+        f'{ENTRY}side = "both"',
+        "x = 1",
+    ],
 )
 def test_a_file_that_is_not_as_described_is_refused(text: str) -> None:
     assert parse_advisories(ENTRY)

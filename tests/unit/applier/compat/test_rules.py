@@ -115,13 +115,43 @@ def test_a_major_upgrade_of_the_primary_is_blocked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("major", "fixed_minor"), [(14, 24), (15, 19), (16, 15), (17, 11), (18, 6)]
+    ("primary", "standby", "names"),
+    [
+        (170011, 170011, set()),
+        (170005, 170010, {"standby-sticks-after-archive-recovery"}),
+        (170005, 170008, {"standby-sticks-after-archive-recovery", "multixid-truncation-replay"}),
+        (170008, 170008, {"standby-sticks-after-archive-recovery"}),
+        (160011, 160014, {"standby-sticks-after-archive-recovery", "multixid-replay-deadlock"}),
+        (160012, 160014, {"standby-sticks-after-archive-recovery"}),
+        (
+            170001,
+            170001,
+            {"standby-sticks-after-archive-recovery", "extensions-crash-after-abi-break"},
+        ),
+        (140003, 140024, {"concurrently-built-indexes"}),
+        (140000, 140024, {"concurrently-built-indexes", "incomplete-record-at-segment-end"}),
+        (140004, 140004, {"standby-sticks-after-archive-recovery", "create-database-replay"}),
+        (180005, 180006, set()),
+        (190000, 190000, set()),
+    ],
 )
-def test_the_shipped_advisory_covers_every_supported_major(major: int, fixed_minor: int) -> None:
-    (advisory,) = load_advisories()
-    assert advisory.affects(major, fixed_minor - 1)
-    assert not advisory.affects(major, fixed_minor)
-    assert not advisory.affects(19, 0)
+def test_the_shipped_advisories_concern_these_pairs(
+    primary: int, standby: int, names: set[str]
+) -> None:
+    concerned = {one.name for one in load_advisories() if one.concerns(primary, standby)}
+    assert concerned == names
+
+
+def test_a_known_fault_is_told_with_its_source_and_the_version_to_install() -> None:
+    primary = primary_with(server_version_num=140003)
+    found = finding("known-bad-minors", primary, standby_with(server_version_num=140004))
+    assert found.outcome is Outcome.WARN
+    assert found.remedy == (
+        "install the fixed minor on the recovery server; the data directory stays as it is "
+        "(14.24 or later); install the fixed minor on both sides, the recovery server first, and "
+        "rebuild those indexes on the primary with REINDEX (14.4 or later)"
+    )
+    assert "(source: release notes of PostgreSQL 14.4)" in found.why
 
 
 def test_an_override_by_name_lets_the_standby_start_and_stays_visible() -> None:
