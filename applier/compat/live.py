@@ -27,13 +27,14 @@ class OtherVersion(msgspec.Struct, frozen=True, kw_only=True):
     """A collation whose recorded version is not what the standby's library says."""
 
     database: str
+    """As SQL writes it, like all names here."""
     collation: str
-    """As SQL names it: `public.german`; "": the database's own."""
+    """`public.german`; "": the database's own."""
     recorded: str
     actual: str
     """"": the library tells none."""
     indexes: tuple[str, ...]
-    """As SQL names them, sorted; `MOST_NAMED` and one more at most."""
+    """Sorted; `MOST_NAMED` and one more at most."""
 
 
 class UnloadableLibrary(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,20 +87,15 @@ def _named(each: OtherVersion) -> str:
 
 def _rebuild(each: OtherVersion) -> str:
     """The statements that make the database agree with the library."""
-    database = _identifier(each.database)
     if len(each.indexes) > MOST_NAMED:
-        statements = [f"REINDEX DATABASE {database}"]
+        statements = [f"REINDEX DATABASE {each.database}"]
     else:
         statements = [f"REINDEX INDEX {index}" for index in each.indexes]
     if each.collation:
         statements.append(f"ALTER COLLATION {each.collation} REFRESH VERSION")
     else:
-        statements.append(f"ALTER DATABASE {database} REFRESH COLLATION VERSION")
+        statements.append(f"ALTER DATABASE {each.database} REFRESH COLLATION VERSION")
     return ", ".join(statements)
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _libraries(facts: LiveFacts) -> Finding:

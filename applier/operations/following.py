@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from applier.compat import Verdict
+from applier.compat import Outcome, Verdict
 from applier.operations.live_check import LiveCheck
 from applier.operations.version_check import VersionCheck
 from applier.receivers.seed.placement import (
@@ -36,6 +36,9 @@ REFUSAL_CODES = (Code.STANDBY_AHEAD_OF_FORK, Code.WAL_REMOVED, Code.HISTORY_MISS
 """What the WAL server may turn a standby away with; over once it streams."""
 
 CONSISTENT_POLL_SECONDS = 1.0
+
+TOLD_BEFORE_OPENING = ("operating-system", "collation-versions", "extension-libraries")
+"""Rules whose warnings are of no weight before a standby is opened."""
 
 
 class Following:
@@ -226,6 +229,18 @@ class Following:
         """Look into the running standby now and then; see `LiveCheck`."""
         if self.standby is not None:
             await self.live.look_if_due(self.standby, self._layout())
+
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever opens the standby must know of its text order and libraries, in words: as
+        it said itself or, if nobody looked into it, by what is known of both hosts."""
+        verdict = self.verdict
+        known = verdict.concerns if verdict is not None and not self.live.findings else ()
+        findings = self.live.findings or [one for one in known if one.rule in TOLD_BEFORE_OPENING]
+        return tuple(
+            f"{one.rule} ({one.primary} / {one.standby}): {one.remedy}"
+            for one in findings
+            if one.outcome is not Outcome.PASS
+        )
 
     async def look_before_opening(self) -> None:
         """See `LiveCheck`."""

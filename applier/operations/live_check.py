@@ -132,11 +132,3 @@ class LiveCheck:
             await self.look(layout, with_libraries=False)
         except LogshipError as error:
             log.warning("not looked into before it is opened", **error.as_dict())
-
-    def warnings(self) -> tuple[str, ...]:
-        """What whoever opens the standby must know, in words."""
-        return tuple(
-            f"{finding.rule} ({finding.primary} / {finding.standby}): {finding.remedy}"
-            for finding in self.findings
-            if finding.outcome is not Outcome.PASS
-        )

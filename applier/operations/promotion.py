@@ -183,7 +183,7 @@ class _Job:
         while not await standby.replayed_everything(durable.lsn, PROGRESS_SECONDS):
             await self._look(standby, patience, f"it was not replayed up to {durable.lsn}")
         await asyncio.wait({looking}, timeout=LOOK_SECONDS)
-        for warning in instance.following.live.warnings():
+        for warning in instance.following.warnings():
             self._report("check", {"found": warning})
         return standby, durable
 
@@ -242,7 +242,7 @@ class _Job:
             first_write_seconds=now - self._started_at,
             port=instance.settings.port,
             bucket=self._bucket,
-            warnings=instance.following.live.warnings(),
+            warnings=instance.following.warnings(),
         )
         await instance.remember(promotion=promotion, heard=heard)
         instance.bucket.wake()

@@ -23,11 +23,12 @@ _DATABASE_SECONDS = 10.0
 
 # 14 records no version of a database's own collation.
 _DATABASES: LiteralString = """
-select datname, null::text, null::text from pg_database
+select datname, format('%I', datname), null::text, null::text from pg_database
 where datallowconn and not datistemplate order by 1
 """
 _DATABASES_15: LiteralString = """
-select datname, datcollversion, pg_database_collation_actual_version(oid) from pg_database
+select datname, format('%I', datname), datcollversion, pg_database_collation_actual_version(oid)
+from pg_database
 where datallowconn and not datistemplate order by 1
 """
 
@@ -36,8 +37,10 @@ select format('%%I.%%I', n.nspname, c.relname)
 from pg_index i
      join pg_class c on c.oid = i.indexrelid
      join pg_namespace n on n.oid = c.relnamespace
-where %s = any (i.indcollation::oid[]) order by 1 limit %s
+where %s = any (i.indcollation::oid[]) order by format('%%I.%%I', n.nspname, c.relname) collate "C"
+limit %s
 """
+# Nothing is ordered by the database's own collation here, as that may be what is broken.
 _DEFAULT_COLLATION_OID = 100  # DEFAULT_COLLATION_OID: the database's own
 
 # Only what some index uses: there are hundreds of collations that nothing was ordered by.
@@ -47,12 +50,12 @@ select c.oid, format('%I.%I', n.nspname, c.collname), c.collversion,
 from pg_collation c join pg_namespace n on n.oid = c.collnamespace
 where c.collversion is not null and c.oid in
       (select unnest(indcollation::oid[]) from pg_index)
-order by 2
+order by n.nspname, c.collname
 """
 
 # From 16384 on (FirstNormalObjectId): not what initdb made.
 _LIBRARIES: LiteralString = """
-select distinct p.probin from pg_proc p join pg_language l on l.oid = p.prolang
+select distinct p.probin collate "C" from pg_proc p join pg_language l on l.oid = p.prolang
 where l.lanname = 'c' and p.oid >= 16384 and p.probin is not null order by 1
 """
 
@@ -76,10 +79,10 @@ async def inspect(
     collations: list[OtherVersion] = []
     libraries: list[UnloadableLibrary] = []
     unread: list[str] = []
-    for name, recorded, actual in databases:
+    for database, name, recorded, actual in databases:
         try:
             async with asyncio.timeout(_DATABASE_SECONDS):
-                connection = await connect(layout, port, superuser, databases=(name,))
+                connection = await connect(layout, port, superuser, databases=(database,))
                 async with connection:
                     with standby_errors():
                         if recorded is not None and recorded != actual:
@@ -102,13 +105,13 @@ async def inspect(
 
 async def _databases(
     layout: StandbyLayout, port: int, superuser: str
-) -> list[tuple[str, str | None, str | None]]:
+) -> list[tuple[str, str, str | None, str | None]]:
     connection = await connect(layout, port, superuser)
     async with connection:
         with standby_errors():
             query = _DATABASES_15 if connection.info.server_version >= 150000 else _DATABASES
             cursor = await connection.execute(query)
-            return [(name, recorded, actual) for name, recorded, actual in await cursor.fetchall()]
+            return [(row[0], row[1], row[2], row[3]) for row in await cursor.fetchall()]
 
 
 async def _collations(connection: Connection, database: str) -> list[OtherVersion]:
