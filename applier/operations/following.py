@@ -204,7 +204,7 @@ class Following:
             await self._check()
             if start:
                 await self._start()
-                self.live.again()
+                self.live.forget()
 
     async def compare(self, against: Installation | None = None) -> tuple[Installation, Verdict]:
         """For whoever asks: compare anew with `against`, or with what the standby runs on or

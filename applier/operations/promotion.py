@@ -40,8 +40,8 @@ PROGRESS_SECONDS = 1.0
 BUCKET_SECONDS = 5.0
 """How long a promotion lets a bucket bring what it still has.  It needs none of it."""
 LOOK_SECONDS = 0.2
-"""How long the look into the standby may last longer than the replay.  What the last one found
-is known in any case."""
+"""How long a look into the standby is waited for: before it is opened only if none was ever
+taken, else after the first write, as what the last one found is known."""
 STALL_SECONDS = 60.0
 """Promotion gives up when the standby got no further for so long."""
 
@@ -93,6 +93,7 @@ class _Job:
         self._offline = offline
         self._started_at = started_at
         self._bucket = ""
+        self._looking: asyncio.Task[None] | None = None
 
     async def promote(self) -> dict[str, Any]:
         await self._instance.following.check_again()
@@ -176,16 +177,21 @@ class _Job:
         durable = self._recoverable()
         self._report("flush", {"durable": str(durable)})
         standby = await instance.following.ready_to_promote()
-        looking = instance.host.spawn(instance.following.look_before_opening())
+        self._looking = instance.host.spawn(instance.following.look_before_opening())
         patience = _Patience(STALL_SECONDS)
         await self._wait_received(standby, durable, patience)
         self._report("replay", {"to": str(durable.lsn)})
         while not await standby.replayed_everything(durable.lsn, PROGRESS_SECONDS):
             await self._look(standby, patience, f"it was not replayed up to {durable.lsn}")
-        await asyncio.wait({looking}, timeout=LOOK_SECONDS)
+        if not instance.following.live.findings:
+            await self._finish_looking()
         for warning in instance.following.warnings():
             self._report("check", {"found": warning})
         return standby, durable
+
+    async def _finish_looking(self) -> None:
+        if self._looking is not None:
+            await asyncio.wait({self._looking}, timeout=LOOK_SECONDS)
 
     async def _wait_received(
         self, standby: Standby, durable: Position, patience: _Patience
@@ -248,6 +254,7 @@ class _Job:
         instance.bucket.wake()
         instance.following.withdraw()
         complaints = await instance.following.admit_clients()
+        promotion = await self._remember_warnings(promotion)
         answer: dict[str, Any] = msgspec.to_builtins(promotion, enc_hook=plain_lsn)
         answer |= {"opened_lsn": str(opened.lsn), "durable_lsn": str(durable.lsn)}
         answer["lost"] = describe_loss(promotion)
@@ -255,6 +262,19 @@ class _Job:
         self._report("record", {})
         log.warning("promoted", instance=instance.name, lost=answer["lost"], port=promotion.port)
         return answer
+
+    async def _remember_warnings(self, promotion: Promotion) -> Promotion:
+        """Those of the look that was begun when this was: clients did not wait for it."""
+        await self._finish_looking()
+        warnings = self._instance.following.warnings()
+        if warnings != promotion.warnings:
+            promotion = msgspec.structs.replace(promotion, warnings=warnings)
+            try:
+                await self._instance.remember(promotion=promotion)
+            except LogshipError as error:
+                # It is open, and that is on record.
+                log.warning("the promotion's warnings are not on record", **error.as_dict())
+        return promotion
 
 
 class _Patience:

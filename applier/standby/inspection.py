@@ -37,10 +37,8 @@ select format('%%I.%%I', n.nspname, c.relname)
 from pg_index i
      join pg_class c on c.oid = i.indexrelid
      join pg_namespace n on n.oid = c.relnamespace
-where %s = any (i.indcollation::oid[]) order by format('%%I.%%I', n.nspname, c.relname) collate "C"
-limit %s
+where %s = any (i.indcollation::oid[]) order by n.nspname, c.relname limit %s
 """
-# Nothing is ordered by the database's own collation here, as that may be what is broken.
 _DEFAULT_COLLATION_OID = 100  # DEFAULT_COLLATION_OID: the database's own
 
 # Only what some index uses: there are hundreds of collations that nothing was ordered by.
@@ -53,7 +51,8 @@ where c.collversion is not null and c.oid in
 order by n.nspname, c.collname
 """
 
-# From 16384 on (FirstNormalObjectId): not what initdb made.
+# From 16384 on (FirstNormalObjectId): not what initdb made.  Names have the order of bytes, and
+# so has this: by the database's own order nothing is sorted here, as that may be what is broken.
 _LIBRARIES: LiteralString = """
 select distinct p.probin collate "C" from pg_proc p join pg_language l on l.oid = p.prolang
 where l.lanname = 'c' and p.oid >= 16384 and p.probin is not null order by 1

@@ -146,7 +146,7 @@ async def test_a_look_finds_other_versions_and_libraries_that_do_not_load(
     assert (collation.database, collation.collation) == ("postgres", 'pg_catalog."de-x-icu"')
     assert (collation.recorded, collation.indexes) == ("1.1", ("public.t_a_idx",))
     assert collation.actual not in ("", "1.1")
-    absolute, missing = found.libraries
+    missing, absolute = found.libraries
     assert (absolute.library, absolute.why) == ("/no/where.so", "no such file")
     assert missing.library == "$libdir/nowhere" and "No such file" in missing.why
     assert found.databases == 1
