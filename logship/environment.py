@@ -18,7 +18,8 @@ class CollationFacts(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """A collation that some index, column or constraint of its database uses."""
 
     name: str
-    """With its schema, unless that is pg_catalog: `de-x-icu`, `public.german`."""
+    """As SQL writes it, with its schema unless that is pg_catalog: `"de-x-icu"`,
+    `public.german`."""
     provider: str
     """As `pg_collation.collprovider`: c (libc), i (ICU), b (builtin)."""
     locale: str

@@ -12,22 +12,25 @@
 --   LOGIN        a replication connection (the WAL) and an ordinary one (what the server is)
 --   REPLICATION  START_REPLICATION, its own slot, BASE_BACKUP
 --   pg_monitor   pg_stat_replication in full, where the primary says whether commits really
---                wait for us; without it `shipper status` shows the protection as unknown
--- All else that the shipper reads (pg_control_system(), pg_settings, pg_replication_slots) is
--- open to everyone, unless somebody revoked it from PUBLIC, as well as CONNECT on "postgres".
+--                wait for us; without it `shipper status` shows the protection as unknown.
+--                And shared_preload_libraries, for the version check
+-- All else that the shipper reads (pg_control_system(), pg_settings, pg_replication_slots, the
+-- catalogs of extensions and collations in each database) is open to everyone, unless somebody
+-- revoked it from PUBLIC, as well as CONNECT on each database.
 --
 -- How it gets in is for pg_hba.conf.  "replication" in the second column is not a database:
--- "all" does not include it, so it takes a line of its own.
+-- "all" does not include it, so it takes a line of its own.  With "postgres" in place of "all"
+-- everything is protected as well, but what is in the other databases (collations, extensions)
+-- is not compared with the recovery server, and the version check says so.
 --
 --   On the primary's own host, by unix socket, when the shipper's unix user has the role's name:
 --     local  replication  logship                    peer
---     local  postgres     logship                    peer
+--     local  all          logship                    peer
 --   Over TCP with a password (set it with \password logship, which keeps it out of logs), in
---   a passfile that only the shipper's user can read (mode 0600; one line for each database):
+--   a passfile that only the shipper's user can read (mode 0600):
 --     hostssl  replication  logship  192.0.2.10/32   scram-sha-256
---     hostssl  postgres     logship  192.0.2.10/32   scram-sha-256
---     passfile:  db1.example.com:5432:replication:logship:PASSWORD
---                db1.example.com:5432:postgres:logship:PASSWORD
+--     hostssl  all          logship  192.0.2.10/32   scram-sha-256
+--     passfile:  db1.example.com:5432:*:logship:PASSWORD
 --     conninfo = "host=db1.example.com user=logship passfile=/etc/logship/db1.pass"
 --   Then: SELECT pg_reload_conf();
 --

@@ -114,8 +114,29 @@ class PrimaryQueries:
         self._turn = asyncio.Lock()
         self._connection: _Connection | None = None
 
+    def of_database(self, name: str) -> PrimaryQueries:
+        """A connection to that database of the same server, opened on first use."""
+        # Whatever the database's owner set for it, queries find PostgreSQL's own operators, and
+        # one that nobody waits for any more ends.
+        timeout_ms = round(self._timeout_seconds * 1000)
+        options = f"-c search_path=pg_catalog -c statement_timeout={timeout_ms}"
+        given = conninfo_to_dict(self._conninfo).get("options") or ""
+        return PrimaryQueries(
+            make_conninfo(self._conninfo, dbname=name, options=f"{given} {options}".strip()),
+            application_name=self._application_name,
+            slot=self._slot,
+            timeout_seconds=self._timeout_seconds,
+        )
+
+    async def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of one query.  Raises as `profile`."""
+        return await self._query(sql, None)
+
     async def profile(self) -> Profile:
-        """Read the profile.  Raises LogshipError: PRIMARY_UNREACHABLE, PRIMARY_REFUSED."""
+        """Read the profile, but for its environment.
+
+        Raises LogshipError: PRIMARY_UNREACHABLE, PRIMARY_REFUSED.
+        """
         rows = await self._query(_PROFILE_SQL, {})
         settings = dict(await self._query(_SETTINGS_SQL, (list(_SETTINGS),)))
         (
@@ -241,7 +262,8 @@ def primary_error(error: psycopg.Error) -> LogshipError:
     text = " ".join(str(error).split())
     state = error.sqlstate or ""
     refused = state.startswith("28") or state in ("42501", "3D000") or "authentication" in text
-    if refused or "no pg_hba.conf entry" in text:
+    # A connection that is refused comes without a code.
+    if refused or "no pg_hba.conf entry" in text or "permission denied for database" in text:
         return LogshipError(
             Code.PRIMARY_REFUSED,
             f"the primary refuses us: {text}",

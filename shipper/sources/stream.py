@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+import msgspec
 import structlog
 
 from logship.errors import Code, LogshipError
@@ -24,6 +25,7 @@ from logship.postgres.replication import (
 )
 from logship.wal import History, parse_history, segment_end
 from shipper.sources import HistoryFile, Observation, SourceEvent, SourceIdentity, WalBytes
+from shipper.sources.environment import EnvironmentWatch
 from shipper.sources.plan import StreamFrom, plan_start, plan_successor, reportable
 from shipper.sources.primary import PrimaryQueries
 
@@ -60,6 +62,7 @@ class StreamSource:
             slot=slot,
             timeout_seconds=connect_timeout_seconds,
         )
+        self._environment = EnvironmentWatch(self._queries)
         self._connection: ReplicationConnection | None = None
         self._status_task: asyncio.Task[None] | None = None
         self._identity: SourceIdentity | None = None
@@ -86,6 +89,7 @@ class StreamSource:
         self._history = None
         await self._disconnect()
         # With several hosts in conninfo the primary may be another one by now.
+        await self._environment.stop()
         await self._queries.close()
         try:
             self._identity = await self._identify(await self._idle_connection())
@@ -205,7 +209,7 @@ class StreamSource:
         profile = await self._queries.profile()
         self._flush_lsn = Lsn(max(self._flush_lsn, state.flush_lsn))
         return Observation(
-            profile,
+            self._environment.refreshed(profile),
             state.sync_state,
             state.slot.wal_status if state.slot else "missing",
             state.slot.restart_lsn if state.slot else None,
@@ -213,6 +217,7 @@ class StreamSource:
 
     async def close(self) -> None:
         await self._disconnect()
+        await self._environment.stop()
         await self._queries.close()
 
     # --- what the primary is ------------------------------------------------------------
@@ -235,7 +240,8 @@ class StreamSource:
             )
         await self._learn_history(connection, system.timeline)
         self._flush_lsn = Lsn(max(system.flush_lsn, state.flush_lsn))
-        return SourceIdentity(profile, system.timeline, self._flush_lsn)
+        surrounded = await self._environment.open(profile)
+        return SourceIdentity(surrounded, system.timeline, self._flush_lsn)
 
     async def _same_as_opened(
         self, connection: ReplicationConnection, opened: SourceIdentity
@@ -246,7 +252,9 @@ class StreamSource:
         """
         system = await connection.identify_system()
         profile = await self._queries.profile()
-        before = (opened.profile.system_identifier, opened.timeline, opened.profile)
+        # What surrounds it is told whenever it is news; that does not make it another server.
+        same = msgspec.structs.replace(opened.profile, environment=None)
+        before = (opened.profile.system_identifier, opened.timeline, same)
         if (system.system_identifier, system.timeline, profile) != before:
             self._identity = None
             raise LogshipError(

@@ -129,8 +129,9 @@ def test_a_missing_preload_library_holds_the_standby_until_it_is_installed(
     pair.wait_following("main")
     pair.wait_on_standby("main", COUNT, 1)
     assert pair.status("main")["alarms"] == []
-    other = pair.command("shipper", "compat", "main", "--against", "18")
-    assert other.returncode == 2 and "there is no PostgreSQL 18 here" in other.stderr
+    other = pair.command("shipper", "compat", "main", "--against", "18", "--json")
+    assert other.returncode == 3, "it would be of another major"
+    assert findings(json.loads(other.stdout))["major"]["outcome"] == "block"
 
 
 # --- parameters ---------------------------------------------------------------------------------

@@ -9,9 +9,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from logship import host
+from logship.environment import Environment
 from logship.frames import SeedAborted, SeedBegin, SeedChunk, SeedEnd
 from logship.lsn import Lsn
 from shipper.seeding import SeedFrame, SeedSender
+from shipper.sources.environment import memory
 from shipper.sources.stream import StreamSource
 from tests.conftest import PrimaryFactory
 from tests.integration.source_contract import Collected, first_position, read_until
@@ -27,7 +30,7 @@ ONLY_OUR_ROLE = """\
 local all postgres trust
 host all postgres 127.0.0.1/32 trust
 host replication {role} 127.0.0.1/32 trust
-host postgres {role} 127.0.0.1/32 trust
+host {databases} {role} 127.0.0.1/32 trust
 """
 
 
@@ -42,19 +45,45 @@ def apply_role_file(server: PrimaryServer, *variables: str) -> str:
     return done.stdout
 
 
-def admit_only(server: PrimaryServer, role: str) -> None:
+def admit_only(server: PrimaryServer, role: str, databases: str = "all") -> None:
     """The two lines of pg_hba.conf that the file's comment asks for, and the superuser's."""
     hba = server.data / "pg_hba.conf"
-    hba.write_text(ONLY_OUR_ROLE.format(role=role), encoding="ascii")
+    hba.write_text(ONLY_OUR_ROLE.format(role=role, databases=databases), encoding="ascii")
     server.reload()
 
 
-def source_for(server: PrimaryServer, role: str) -> StreamSource:
+def furnish(server: PrimaryServer) -> None:
+    """A database whose order of text and whose libraries matter to whoever replays it."""
+    server.execute("create database orders")
+    with psycopg.connect(server.dsn("orders"), autocommit=True) as connection:
+        connection.execute("create extension hstore")
+        connection.execute('create table words (word text collate "de-x-icu" primary key)')
+
+
+def check_environment(environment: Environment | None, server: PrimaryServer) -> None:
+    """What surrounds a server that was furnished, as its host and its catalogs have it."""
+    assert environment is not None
+    assert (environment.is_complete, environment.unread) == (True, ())
+    assert environment.libc == host.libc() and environment.libc
+    assert environment.operating_system == host.operating_system()
+    assert environment.icu == host.icu_of(server.installation / "bin" / "postgres")
+    assert environment.preload_libraries == ("pg_stat_statements",)
+    orders, *others = environment.databases
+    assert [database.name for database in others] == ["postgres", "template1"]
+    assert (orders.name, orders.provider, orders.collate) == ("orders", "c", "C")
+    (german,) = orders.collations
+    assert (german.name, german.provider, german.locale) == ('"de-x-icu"', "i", "de")
+    assert german.recorded_version == german.actual_version != ""
+    assert [found.name for found in orders.extensions] == ["hstore", "plpgsql"]
+    assert orders.extensions[0].libraries == ("$libdir/hstore",)
+
+
+def source_for(server: PrimaryServer, role: str, *, timeout_seconds: float = 5) -> StreamSource:
     return StreamSource(
         server.dsn(user=role),
         slot=APPLICATION_NAME,
         application_name=APPLICATION_NAME,
-        connect_timeout_seconds=5,
+        connect_timeout_seconds=timeout_seconds,
     )
 
 
@@ -62,12 +91,14 @@ def source_for(server: PrimaryServer, role: str) -> StreamSource:
 async def test_the_role_streams_seeds_and_sees_what_the_primary_says_of_it(
     primary: PrimaryFactory, major: int
 ) -> None:
-    server = primary(major)
+    server = primary(major, settings={"shared_preload_libraries": "pg_stat_statements"})
+    furnish(server)
     apply_role_file(server)
     admit_only(server, "logship")
     source = source_for(server, "logship")
     identity = await source.open()
     assert identity.profile.major == major
+    check_environment(identity.profile.environment, server)
     assert identity.profile.bootstrap_superuser == "postgres"
     await source.start(first_position(identity), frozenset())
     collected = Collected(identity.profile.wal_segment_size)
@@ -84,6 +115,7 @@ async def test_the_role_streams_seeds_and_sees_what_the_primary_says_of_it(
         await asyncio.sleep(0.02)
     assert observation.sync_state == "sync"
     assert observation.slot_wal_status == "reserved"
+    assert observation.profile == identity.profile
 
     frames: list[SeedFrame] = []
 
@@ -98,6 +130,51 @@ async def test_the_role_streams_seeds_and_sees_what_the_primary_says_of_it(
     assert isinstance(frames[0], SeedBegin) and isinstance(frames[-1], SeedEnd)
     assert not any(isinstance(frame, SeedAborted) for frame in frames)
     assert sum(frame.raw_bytes for frame in frames if isinstance(frame, SeedChunk)) > 1 << 20
+
+
+async def test_what_the_role_may_not_see_is_named_and_all_else_is_told(
+    primary: PrimaryFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CLUSTER_SECONDS", 0.0)
+    server = primary(18)
+    furnish(server)
+    apply_role_file(server)
+    server.execute("revoke pg_monitor from logship")
+    admit_only(server, "logship", "postgres")
+    source = source_for(server, "logship")
+    environment = (await source.open()).profile.environment
+    assert environment is not None and not environment.is_complete
+    assert environment.unread == ("database orders", "shared_preload_libraries")
+    assert [database.name for database in environment.databases] == [
+        "orders",
+        "postgres",
+        "template1",
+    ]
+
+    # A database that hangs holds nothing up, and is read when it answers.
+    await source.close()
+    server.execute("grant pg_monitor to logship")
+    admit_only(server, "logship")
+    source = source_for(server, "logship", timeout_seconds=1)
+    with psycopg.connect(server.dsn("orders")) as hanging:
+        hanging.execute("lock table pg_catalog.pg_extension in access exclusive mode")
+        environment = (await asyncio.wait_for(source.open(), 10)).profile.environment
+        assert environment is not None and environment.unread == ("database orders",)
+    server.execute("create database crm")
+    for _ in range(500):
+        environment = (await source.observe()).profile.environment
+        assert environment is not None
+        if environment.is_complete and len(environment.databases) == 4:
+            break
+        await asyncio.sleep(0.02)
+    await source.close()
+    assert [database.name for database in environment.databases] == [
+        "crm",
+        "orders",
+        "postgres",
+        "template1",
+    ]
+    assert environment.databases[1].collations
 
 
 async def test_the_role_has_no_other_rights(primary: PrimaryFactory) -> None:

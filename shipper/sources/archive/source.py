@@ -24,6 +24,7 @@ from shipper.sources.archive import files
 from shipper.sources.archive.line import Piece, choose_line, is_later_there, next_piece
 from shipper.sources.archive.removal import Removal, load_memory
 from shipper.sources.archive.watching import Outbox
+from shipper.sources.environment import EnvironmentWatch
 from shipper.sources.plan import plan_start
 from shipper.sources.primary import PrimaryQueries
 
@@ -71,6 +72,7 @@ class ArchiveSource:
             slot="",
             timeout_seconds=connect_timeout_seconds,
         )
+        self._environment = EnvironmentWatch(self._queries)
         self._directory = outbox
         self._outbox: Outbox | None = None
         self._changed = asyncio.Event()
@@ -109,11 +111,12 @@ class ArchiveSource:
         self._opened = False
         await self._stop_reading()
         # With several hosts in conninfo the primary may be another one by now.
+        await self._environment.stop()
         await self._queries.close()
         self._is_back = False
         try:
             state = await self._queries.primary_state()
-            self._profile = await self._queries.profile()
+            self._profile = await self._environment.open(await self._queries.profile())
         except LogshipError as error:
             self._reachable = False
             if self._profile is None:
@@ -170,7 +173,7 @@ class ArchiveSource:
     async def observe(self) -> Observation:
         try:
             state = await self._queries.primary_state()
-            profile = await self._queries.profile()
+            profile = self._environment.refreshed(await self._queries.profile())
         except LogshipError:
             self._reachable = False
             raise
@@ -250,6 +253,7 @@ class ArchiveSource:
         await self._stop_reading()
         if self._outbox is not None:
             await self._outbox.close()
+        await self._environment.stop()
         await self._queries.close()
 
     async def _stop_reading(self) -> None:
