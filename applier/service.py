@@ -30,7 +30,6 @@ from applier.walserver.status import StandbyStatus
 from logship import __version__, durable, status
 from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.link.keys import load_pair, load_public
-from logship.postgres.installations import discover
 from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
@@ -66,6 +65,7 @@ class Service:
         self.buckets: Buckets | None = None
         """The road through the bucket; made once the instances are open."""
         self._host: Host | None = None
+        self._packages = PackageWatch({})
         self._finishing: set[str] = set()
 
     async def open(self, names: list[str], *, each_for_itself: bool = True) -> None:
@@ -76,10 +76,10 @@ class Service:
         is left open then.
         """
         await asyncio.to_thread(durable.make_directory, self.settings.directory, 0o711)
-        installations = await asyncio.to_thread(
-            discover, self.settings.postgres.installations, run_as=self._run_as
-        )
-        self._host = Host(self.settings, self._run_as, installations, self.wal_server)
+        self._host = Host(self.settings, self._run_as, [], self.wal_server)
+        # First, so that what is installed meanwhile counts as a change.
+        self._packages = PackageWatch(await asyncio.to_thread(self._host.packages))
+        await asyncio.to_thread(self._host.look_for_installations)
         await asyncio.to_thread(
             durable.make_directory, self._host.standby_socket_directory("x").parent, 0o711
         )
@@ -143,10 +143,9 @@ class Service:
         self._host.spawn(self._keep_looking_into_standbys())
 
     async def _keep_looking_at_packages(self, host: Host) -> None:
-        watch = PackageWatch(await asyncio.to_thread(host.packages))
         while True:
             await asyncio.sleep(self.settings.postgres.look_seconds)
-            if watch.look(await asyncio.to_thread(host.packages)):
+            if self._packages.look(await asyncio.to_thread(host.packages)):
                 await self._packages_changed(host)
 
     async def _packages_changed(self, host: Host) -> None:

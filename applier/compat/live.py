@@ -65,7 +65,7 @@ def live_findings(facts: LiveFacts) -> tuple[Finding, ...]:
 
 
 def _collations(facts: LiveFacts) -> Finding:
-    looked = f"{facts.databases} databases"
+    looked = _looked(facts)
     found = facts.collations
     if not found:
         return _unknown_or_pass(COLLATIONS, _WHY_COLLATIONS, looked, facts.unread)
@@ -79,6 +79,10 @@ def _collations(facts: LiveFacts) -> Finding:
         "or once promoted, "
         + "; ".join(f"in database {each.database}: {_rebuild(each)}" for each in found),
     )
+
+
+def _looked(facts: LiveFacts) -> str:
+    return f"{facts.databases} database{'' if facts.databases == 1 else 's'}"
 
 
 def _named(each: OtherVersion) -> str:
@@ -99,7 +103,7 @@ def _rebuild(each: OtherVersion) -> str:
 
 
 def _libraries(facts: LiveFacts) -> Finding:
-    looked = f"{facts.databases} databases"
+    looked = _looked(facts)
     found = facts.libraries
     if not found:
         return _unknown_or_pass(LIBRARIES, _WHY_LIBRARIES, looked, facts.unread)

@@ -73,9 +73,9 @@ class LiveCheck:
         instance = self._instance
         if instance.record.fence is not None:
             return
-        if standby.status().state is not LifeState.RUNNING:
+        if not self._turn.is_due(time.monotonic(), instance.following.applied_lsn):
             return
-        if self._turn.is_due(time.monotonic(), instance.following.applied_lsn):
+        if standby.status().state is LifeState.RUNNING:
             try:
                 await self.look(layout)
             except LogshipError as error:

@@ -71,7 +71,8 @@ class Surroundings:
     @property
     def watched(self) -> set[Path]:
         """The files and directories that the answers given so far depend on."""
-        return {path for known in self._known.values() for path in known.learnt.watched}
+        # A copy: threads add to it.
+        return {path for known in list(self._known.values()) for path in known.learnt.watched}
 
     async def describe(
         self, installation: Installation, environment: Environment | None
