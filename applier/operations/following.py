@@ -242,9 +242,9 @@ class Following:
             if one.outcome is not Outcome.PASS
         )
 
-    async def look_before_opening(self) -> None:
+    async def look_for_promotion(self) -> None:
         """See `LiveCheck`."""
-        await self.live.look_before_opening(self._layout())
+        await self.live.look_for_promotion(self._layout())
 
     def _alarm_of(self, error: LogshipError | OSError) -> None:
         if not isinstance(error, LogshipError):

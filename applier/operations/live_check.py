@@ -126,9 +126,9 @@ class LiveCheck:
                 )
         self.findings = found
 
-    async def look_before_opening(self, layout: StandbyLayout) -> None:
+    async def look_for_promotion(self, layout: StandbyLayout) -> None:
         """For a promotion: what can be had without risk to the server.  Raises no LogshipError."""
         try:
             await self.look(layout, with_libraries=False)
         except LogshipError as error:
-            log.warning("not looked into before it is opened", **error.as_dict())
+            log.warning("the server that is promoted was not looked into", **error.as_dict())

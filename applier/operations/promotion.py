@@ -40,8 +40,10 @@ PROGRESS_SECONDS = 1.0
 BUCKET_SECONDS = 5.0
 """How long a promotion lets a bucket bring what it still has.  It needs none of it."""
 LOOK_SECONDS = 0.2
-"""How long a look into the standby is waited for: before it is opened only if none was ever
-taken, else after the first write, as what the last one found is known."""
+"""How long a look into the standby is waited for before it is opened, if none was ever taken.
+Else what the last one found is told, and the next one is taken once clients are served."""
+LATER_LOOK_SECONDS = 5.0
+"""How long that one is waited for."""
 STALL_SECONDS = 60.0
 """Promotion gives up when the standby got no further for so long."""
 
@@ -93,7 +95,6 @@ class _Job:
         self._offline = offline
         self._started_at = started_at
         self._bucket = ""
-        self._looking: asyncio.Task[None] | None = None
 
     async def promote(self) -> dict[str, Any]:
         await self._instance.following.check_again()
@@ -177,21 +178,19 @@ class _Job:
         durable = self._recoverable()
         self._report("flush", {"durable": str(durable)})
         standby = await instance.following.ready_to_promote()
-        self._looking = instance.host.spawn(instance.following.look_before_opening())
+        looking: asyncio.Task[None] | None = None
+        if not instance.following.live.findings:
+            looking = instance.host.spawn(instance.following.look_for_promotion())
         patience = _Patience(STALL_SECONDS)
         await self._wait_received(standby, durable, patience)
         self._report("replay", {"to": str(durable.lsn)})
         while not await standby.replayed_everything(durable.lsn, PROGRESS_SECONDS):
             await self._look(standby, patience, f"it was not replayed up to {durable.lsn}")
-        if not instance.following.live.findings:
-            await self._finish_looking()
+        if looking is not None:
+            await asyncio.wait({looking}, timeout=LOOK_SECONDS)
         for warning in instance.following.warnings():
             self._report("check", {"found": warning})
         return standby, durable
-
-    async def _finish_looking(self) -> None:
-        if self._looking is not None:
-            await asyncio.wait({self._looking}, timeout=LOOK_SECONDS)
 
     async def _wait_received(
         self, standby: Standby, durable: Position, patience: _Patience
@@ -264,8 +263,9 @@ class _Job:
         return answer
 
     async def _remember_warnings(self, promotion: Promotion) -> Promotion:
-        """Those of the look that was begun when this was: clients did not wait for it."""
-        await self._finish_looking()
+        """As they are now; clients do not wait for it."""
+        looking = self._instance.host.spawn(self._instance.following.look_for_promotion())
+        await asyncio.wait({looking}, timeout=LATER_LOOK_SECONDS)
         warnings = self._instance.following.warnings()
         if warnings != promotion.warnings:
             promotion = msgspec.structs.replace(promotion, warnings=warnings)

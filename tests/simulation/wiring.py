@@ -330,7 +330,7 @@ class SimFollowing(Following):
         machine().checker.checked(self._instance.name, profile, self._instance.store)
         await super().primary_changed(profile)
 
-    async def look_before_opening(self) -> None:
+    async def look_for_promotion(self) -> None:
         """There are no databases."""
 
     def _layout(self) -> Any:
