@@ -80,6 +80,7 @@ async def connect(
                 dbname=database,
                 application_name="logship",
                 connect_timeout=_CONNECT_SECONDS,
+                client_encoding="utf8",  # else SQL_ASCII gives bytes for text
                 options=_OPTIONS,
                 autocommit=True,
                 row_factory=tuple_row,

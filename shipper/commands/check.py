@@ -91,7 +91,36 @@ def check_primary_server(settings: ShipperSettings) -> Iterator[Check]:
     else:
         yield ok("primary", f"answers role {facts.role}")
         yield from check_primary(facts, settings)
+        yield asyncio.run(_check_databases(settings))
     yield asyncio.run(_check_replication(settings))
+
+
+async def _check_databases(settings: ShipperSettings) -> Check:
+    """Whether all that the version check compares can be read."""
+    from shipper.sources.environment import EnvironmentWatch
+    from shipper.sources.primary import PrimaryQueries
+
+    queries = PrimaryQueries(
+        settings.primary.conninfo,
+        application_name=f"{settings.application_name}_check",
+        slot="",
+        timeout_seconds=settings.primary.connect_timeout_seconds,
+    )
+    try:
+        environment = (await EnvironmentWatch(queries).open(await queries.profile())).environment
+    except LogshipError as error:
+        return failed("databases", error)
+    finally:
+        await queries.close()
+    if environment is not None and environment.is_complete:
+        return ok("databases", f"what is in them can be read ({len(environment.databases)})")
+    return warn(
+        "databases",
+        "the version check will not compare what could not be read: "
+        + ", ".join(environment.unread if environment is not None else ()),
+        "let the role into every database (pg_hba.conf, CONNECT), with pg_monitor: "
+        "ops/primary-role.sql has the lines",
+    )
 
 
 async def _check_replication(settings: ShipperSettings) -> Check:

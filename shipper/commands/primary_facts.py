@@ -88,6 +88,8 @@ def _connection_parameters(settings: ShipperSettings) -> dict[str, Any]:
     parameters: dict[str, Any] = {
         "application_name": f"{settings.application_name}_check",
         "connect_timeout": settings.primary.connect_timeout_seconds,
+        # Else a server whose encoding is SQL_ASCII gives bytes for text.
+        "client_encoding": "utf8",
     }
     given = psycopg.conninfo.conninfo_to_dict(settings.primary.conninfo)
     if "dbname" not in given and "service" not in given:

@@ -107,6 +107,8 @@ class PrimaryQueries:
             parameters.setdefault("dbname", "postgres")
         parameters["application_name"] = f"{application_name}_monitor"
         parameters.setdefault("connect_timeout", str(max(2, round(timeout_seconds))))
+        # Else a server whose encoding is SQL_ASCII gives bytes for text.
+        parameters["client_encoding"] = "utf8"
         self._conninfo = make_conninfo("", **parameters)
         self._application_name = application_name
         self._slot = slot

@@ -83,7 +83,8 @@ async def test_a_primary_of_every_major_passes(
         {"fsync": "warn", "full_page_writes": "warn"},
     )
     assert (outcome.code, outcome.document["ok"]) == (0, True)
-    assert {"primary", "replication", "slot", "link", "secret-key"} <= levels(outcome).keys()
+    expected = {"primary", "databases", "replication", "slot", "link", "secret-key"}
+    assert expected <= levels(outcome).keys()
 
 
 async def test_everything_that_is_wrong_is_found_at_once(
@@ -109,7 +110,7 @@ async def test_everything_that_is_wrong_is_found_at_once(
         "secret-key",
     ):
         assert found[name] == "fail"
-    assert found["monitoring"] == found["link"] == "warn"
+    assert found["monitoring"] == found["databases"] == found["link"] == "warn"
     assert "hunter2" not in outcome.out + outcome.err
     assert all(each["hint"] for each in outcome.document["checks"] if each["level"] != "ok")
 

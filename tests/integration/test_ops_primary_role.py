@@ -54,7 +54,7 @@ def admit_only(server: PrimaryServer, role: str, databases: str = "all") -> None
 
 def furnish(server: PrimaryServer) -> None:
     """A database whose order of text and whose libraries matter to whoever replays it."""
-    server.execute("create database orders")
+    server.execute("create database orders encoding 'UTF8' template template0")
     with psycopg.connect(server.dsn("orders"), autocommit=True) as connection:
         connection.execute("create extension hstore")
         connection.execute('create table words (word text collate "de-x-icu" primary key)')
@@ -136,7 +136,8 @@ async def test_what_the_role_may_not_see_is_named_and_all_else_is_told(
     primary: PrimaryFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "CLUSTER_SECONDS", 0.0)
-    server = primary(18)
+    # Where the server knows no encoding, names and settings are text all the same.
+    server = primary(18, initdb_args=("--encoding", "SQL_ASCII"))
     furnish(server)
     apply_role_file(server)
     server.execute("revoke pg_monitor from logship")

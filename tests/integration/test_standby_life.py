@@ -93,7 +93,10 @@ class Site:
     def startup_waits_for(self) -> str | None:
         """The startup process's wait event."""
         with psycopg.connect(
-            host=str(self.layout.socket_directory), port=self.port, user="postgres"
+            host=str(self.layout.socket_directory),
+            port=self.port,
+            user="postgres",
+            client_encoding="utf8",
         ) as connection:
             row = connection.execute(
                 "select wait_event from pg_stat_activity where backend_type = 'startup'"
@@ -119,7 +122,10 @@ async def site(
     made: list[Site] = []
 
     def make(major: int) -> Site:
-        site = Site(primary(major), shared_tmp_path / "applier")
+        # Servers of one major know no encoding: names and positions are text all the same.
+        encoding = "SQL_ASCII" if major == 16 else "UTF8"
+        server = primary(major, initdb_args=("--encoding", encoding))
+        site = Site(server, shared_tmp_path / "applier")
         made.append(site)
         return site
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from applier.compat import LiveFacts
@@ -129,12 +130,20 @@ async def test_a_look_finds_other_versions_and_libraries_that_do_not_load(
     loaded: dict[str, str] = {}
     layout = layout_of(server)
     server.execute("create database shut")
+    server.execute("create database plain template template0 encoding sql_ascii locale 'C'")
     server.execute('create table t (a text collate "de-x-icu", b text collate "sv-x-icu")')
     server.execute("create index on t (a)")
     server.execute("create extension hstore")
     server.execute("create extension citext")
-    assert await inspect(layout, server.port, "postgres", loaded) == LiveFacts(databases=2)
+    assert await inspect(layout, server.port, "postgres", loaded) == LiveFacts(databases=3)
     assert loaded == {"$libdir/citext": "", "$libdir/hstore": ""}
+
+    with psycopg.connect(
+        server.dsn("plain", client_encoding="sql_ascii"), autocommit=True
+    ) as connection:
+        connection.execute('create table t (a text collate "POSIX")')
+        connection.execute(b'create index "ungl\xfcck" on t (a)')
+        connection.execute("update pg_collation set collversion = '1.1' where collname = 'POSIX'")
 
     # Nothing is in the order of Swedish, and nothing of shut can be asked.
     server.execute("update pg_collation set collversion = '1.1' where collname ~ '^(de|sv)-x-icu'")
@@ -150,8 +159,9 @@ async def test_a_look_finds_other_versions_and_libraries_that_do_not_load(
     assert (absolute.library, absolute.why) == ("/no/where.so", "no such file")
     assert missing.library == "$libdir/nowhere" and "No such file" in missing.why
     assert found.databases == 1
-    (unread,) = found.unread
-    assert unread.startswith("shut (")
+    plain, shut = found.unread
+    assert plain.startswith("plain (a name in it is no UTF-8")
+    assert shut.startswith("shut (")
     assert (await inspect(layout, server.port, "postgres")).libraries == ()
 
     server.stop()

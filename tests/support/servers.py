@@ -178,7 +178,9 @@ class PrimaryServer:
 
     def execute(self, sql: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
         """Run one statement in autocommit and return its rows, if it has any."""
-        with psycopg.connect(self.dsn(), autocommit=True, connect_timeout=10) as connection:
+        with psycopg.connect(
+            self.dsn(), autocommit=True, connect_timeout=10, client_encoding="utf8"
+        ) as connection:
             cursor = connection.execute(sql, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
@@ -249,7 +251,7 @@ class PrimaryServer:
             begin = "select pg_backup_start('clone', true)"
             end = "select labelfile from pg_backup_stop()"
         # The backup lasts as long as the session that began it.
-        with psycopg.connect(self.dsn(), autocommit=True) as connection:
+        with psycopg.connect(self.dsn(), autocommit=True, client_encoding="utf8") as connection:
             connection.execute(begin)
             copy_tree(self.data, destination, _NOT_IN_A_CLONE)
             row = connection.execute(end).fetchone()

@@ -12,6 +12,7 @@ import contextlib
 import msgspec
 import structlog
 
+from logship.documents import UNREADABLE
 from logship.errors import LogshipError
 from logship.identity import Profile
 from shipper.sources.environment import catalogs
@@ -93,7 +94,7 @@ class EnvironmentWatch:
         try:
             ((answer,),) = await self._queries.ask(catalogs.cluster_sql(major))
             self._memory.take_cluster(catalogs.read_cluster(answer), _now())
-        except (LogshipError, msgspec.ValidationError) as error:
+        except (LogshipError, *UNREADABLE) as error:
             log.debug("what surrounds the primary can't be read", why=str(error))
             self._memory.cluster_unread(_now())
 
@@ -104,7 +105,7 @@ class EnvironmentWatch:
             try:
                 ((answer,),) = await queries.ask(catalogs.INSIDE_SQL)
                 self._memory.take_inside(name, catalogs.read_inside(answer), _now())
-            except (LogshipError, msgspec.ValidationError) as error:
+            except (LogshipError, *UNREADABLE) as error:
                 log.debug("a database can't be looked into", database=name, why=str(error))
                 if isinstance(error, LogshipError) and error.retryable:
                     self._memory.inside_unread(name, _now())
