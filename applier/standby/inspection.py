@@ -7,8 +7,7 @@ that is in the way of replay is cancelled by PostgreSQL (`max_standby_streaming_
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, LiteralString
 
 import psycopg
@@ -18,7 +17,7 @@ from applier.compat import LiveFacts, OtherVersion, UnloadableLibrary
 from applier.compat.live import MOST_NAMED
 from applier.standby.layout import StandbyLayout
 from applier.standby.probes import Connection, connect, standby_errors
-from logship.errors import Code, LogshipError
+from logship.errors import LogshipError
 
 _DATABASE_SECONDS = 10.0
 
@@ -84,7 +83,7 @@ async def inspect(
             async with asyncio.timeout(_DATABASE_SECONDS):
                 connection = await connect(layout, port, superuser, databases=(database,))
                 async with connection:
-                    with _errors():
+                    with standby_errors():
                         if recorded is not None and recorded != actual:
                             indexes = await _indexes(connection, _DEFAULT_COLLATION_OID)
                             collations += _other_version(name, "", recorded, actual, indexes)
@@ -103,26 +102,12 @@ async def inspect(
     )
 
 
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """`standby_errors`, also for names that are no text: a database without an encoding has any."""
-    try:
-        with standby_errors():
-            yield
-    except UnicodeDecodeError as error:
-        raise LogshipError(
-            Code.STANDBY_FAILED,
-            f"a name in it is no UTF-8: {error.object!r}",
-            "rename what is called so",
-        ) from error
-
-
 async def _databases(
     layout: StandbyLayout, port: int, superuser: str
 ) -> list[tuple[str, str, str | None, str | None]]:
     connection = await connect(layout, port, superuser)
     async with connection:
-        with _errors():
+        with standby_errors():
             query = _DATABASES_15 if connection.info.server_version >= 150000 else _DATABASES
             cursor = await connection.execute(query)
             return [(row[0], row[1], row[2], row[3]) for row in await cursor.fetchall()]
