@@ -12,6 +12,8 @@ from applier.compat.verdict import Finding, Outcome
 
 MOST_NAMED = 5
 """More indexes than this are not named one by one."""
+MOST_SHOWN = 10
+"""Collations, or libraries, that are told of at a time."""
 
 COLLATIONS = "standby-collations"
 LIBRARIES = "standby-libraries"
@@ -66,7 +68,7 @@ def live_findings(facts: LiveFacts) -> tuple[Finding, ...]:
 
 def _collations(facts: LiveFacts) -> Finding:
     looked = _looked(facts)
-    found = facts.collations
+    found = facts.collations[:MOST_SHOWN]
     if not found:
         return _unknown_or_pass(COLLATIONS, _WHY_COLLATIONS, looked, facts.unread)
     return Finding(
@@ -77,8 +79,13 @@ def _collations(facts: LiveFacts) -> Finding:
         _WHY_COLLATIONS,
         "install the primary's version of the library that orders text (the C library or ICU), "
         "or once promoted, "
-        + "; ".join(f"in database {each.database}: {_rebuild(each)}" for each in found),
+        + "; ".join(f"in database {each.database}: {_rebuild(each)}" for each in found)
+        + _more(len(facts.collations) - len(found)),
     )
+
+
+def _more(count: int) -> str:
+    return f"; then look again, for {count} more" if count else ""
 
 
 def _looked(facts: LiveFacts) -> str:
@@ -104,7 +111,7 @@ def _rebuild(each: OtherVersion) -> str:
 
 def _libraries(facts: LiveFacts) -> Finding:
     looked = _looked(facts)
-    found = facts.libraries
+    found = facts.libraries[:MOST_SHOWN]
     if not found:
         return _unknown_or_pass(LIBRARIES, _WHY_LIBRARIES, looked, facts.unread)
     names = sorted({each.library for each in found})
@@ -114,7 +121,8 @@ def _libraries(facts: LiveFacts) -> Finding:
         ", ".join(f"{each.database}/{each.library}" for each in found),
         "; ".join(f"{each.library}: {each.why}" for each in found),
         _WHY_LIBRARIES,
-        f"install what has {', '.join(names)} for this PostgreSQL on the recovery server",
+        f"install what has {', '.join(names)} for this PostgreSQL on the recovery server"
+        + _more(len(facts.libraries) - len(found)),
     )
 
 

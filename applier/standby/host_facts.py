@@ -23,6 +23,8 @@ LIBC, ICU = "c", "i"
 """As `pg_collation.collprovider` says."""
 
 _COMMAND_TIMEOUT_SECONDS = 10
+MOST_ASKED = 500
+"""Locales of ICU; a primary that claims to use more is not believed the rest."""
 _LOCALE = re.compile(r"\A[A-Za-z0-9_.@=;+-]{1,128}\Z")
 """What names a locale.  The primary's word for one is not put into a statement else."""
 _ORDERING_LIBRARY = re.compile(r"/(libc\.|libc-|ld-musl|libicu)[^/]*\Z")
@@ -87,7 +89,7 @@ async def learn(
     asked: locales of ICU whose versions are wanted although PostgreSQL may have no collation
     of them.  Raises LogshipError(NO_INSTALLATION): it could not be asked anything.
     """
-    locales = [locale for locale in sorted(asked) if _LOCALE.match(locale)]
+    locales = [locale for locale in sorted(asked) if _LOCALE.match(locale)][:MOST_ASKED]
     create = [
         f"create collation {_ASKED}{number} (provider = icu, locale = '{locale}')"
         for number, locale in enumerate(locales)

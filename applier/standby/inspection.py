@@ -7,6 +7,7 @@ that is in the way of replay is cancelled by PostgreSQL (`max_standby_streaming_
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, MutableMapping
 from typing import Any, LiteralString
 
@@ -20,6 +21,8 @@ from applier.standby.probes import Connection, connect, standby_errors
 from logship.errors import LogshipError
 
 _DATABASE_SECONDS = 10.0
+_LOOK_SECONDS = 60.0
+"""After this no further database is looked into."""
 
 # 14 records no version of a database's own collation.
 _DATABASES: LiteralString = """
@@ -78,7 +81,12 @@ async def inspect(
     collations: list[OtherVersion] = []
     libraries: list[UnloadableLibrary] = []
     unread: list[str] = []
-    for database, name, recorded, actual in databases:
+    looked = 0
+    began_at = time.monotonic()
+    for number, (database, name, recorded, actual) in enumerate(databases):
+        if time.monotonic() - began_at > _LOOK_SECONDS:
+            unread.append(f"{len(databases) - number} more ({_LOOK_SECONDS:.0f} s were over)")
+            break
         try:
             async with asyncio.timeout(_DATABASE_SECONDS):
                 connection = await connect(layout, port, superuser, databases=(database,))
@@ -90,12 +98,13 @@ async def inspect(
                         collations += await _collations(connection, name)
                         if loaded is not None:
                             libraries += await _libraries(connection, name, loaded)
+                looked += 1
         except LogshipError as error:
             unread.append(f"{name} ({error.what})")
         except TimeoutError:
             unread.append(f"{name} (no answer in {_DATABASE_SECONDS:.0f} s)")
     return LiveFacts(
-        databases=len(databases) - len(unread),
+        databases=looked,
         collations=tuple(collations),
         libraries=tuple(libraries),
         unread=tuple(unread),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
+import time
+from collections import defaultdict, deque
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import msgspec
 import structlog
 
 from applier.compat import CollationVersion, HostFacts, used_collations
-from applier.standby.host_facts import ICU, Learnt, Locale, learn, versions_of
+from applier.standby.host_facts import ICU, MOST_ASKED, Learnt, Locale, learn, versions_of
 from applier.standby.packages import digest, state_of
 from logship.documents import UNREADABLE
 from logship.environment import Environment
@@ -36,6 +37,10 @@ from logship.postgres.run_as import RunAs
 log = structlog.get_logger(__name__)
 
 FORMAT = 1
+
+MORE_PER_HOUR = 10
+"""How often installations are asked for more locales: no shipper has clusters made at will."""
+_HOUR_SECONDS = 3600.0
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +71,7 @@ class Surroundings:
         self._cache = cache_directory
         self._known: dict[str, _Known] = {}
         self._unanswered: set[str] = set()
+        self._asked_more_at: deque[float] = deque(maxlen=MORE_PER_HOUR)
         self._turns: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
@@ -89,15 +95,31 @@ class Surroundings:
         async with self._turns[installation.bin_dir]:
             profile, known = await asyncio.to_thread(self._recall, installation)
             unanswered = build_key(installation) in self._unanswered
-            current = await asyncio.to_thread(_answers, known, asked) or unanswered
-            if profile is None or not current:
+            is_true = unanswered or await asyncio.to_thread(_is_true, known)
+            if profile is None or not is_true or self._may_ask_more(known, asked):
                 everything = asked | (known.asked if known is not None else frozenset())
-                profile, known = await self._ask(installation, everything)
+                profile, known = await self._ask(
+                    installation, frozenset(sorted(everything)[:MOST_ASKED])
+                )
         if known is None:
             return profile, None
         learnt = known.learnt
         versions = versions_of(locales, learnt.facts.libc, learnt.versions)
         return profile, msgspec.structs.replace(learnt.facts, collation_versions=versions)
+
+    def _may_ask_more(self, known: _Known | None, asked: frozenset[str]) -> bool:
+        """Whether something was never asked for, and it is not too soon to do so."""
+        if known is None or known.learnt.facts.icu == "":  # built without ICU: it has no locales
+            return False
+        versions = known.learnt.versions
+        more = {locale for locale in asked - known.asked if (ICU, locale) not in versions}
+        if not more or len(known.asked) >= MOST_ASKED:
+            return False
+        now, times = time.monotonic(), self._asked_more_at
+        if len(times) == MORE_PER_HOUR and now - times[0] < _HOUR_SECONDS:
+            return False
+        times.append(now)
+        return True
 
     async def _ask(
         self, installation: Installation, asked: frozenset[str]
@@ -131,13 +153,8 @@ class Surroundings:
         return self._cache / f"{key}-host.json"
 
 
-def _answers(known: _Known | None, asked: frozenset[str]) -> bool:
-    """Whether it is true still, and tells all that is `asked`."""
-    if known is None or known.state != digest(state_of(known.learnt.watched)):
-        return False
-    if known.learnt.facts.icu == "":
-        return True  # built without ICU: it has none of its locales
-    return all(locale in known.asked or (ICU, locale) in known.learnt.versions for locale in asked)
+def _is_true(known: _Known | None) -> bool:
+    return known is not None and known.state == digest(state_of(known.learnt.watched))
 
 
 def _document(known: _Known) -> bytes:

@@ -10,7 +10,7 @@ from applier.compat import (
     UnloadableLibrary,
     live_findings,
 )
-from applier.compat.live import MOST_NAMED
+from applier.compat.live import MOST_NAMED, MOST_SHOWN
 
 
 def judged(facts: LiveFacts) -> tuple[Finding, Finding]:
@@ -57,6 +57,13 @@ def test_many_indexes_are_rebuilt_all_at_once() -> None:
     collations, _ = judged(LiveFacts(databases=1, collations=(other("", *many),)))
     assert "REINDEX DATABASE app, ALTER DATABASE app REFRESH" in collations.remedy
     assert "public.i0" not in collations.remedy
+
+
+def test_of_very_many_the_first_are_told() -> None:
+    many = tuple(other("", "a.b", database=f"d{number}") for number in range(MOST_SHOWN + 3))
+    collations, _ = judged(LiveFacts(databases=99, collations=many))
+    assert collations.remedy.endswith("; then look again, for 3 more")
+    assert collations.standby.count(" 2.2") == MOST_SHOWN
 
 
 def test_a_library_without_a_version_is_told_so() -> None:
