@@ -123,12 +123,14 @@ class SourceContract:
 
     async def test_comes_back_after_the_cluster_restarts(self, rig: SourceRig) -> None:
         source = rig.make_source()
-        start = first_position(await source.open())
+        identity = await source.open()
+        assert identity.profile.environment is not None and identity.profile.environment.is_complete
+        start = first_position(identity)
         collected = Collected(rig.segment_bytes)
         await source.start(start, frozenset())
         await read_until(source, collected, 1, rig.write())
         await asyncio.to_thread(rig.restart)
-        await source.open()
+        assert (await source.open()).profile == identity.profile
         await source.start(collected.end, frozenset())
         await read_until(source, collected, 1, rig.write())
         collected.check_against(rig)

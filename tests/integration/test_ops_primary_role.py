@@ -19,6 +19,7 @@ from shipper.sources.stream import StreamSource
 from tests.conftest import PrimaryFactory
 from tests.integration.source_contract import Collected, first_position, read_until
 from tests.support.installations import all_majors, wheel_dir
+from tests.support.processes import make_server_directory
 from tests.support.servers import PrimaryServer
 
 pytestmark = pytest.mark.integration
@@ -161,11 +162,16 @@ async def test_what_the_role_may_not_see_is_named_and_all_else_is_told(
         hanging.execute("lock table pg_catalog.pg_extension in access exclusive mode")
         environment = (await asyncio.wait_for(source.open(), 10)).profile.environment
         assert environment is not None and environment.unread == ("database orders",)
-    server.execute("create database crm")
+    server.execute(
+        "create database crm locale_provider icu icu_locale 'de' encoding 'UTF8' template template0"
+    )
+    place = server.directory / "fast"
+    make_server_directory(place)
+    server.execute(f"create tablespace fast location '{place}'")
     for _ in range(500):
         environment = (await source.observe()).profile.environment
         assert environment is not None
-        if environment.is_complete and len(environment.databases) == 4:
+        if environment.is_complete and len(environment.databases) == 4 and environment.tablespaces:
             break
         await asyncio.sleep(0.02)
     await source.close()
@@ -175,7 +181,12 @@ async def test_what_the_role_may_not_see_is_named_and_all_else_is_told(
         "postgres",
         "template1",
     ]
-    assert environment.databases[1].collations
+    crm, orders, *_ = environment.databases
+    assert (crm.provider, crm.collate) == ("i", "de")
+    assert crm.recorded_version == crm.actual_version != ""
+    assert orders.collations
+    (tablespace,) = environment.tablespaces
+    assert (tablespace.name, tablespace.location) == ("fast", str(place))
 
 
 async def test_the_role_has_no_other_rights(primary: PrimaryFactory) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 import pytest
 
@@ -13,7 +15,7 @@ from shipper.sources.environment.catalogs import (
     cluster_sql,
     read_inside,
 )
-from shipper.sources.environment.host import HostSoftware
+from shipper.sources.environment.host import ELSEWHERE, HostSoftware, host_software
 from shipper.sources.environment.memory import (
     CLUSTER_SECONDS,
     DATABASES_SECONDS,
@@ -179,6 +181,12 @@ def test_14_is_asked_for_nothing_that_came_later() -> None:
     assert "pg_get_wal_resource_managers" not in cluster_sql(14)
     assert "pg_database_collation_actual_version" not in cluster_sql(14)
     assert "pg_get_wal_resource_managers" in cluster_sql(15)
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1])
+def test_a_process_that_is_no_session_of_postgresql_tells_nothing(pid: int) -> None:
+    """The server runs elsewhere, or in a container, where ids are other processes'."""
+    assert host_software(pid, "logship") == ELSEWHERE
 
 
 def test_no_more_is_told_than_fits_into_a_frame() -> None:
