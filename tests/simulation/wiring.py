@@ -239,6 +239,20 @@ def seed_payload(seed_id: str, sequence: int) -> bytes:
     return f"{seed_id}:{sequence};".encode() * 20
 
 
+class SimEnvironmentWatch:
+    """Nothing surrounds a simulated primary."""
+
+    def __init__(self, queries: Any) -> None: ...
+
+    async def open(self, profile: Profile) -> Profile:
+        return profile
+
+    def refreshed(self, profile: Profile) -> Profile:
+        return profile
+
+    async def stop(self) -> None: ...
+
+
 class SimStandby:
     """`applier.standby.Standby` over a simulated server."""
 
@@ -358,6 +372,7 @@ def _replacements(random: Random) -> list[Any]:
         patch(backoff_module, "random", random),
         patch(stream_module, "ReplicationConnection", SimReplicationConnection),
         patch(stream_module, "PrimaryQueries", SimPrimaryQueries),
+        patch(stream_module, "EnvironmentWatch", SimEnvironmentWatch),
         patch(receiver_module, "Router", SimRouter),
         patch(receiver_module, "time", SimClock),
         patch(instance_module, "Store", SimStore),
