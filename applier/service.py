@@ -24,6 +24,7 @@ from applier.enrolment.desk import EnrolmentDesk
 from applier.enrolment.fleet import FleetInstances
 from applier.fleet.registry import Registry
 from applier.fleet.rules import effective
+from applier.operations.compat_report import compat_report
 from applier.operations.fleet import Fleet
 from applier.operations.host import Host
 from applier.operations.instance import Instance
@@ -32,13 +33,13 @@ from applier.operations.roads import Roads
 from applier.operations.state import instance_status
 from applier.operations.switching import switch_installation
 from applier.settings import ApplierSettings
+from applier.standby.packages import PackageWatch
 from applier.walserver.server import WalServer
 from applier.walserver.status import StandbyStatus
 from logship import __version__, durable, status
 from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.identity import Incarnation
 from logship.link.keys import load_pair
-from logship.postgres.installations import discover
 from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,8 @@ is, must not keep all others waiting."""
 
 OPEN_AGAIN_SECONDS = 10.0
 RETENTION_SECONDS = 3600.0
+LOOK_PAUSE_SECONDS = 2.0
+"""Between two rounds of asking which running standby is to be looked into."""
 BUCKET_RETENTION_TURNS = 24
 """Of the hourly turns, one in so many looks into the bucket, which lists it."""
 
@@ -85,6 +88,7 @@ class Service:
         self.roads: Roads | None = None
         """None until `make_roads`."""
         self._host: Host | None = None
+        self._packages = PackageWatch({})
         self._finishing: set[str] = set()
         self._changes: set[asyncio.Task[dict[str, Any]]] = set()
 
@@ -100,10 +104,10 @@ class Service:
         """
         await asyncio.to_thread(durable.make_directory, self.settings.directory, 0o711)
         settings = await self._fleet.load()
-        installations = await asyncio.to_thread(
-            discover, settings.postgres.installations, run_as=self._run_as
-        )
-        self._host = Host(settings, self._run_as, installations, self.wal_server)
+        self._host = Host(settings, self._run_as, [], self.wal_server)
+        # First, so that what is installed meanwhile counts as a change.
+        self._packages = PackageWatch(await asyncio.to_thread(self._host.packages))
+        await self._host.discover()
         await asyncio.to_thread(
             durable.make_directory, self._host.standby_socket_directory("x").parent, 0o711
         )
@@ -205,6 +209,34 @@ class Service:
                 await instance.retention.run_quietly(with_bucket=with_bucket)
                 await instance.former.remove_expired()
 
+    def keep_looking(self) -> None:
+        """From now on look, now and then, for changed packages and into running standbys."""
+        assert self._host is not None
+        self._host.spawn(self._keep_looking_at_packages(self._host))
+        self._host.spawn(self._keep_looking_into_standbys())
+
+    async def _keep_looking_at_packages(self, host: Host) -> None:
+        while True:
+            await asyncio.sleep(self.settings.postgres.look_seconds)
+            if self._packages.look(await asyncio.to_thread(host.packages)):
+                await self._packages_changed(host)
+
+    async def _packages_changed(self, host: Host) -> None:
+        await host.discover()
+        found = [f"{one.version} in {one.bin_dir}" for one in host.installations]
+        log.info("installed software changed: the versions are checked again", found=found)
+        for instance in list(self.open_instances.values()):
+            try:
+                await instance.following.check_again(start=True)
+            except LogshipError as error:
+                instance.alarms.raise_error(error)
+
+    async def _keep_looking_into_standbys(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_PAUSE_SECONDS)
+            for instance in list(self.open_instances.values()):
+                await instance.following.look_if_due()
+
     async def close(self) -> None:
         """Let go of everything; the standbys run on.  A change of the fleet that runs is waited
         for."""
@@ -297,6 +329,9 @@ class Service:
             "address": where,
             "expires_at": expires_at,
         }
+
+    async def compat(self, name: str, against: str) -> dict[str, Any]:
+        return await compat_report(self._named(name), against)
 
     async def _whole(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         """Who asked may go away: what was begun is done to its end."""
@@ -404,6 +439,7 @@ async def serve(settings: ApplierSettings) -> None:
         stack.push_async_callback(api.stop)
         service.finish_promotions()
         service.keep_retention()
+        service.keep_looking()
         roads.start()
         # What is here by now stays.  A full collection would look at all of it, for hundreds of
         # instances a tenth of a second, in which nobody's commit gets on.

@@ -122,6 +122,18 @@ class PostgresSettings(Section, frozen=True, kw_only=True):
             )
         ),
     ] = ""
+    look_seconds: Annotated[
+        float,
+        Meta(
+            description=(
+                "How often it is looked whether PostgreSQL, its extensions, or the libraries that "
+                "it orders text with, were installed, upgraded or removed. A change is acted on "
+                "when the next look finds no further one."
+            ),
+            ge=0.1,
+            le=86400,
+        ),
+    ] = 60.0
 
 
 class StoreSettings(Section, frozen=True, kw_only=True):

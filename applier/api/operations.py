@@ -63,6 +63,11 @@ class Operations(Protocol):
         """
         ...
 
+    async def compat(self, name: str, against: str) -> dict[str, Any]:
+        """What the version check says now, with the installation `against` (a version or a
+        directory) or, if that is "", with the one that the standby runs on or would."""
+        ...
+
     async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
         """Have a new seed come; returns when that is asked for, not when done.
 

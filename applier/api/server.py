@@ -57,6 +57,7 @@ class ApiServer:
         app.router.add_post("/v1/instances/{name}/add", self._add)
         app.router.add_post("/v1/instances/{name}/change", self._change)
         app.router.add_post("/v1/instances/{name}/remove", self._remove)
+        app.router.add_get("/v1/instances/{name}/compat", self._get_compat)
         app.router.add_post("/v1/instances/{name}/promote", self._promote)
         app.router.add_post("/v1/instances/{name}/seed", self._seed)
         app.router.add_post("/v1/instances/{name}/enroll", self._enroll)
@@ -114,6 +115,10 @@ class ApiServer:
             name, keep_data=keep_data, promoted=promoted
         )
         return web.json_response(removed)
+
+    async def _get_compat(self, request: web.Request) -> web.Response:
+        name, against = request.match_info["name"], request.query.get("against", "")
+        return web.json_response(await self._operations.compat(name, against))
 
     async def _seed(self, request: web.Request) -> web.Response:
         body = await _json_body(request)

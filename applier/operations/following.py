@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from applier.compat import Verdict
+from applier.compat import Outcome, Verdict
 from applier.operations.apply_age import ApplyAge
+from applier.operations.live_check import LiveCheck
 from applier.operations.version_check import VersionCheck
 from applier.receivers.seed.placement import (
     SeedPlaced,
@@ -18,14 +19,21 @@ from applier.receivers.seed.placement import (
     is_unfinished,
     read_placement,
 )
-from applier.standby import Standby, StandbyLayout, StandbySettings, StandbyTablespaces, prepare
+from applier.standby import (
+    LifeState,
+    Standby,
+    StandbyLayout,
+    StandbySettings,
+    StandbyTablespaces,
+    prepare,
+)
 from applier.store import Store
 from applier.walserver.gate import OPEN_GATE, Gate
 from applier.walserver.status import StandbyStatus
 from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Profile
 from logship.lsn import Lsn
-from logship.postgres.installations import Installation
+from logship.postgres.installations import Installation, choose
 from logship.postgres.process import Server
 
 if TYPE_CHECKING:
@@ -37,6 +45,9 @@ REFUSAL_CODES = (Code.STANDBY_AHEAD_OF_FORK, Code.WAL_REMOVED, Code.HISTORY_MISS
 """What the WAL server may turn a standby away with; over once it streams."""
 
 CONSISTENT_POLL_SECONDS = 1.0
+
+TOLD_BEFORE_OPENING = ("operating-system", "collation-versions", "extension-libraries")
+"""Rules whose warnings are of no weight before a standby is opened."""
 
 
 class Following:
@@ -51,6 +62,7 @@ class Following:
         self._instance = instance
         self.placed: SeedPlaced | None = None
         self._version_check = VersionCheck(instance)
+        self.live = LiveCheck(instance)
         self._is_served = False
         self.standby: Standby | None = None
         self._runs_on: Installation | None = None
@@ -67,6 +79,12 @@ class Following:
     @property
     def verdict(self) -> Verdict | None:
         return self._version_check.verdict
+
+    @property
+    def whole_verdict(self) -> Verdict | None:
+        """`verdict`, and what the running standby said when it was last looked into."""
+        verdict = self.verdict
+        return None if verdict is None else Verdict((*verdict.findings, *self.live.findings))
 
     # --- the WAL server's side --------------------------------------------------------------
 
@@ -205,6 +223,62 @@ class Following:
                     # A damaged standby is no reason to refuse its primary's WAL.
                     self._alarm_of(error)
             await self._start()
+            self.live.again()
+
+    async def check_again(self, *, start: bool = False) -> None:
+        """The primary is as it was; what is installed here may have changed.
+
+        start: start the standby where it may run now, or on what is there now.
+        Raises LogshipError: the record can't be written.
+        """
+        record = self._instance.record
+        async with self._turn:
+            if record.profile is None or record.fence is not None:
+                return
+            await self._check()
+            if start:
+                await self._start()
+                self.live.forget()
+
+    async def compare(self, against: Installation | None = None) -> tuple[Installation, Verdict]:
+        """For whoever asks: compare anew with `against`, or with what the standby runs on or
+        would.  A standby that runs on it is looked into.  Changes nothing.
+
+        Raises LogshipError: nothing installed fits, or it can't be read.
+        """
+        profile = self._instance.record.profile
+        assert profile is not None
+        installed = self._instance.host.installations
+        ours = self.installation or choose(installed, profile.major, profile.server_version_num)
+        chosen = against or ours
+        layout, seeded = self._layout(), self.placed is not None
+        verdict = await self._version_check.compare(chosen, layout, seeded=seeded)
+        if chosen != self._runs_on or self.standby is None:
+            return chosen, verdict
+        with contextlib.suppress(LogshipError):  # down, or not consistent yet
+            await self.live.look(layout)
+        return chosen, Verdict((*verdict.findings, *self.live.findings))
+
+    async def look_if_due(self) -> None:
+        """Look into the running standby now and then; see `LiveCheck`."""
+        if self.standby is not None:
+            await self.live.look_if_due(self.standby, self._layout())
+
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever opens the standby must know of its text order and libraries, in words: as
+        it said itself or, if nobody looked into it, by what is known of both hosts."""
+        verdict = self.verdict
+        known = verdict.concerns if verdict is not None and not self.live.findings else ()
+        findings = self.live.findings or [one for one in known if one.rule in TOLD_BEFORE_OPENING]
+        return tuple(
+            f"{one.rule} ({one.primary} / {one.standby}): {one.remedy}"
+            for one in findings
+            if one.outcome is not Outcome.PASS
+        )
+
+    async def look_for_promotion(self) -> None:
+        """See `LiveCheck`."""
+        await self.live.look_for_promotion(self._layout())
 
     async def settings_changed(self) -> None:
         """Run the server as the instance's settings are now.  A promoted one is only let go of,
@@ -375,7 +449,12 @@ class Following:
     async def _check(self) -> None:
         """Let the version check decide; close the gate at once if it says so.  `_start` opens
         it, once the server that was checked is the one that runs."""
-        await self._version_check.look(self._layout(), seeded=self.placed is not None)
+        standby = self.standby
+        await self._version_check.look(
+            self._layout(),
+            seeded=self.placed is not None,
+            runs=standby is not None and standby.status().state is LifeState.RUNNING,
+        )
         if not self._version_check.passes:
             self._set_gate()
 
@@ -473,6 +552,7 @@ class Following:
         assert self.installation is not None and instance.record.profile is not None
         assert instance.tablespaces.notes is not None
         self._runs_on = self.installation
+        self.live.forget()
         return Standby(
             StandbySettings(
                 instance=name,

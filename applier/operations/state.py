@@ -220,7 +220,7 @@ def _other_roads(instance: Instance) -> list[status.OtherRoadStatus] | None:
 
 
 def _compat(instance: Instance) -> status.CompatStatus | None:
-    verdict = instance.following.verdict
+    verdict = instance.following.whole_verdict
     if verdict is None:
         return None
     return {

@@ -63,13 +63,15 @@ class Positions(NamedTuple):
     replay_idle: bool
 
 
-async def connect(layout: StandbyLayout, port: int, superuser: str) -> Connection:
-    """A session of the bootstrap superuser, in autocommit.
+async def connect(
+    layout: StandbyLayout, port: int, superuser: str, databases: tuple[str, ...] = _DATABASES
+) -> Connection:
+    """A session of the bootstrap superuser, in autocommit, in the first of `databases` that is.
 
     Raises LogshipError(STANDBY_FAILED, retryable): not running, or not consistent yet.
     """
     failure: psycopg.Error | None = None
-    for database in _DATABASES:
+    for database in databases:
         try:
             return await psycopg.AsyncConnection.connect(
                 host=str(layout.socket_directory),

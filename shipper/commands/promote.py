@@ -71,7 +71,7 @@ def _readable(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "promoted", f"after {record['promote_seconds']:.3f} s"
     yield "first write", f"after {record['first_write_seconds']:.3f} s"
     yield "lost", record["lost"]
-    for complaint in record["complaints"]:
+    for complaint in [*record.get("warnings", ()), *record["complaints"]]:
         yield "look at", complaint
 
 
