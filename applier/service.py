@@ -9,6 +9,7 @@ import os
 import pwd
 import signal
 import time
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,22 @@ import structlog
 
 from applier.api.operations import Report
 from applier.api.server import ApiServer
-from applier.operations.buckets import Buckets
+from applier.fleet.registry import Registry
+from applier.fleet.rules import effective
 from applier.operations.compat_report import compat_report
+from applier.operations.fleet import Fleet
 from applier.operations.host import Host
 from applier.operations.instance import Instance
 from applier.operations.promotion import promote, resume
+from applier.operations.roads import Roads
 from applier.operations.state import instance_status
-from applier.receivers.link import LinkReceiver
 from applier.settings import ApplierSettings
 from applier.standby.packages import PackageWatch
 from applier.walserver.server import WalServer
 from applier.walserver.status import StandbyStatus
 from logship import __version__, durable, status
 from logship.errors import Code, LogshipError, RefusedError, UsageError
-from logship.link.keys import load_pair, load_public
+from logship.link.keys import load_pair
 from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
@@ -47,14 +50,16 @@ MAX_FINISH_PAUSE_SECONDS = 30.0
 
 
 class Service:
-    """Every instance of one recovery server, without the roads that lead in.
+    """Every instance of one recovery server; `make_roads` makes the roads that lead in.
 
     Also the `Operations` that the API serves.  `open` first, `close` last.
     """
 
     def __init__(self, settings: ApplierSettings) -> None:
+        """settings: the settings file's; what is registered besides is read by `open`."""
         self.settings = settings
         self.open_instances: dict[str, Instance] = {}
+        self._fleet = Fleet(settings, self.open_instances)
         self._run_as = RunAs.of(settings.postgres.run_as or None)
         self.wal_server = WalServer(
             settings.wal_server.socket_directory,
@@ -62,21 +67,26 @@ class Service:
             allowed_uids=frozenset({os.geteuid(), self._run_as.uid}),
             on_status=self._standby_reported,
         )
-        self.buckets: Buckets | None = None
-        """The road through the bucket; made once the instances are open."""
+        self.roads: Roads | None = None
+        """None until `make_roads`."""
         self._host: Host | None = None
         self._packages = PackageWatch({})
         self._finishing: set[str] = set()
+        self._changes: set[asyncio.Task[dict[str, Any]]] = set()
 
-    async def open(self, names: list[str], *, each_for_itself: bool = True) -> None:
+    async def open(
+        self, names: Sequence[str] | None = None, *, each_for_itself: bool = True
+    ) -> None:
         """Take up the instances `names` with what is on disk; standbys are adopted or started.
+        None: all, declared and registered, once interrupted removals are finished.
 
         An instance that can't be taken up is alarmed and tried again, so that it does not
         stop the others; without `each_for_itself` it is raised.  Raises LogshipError; nothing
         is left open then.
         """
         await asyncio.to_thread(durable.make_directory, self.settings.directory, 0o711)
-        self._host = Host(self.settings, self._run_as, [], self.wal_server)
+        settings = await self._fleet.load()
+        self._host = Host(settings, self._run_as, [], self.wal_server)
         # First, so that what is installed meanwhile counts as a change.
         self._packages = PackageWatch(await asyncio.to_thread(self._host.packages))
         await asyncio.to_thread(self._host.look_for_installations)
@@ -85,6 +95,9 @@ class Service:
         )
         await self.wal_server.start()
         try:
+            if names is None:
+                await self._fleet.finish_removals(self._host)
+                names = self._fleet.names
             for name in names:
                 instance = Instance(name, self._host)
                 self.open_instances[name] = instance
@@ -92,6 +105,31 @@ class Service:
         except BaseException:
             await self.close()
             raise
+
+    def make_roads(self) -> Roads:
+        """The roads on which WAL and seeds come; `start` them when all else is ready.
+
+        Raises LogshipError: the bucket's identities can't be used.
+        """
+        self.roads = self._fleet.roads = Roads(self.host, self.open_instances)
+        return self.roads
+
+    async def close_roads(self) -> None:
+        roads, self.roads = self.roads, None
+        self._fleet.roads = None
+        if roads is not None:
+            await roads.stop()
+
+    @property
+    def host(self) -> Host:
+        """What the instances share; there once it is open."""
+        assert self._host is not None, "open it first"
+        return self._host
+
+    async def _take_up(self, instance: Instance) -> None:
+        await self._open(instance, again=True)
+        if _is_unfinished(instance):
+            self._finish_in_background(instance)
 
     async def _open(self, instance: Instance, *, again: bool) -> None:
         try:
@@ -101,8 +139,7 @@ class Service:
                 raise
             instance.failure = error
             instance.alarms.raise_error(error)
-            assert self._host is not None
-            self._host.spawn(self._open_again(instance))
+            instance.spawn(self._open_again(instance))
 
     async def _open_again(self, instance: Instance) -> None:
         while instance.failure is not None:
@@ -126,8 +163,7 @@ class Service:
 
     def keep_retention(self) -> None:
         """From now on remove, now and then, what nothing needs any more."""
-        assert self._host is not None
-        self._host.spawn(self._keep_retention())
+        self.host.spawn(self._keep_retention())
 
     async def _keep_retention(self) -> None:
         for turn in itertools.count():
@@ -153,19 +189,23 @@ class Service:
         found = [f"{one.version} in {one.bin_dir}" for one in host.installations]
         log.info("installed software changed: the versions are checked again", found=found)
         for instance in list(self.open_instances.values()):
-            try:
-                await instance.following.check_again(start=True)
-            except LogshipError as error:
-                instance.alarms.raise_error(error)
+            if self.open_instances.get(instance.name) is instance:
+                # The instance's own work: it ends when that is removed.
+                work = instance.following.check_again(start=True)
+                await asyncio.wait({instance.spawn(work)})
 
     async def _keep_looking_into_standbys(self) -> None:
         while True:
             await asyncio.sleep(LOOK_PAUSE_SECONDS)
             for instance in list(self.open_instances.values()):
-                await instance.following.look_if_due()
+                if instance.following.is_look_due():
+                    await asyncio.wait({instance.spawn(instance.following.look())})
 
     async def close(self) -> None:
-        """Let go of everything; the standbys run on."""
+        """Let go of everything; the standbys run on.  A change of the fleet that runs is waited
+        for."""
+        if self._changes:
+            await asyncio.wait(self._changes)
         if self._host is not None:
             await self._host.finish_spawned()
         for instance in self.open_instances.values():
@@ -192,14 +232,44 @@ class Service:
 
     async def request_seed(self, name: str, why: str, source: str = "") -> dict[str, Any]:
         self._named(name)
-        assert self.buckets is not None, "start it first"
-        return await self.buckets.request_seed(name, why, source)
+        assert self.roads is not None, "make the roads first"
+        return await self.roads.buckets.request_seed(name, why, source)
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
         return await self._named(name).retention.run(dry_run=dry_run)
 
     async def compat(self, name: str, against: str) -> dict[str, Any]:
         return await compat_report(self._named(name), against)
+
+    async def fleet(self) -> list[dict[str, Any]]:
+        return await self._fleet.describe()
+
+    async def add_instance(self, name: str, said: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._whole(self._fleet.add(self.host, name, said, self._take_up))
+
+    async def change_instance(
+        self, name: str, changes: Mapping[str, Any], unset: Sequence[str]
+    ) -> dict[str, Any]:
+        return await self._whole(self._fleet.change(self.host, name, changes, unset))
+
+    async def remove_instance(
+        self, name: str, *, keep_data: bool, promoted: bool
+    ) -> dict[str, Any]:
+        return await self._whole(
+            self._fleet.remove(self.host, name, keep_data=keep_data, promoted=promoted)
+        )
+
+    async def _whole(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        """Who asked may go away: what was begun is done to its end."""
+        task = asyncio.create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changed)
+        return await asyncio.shield(task)
+
+    def _changed(self, task: asyncio.Task[dict[str, Any]]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller's, if it is still there
 
     def _named(self, name: str) -> Instance:
         try:
@@ -213,10 +283,10 @@ class Service:
             ) from None
 
     def _finish_in_background(self, instance: Instance) -> None:
-        assert self._host is not None
         if instance.name not in self._finishing:
             self._finishing.add(instance.name)
-            self._host.spawn(self._finish_promotion(instance))
+            finishing = instance.spawn(self._finish_promotion(instance))
+            finishing.add_done_callback(lambda _: self._finishing.discard(instance.name))
 
     async def _finish_promotion(self, instance: Instance) -> None:
         """Until it is done: nothing else may become of a fenced instance."""
@@ -235,7 +305,6 @@ class Service:
                     instance.alarms.raise_error(failure)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, MAX_FINISH_PAUSE_SECONDS)
-        self._finishing.discard(instance.name)
         if alarm is not None:
             instance.alarms.clear(alarm)
 
@@ -271,46 +340,29 @@ async def serve(settings: ApplierSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    log.info("applier starts", version=__version__, instances=sorted(settings.instances))
+    log.info("applier starts", version=__version__)
     async with contextlib.AsyncExitStack() as stack:
-        keys = load_pair(settings.link.secret_key_file) if settings.has_link else None
+        if settings.has_link:
+            load_pair(settings.link.secret_key_file)  # what is wrong with it is said at once
         service = Service(settings)
-        await service.open(sorted(settings.instances))
+        await service.open()
         stack.push_async_callback(service.close)
-        service.buckets = buckets = Buckets(settings, service.open_instances)
-        stack.push_async_callback(buckets.stop)
-        receiver = None
-        if keys is not None:
-            receiver = LinkReceiver(
-                service.open_instances,
-                allowed_keys(settings),
-                keys=keys,
-                window_bytes=settings.link.window_mb << 20,
-                heartbeat_seconds=settings.link.heartbeat_seconds,
-            )
-            stack.push_async_callback(receiver.stop)
+        stack.push_async_callback(service.close_roads)
+        roads = service.make_roads()
         api = ApiServer(service, settings.api.socket, group=settings.api.group)
         await api.start()
         stack.push_async_callback(api.stop)
         service.finish_promotions()
         service.keep_retention()
         service.keep_looking()
-        endpoint = receiver.start(settings.link.listen) if receiver is not None else "no link"
-        buckets.start()
-        log.info("applier is ready", listens=endpoint, api=str(settings.api.socket))
+        roads.start()
+        log.info(
+            "applier is ready",
+            instances=sorted(service.open_instances),
+            api=str(settings.api.socket),
+        )
         await stop.wait()
         log.info("applier stops; the standbys run on")
-
-
-def allowed_keys(settings: ApplierSettings) -> dict[str, frozenset[str]]:
-    """Public key to the instances that it may ship.  Raises LogshipError(KEY_MISSING, …)."""
-    allowed: dict[str, frozenset[str]] = {}
-    for name, instance in settings.instances.items():
-        if not instance.has_link:
-            continue
-        key = load_public(instance.shipper_key)
-        allowed[key] = allowed.get(key, frozenset()) | {name}
-    return allowed
 
 
 def promote_offline(settings: ApplierSettings, name: str, report: Report) -> dict[str, Any]:
@@ -318,8 +370,12 @@ def promote_offline(settings: ApplierSettings, name: str, report: Report) -> dic
 
     Raises RefusedError/LogshipError as `promote`, and STORE_LOCKED if an applier does run.
     """
-    if name not in settings.instances:
-        known = ", ".join(sorted(settings.instances))
+    registered = Registry(settings.directory).load()
+    if name in registered.unreadable:
+        raise registered.unreadable[name]
+    instances = effective(settings, registered).instances
+    if name not in instances:
+        known = ", ".join(sorted(instances))
         raise UsageError(
             Code.UNKNOWN_INSTANCE, f"there is no instance {name!r}", f"instances here: {known}"
         )

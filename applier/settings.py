@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
+from applier.fleet.ports import check_ports
 from logship.errors import UsageError
 from logship.settings import LogSettings, check_name, load_settings
 from logship.settings_bucket import BucketSettings as PlaceOfBucket
@@ -79,7 +80,9 @@ class ApiSettings(Section, frozen=True, kw_only=True):
 
     socket: Annotated[
         Path,
-        Meta(description="Path of the socket. Who may write to it may promote."),
+        Meta(
+            description="Path of the socket. Who may write to it may promote and remove instances."
+        ),
     ] = Path("/run/logship/applier.sock")
     group: Annotated[
         str,
@@ -146,6 +149,15 @@ class StoreSettings(Section, frozen=True, kw_only=True):
             ge=0,
         ),
     ] = 1024
+    volumes: Annotated[
+        list[Path],
+        Meta(
+            description=(
+                "Directories, each on a volume of its own. The WAL of a new cluster goes to the "
+                "one with the most free room, and stays there. None: to `directory`."
+            )
+        ),
+    ] = field(default_factory=list)
 
 
 class SeedsSettings(Section, frozen=True, kw_only=True):
@@ -217,6 +229,27 @@ class StandbySettings(Section, frozen=True, kw_only=True):
             extra={"check_entry": _check_parameter},
         ),
     ] = field(default_factory=dict)
+    volumes: Annotated[
+        list[Path],
+        Meta(
+            description=(
+                "Directories, each on a volume of its own. The data of a new cluster's standby "
+                "goes to the one with the most free room, and stays there. None: to `directory`."
+            )
+        ),
+    ] = field(default_factory=list)
+
+
+class FleetSettings(Section, frozen=True, kw_only=True):
+    """Instances that are added while the applier runs (`applier add`)."""
+
+    ports: Annotated[
+        str,
+        Meta(
+            description="Ports for the standbys of instances that are added without one.",
+            extra={"shape": "FIRST-LAST", "check": check_ports},
+        ),
+    ] = "5433-5499"
 
 
 class BucketSettings(PlaceOfBucket, frozen=True, kw_only=True):
@@ -360,11 +393,12 @@ class ApplierSettings(Section, frozen=True, kw_only=True):
     seeds: SeedsSettings = field(default_factory=SeedsSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     standby: StandbySettings = field(default_factory=StandbySettings)
+    fleet: FleetSettings = field(default_factory=FleetSettings)
     log: LogSettings = field(default_factory=LogSettings)
     instances: Annotated[
         dict[str, InstanceSettings],
         Meta(
-            description="The protected clusters.",
+            description="The protected clusters; `applier add` adds others while it runs.",
             examples=["main"],
             extra={"check_name": check_name},
         ),
@@ -398,12 +432,6 @@ class ApplierSettings(Section, frozen=True, kw_only=True):
         return {**self.standby.settings, **self.instances[name].settings}
 
     def contradictions(self) -> Iterator[Contradiction]:
-        if not self.instances:
-            yield Contradiction(
-                (),
-                "there are no instances",
-                "add a table [instances.NAME] with public_key_file and port",
-            )
         yield from self._shared("port", "port", {n: i.port for n, i in self.instances.items()})
         keys = {n: i.public_key for n, i in self.instances.items() if i.public_key}
         yield from self._shared("public_key", "public key", keys)

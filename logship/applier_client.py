@@ -25,6 +25,10 @@ _CONNECT_TIMEOUT_SECONDS = 5.0
 _ANSWER_TIMEOUT_SECONDS = 30.0
 _COMPAT_TIMEOUT_SECONDS = 300.0
 _RETENTION_TIMEOUT_SECONDS = 600.0
+_CHANGE_TIMEOUT_SECONDS = 300.0
+_REMOVE_TIMEOUT_SECONDS = 3600.0
+"""All of an instance's files go."""
+
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -74,6 +78,37 @@ class ApplierClient:
             _path_of(name) + "/retention",
             {"dry_run": dry_run},
             timeout_seconds=_RETENTION_TIMEOUT_SECONDS,
+        )
+
+    def fleet(self) -> list[dict[str, Any]]:
+        """Every instance by name: where it is from, and its settings."""
+        return cast("list[dict[str, Any]]", self._call("GET", "/v1/fleet")["instances"])
+
+    def add(self, name: str, said: dict[str, Any]) -> dict[str, Any]:
+        """Register an instance; `said` by the names of the settings file."""
+        return self._call(
+            "POST",
+            _path_of(name) + "/add",
+            {"set": said},
+            timeout_seconds=_CHANGE_TIMEOUT_SECONDS,
+        )
+
+    def change(self, name: str, changes: dict[str, Any], unset: list[str]) -> dict[str, Any]:
+        """Change a registered instance."""
+        return self._call(
+            "POST",
+            _path_of(name) + "/change",
+            {"set": changes, "unset": unset},
+            timeout_seconds=_CHANGE_TIMEOUT_SECONDS,
+        )
+
+    def remove(self, name: str, *, keep_data: bool, promoted: bool) -> dict[str, Any]:
+        """Remove a registered instance.  It goes on in the applier when the caller goes away."""
+        return self._call(
+            "POST",
+            _path_of(name) + "/remove",
+            {"keep_data": keep_data, "promoted": promoted},
+            timeout_seconds=_REMOVE_TIMEOUT_SECONDS,
         )
 
     def promote(self, name: str) -> Iterator[dict[str, Any]]:

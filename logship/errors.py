@@ -30,6 +30,12 @@ class Code(StrEnum):
     SUPERSEDED = "superseded"
     FENCED = "fenced"
     VERSION_MISMATCH = "protocol-version-mismatch"
+    # Which instances there are
+    INSTANCE_EXISTS = "instance-exists"
+    INSTANCE_DECLARED = "instance-declared"
+    REGISTRATION_DAMAGED = "registration-damaged"
+    PORT_TAKEN = "port-taken"
+    REMOVE_REFUSED = "remove-refused"
     # What is shipped
     SYSTEM_IDENTIFIER_MISMATCH = "system-identifier-mismatch"
     MAJOR_MISMATCH = "major-mismatch"

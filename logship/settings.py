@@ -143,6 +143,22 @@ def parse_settings(text: str, kind: type[_S], *, file: Path) -> _S:
     return built
 
 
+def convert_settings(document: object, kind: type[_S], *, path: tuple[str, ...] = ()) -> _S:
+    """As parse_settings, from what came otherwise than in a settings file, such as JSON.
+
+    path: of the section, for messages.  Paths in it must be absolute.  Raises
+    UsageError(SETTINGS) with everything that is wrong.
+    """
+    reader = _Reader(Path("/"), {})
+    built = reader.section(kind, document, path)
+    if reader.findings or built is None:
+        hints = dict.fromkeys(each.hint for each in reader.findings if each.hint)
+        raise UsageError(
+            Code.SETTINGS, "; ".join(each.what for each in reader.findings), "; ".join(hints)
+        )
+    return built
+
+
 def suggestion(word: str, known: Sequence[str]) -> str:
     """`did you mean 'x'?` for the known word nearest to `word`, or ""."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
@@ -294,6 +310,7 @@ def _kind_of(value: object) -> str:
         str: "text",
         list: "a list",
         dict: "a table",
+        type(None): "nothing",
     }
     if isinstance(value, str) and not value:
         return "empty text"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from logship.status import InstanceStatus
@@ -47,5 +47,43 @@ class Operations(Protocol):
         source: "link" (its shipper sends one), "bucket" or the path of a directory (the newest
         one there that can be recovered), or "": the link if its shipper is connected, else the
         bucket.
+        """
+        ...
+
+    async def fleet(self) -> list[dict[str, Any]]:
+        """Every instance by name, as `applier.fleet.report.describe` has it."""
+        ...
+
+    async def add_instance(self, name: str, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Register an instance and take it up; returns it as `fleet` has it.
+
+        said: by the names of the settings file; an entry of the table `settings` as
+        `settings.NAME`.  Without `port` one of `fleet.ports` is allotted.  Data that an earlier
+        instance of this name left is taken up.  Raises RefusedError (INSTANCE_EXISTS, PORT_TAKEN,
+        KEY_NOT_ALLOWED), UsageError(SETTINGS), LogshipError; nothing was changed then.
+        """
+        ...
+
+    async def change_instance(
+        self, name: str, changes: Mapping[str, Any], unset: Sequence[str]
+    ) -> dict[str, Any]:
+        """Change what is registered of an instance, at once; returns it as `fleet` has it.
+
+        A standby is started anew if it has to be; a promoted server is not.  Raises as
+        `add_instance`, and RefusedError(INSTANCE_DECLARED); LogshipError(STANDBY_FAILED): its
+        server does not stop, and the change is in force with its next start.
+        """
+        ...
+
+    async def remove_instance(
+        self, name: str, *, keep_data: bool, promoted: bool
+    ) -> dict[str, Any]:
+        """Remove a registered instance: its shipper is refused, its standby stopped, its data
+        removed; returns {"name", "removed", "keep_data", "keep_server"}.
+
+        keep_data: only the registration goes, and the server of a promoted one runs on.
+        promoted: also if it was promoted.  Raises RefusedError (INSTANCE_DECLARED,
+        ALREADY_PROMOTED, PROMOTE_REFUSED, REMOVE_REFUSED) with nothing changed, else LogshipError:
+        call it again, or start the applier again, to go on.
         """
         ...

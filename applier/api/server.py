@@ -49,6 +49,10 @@ class ApiServer:
         app.router.add_get("/v1/instances", self._get_instances)
         app.router.add_get("/v1/instances/{name}", self._get_instance)
         app.router.add_get("/v1/instances/{name}/compat", self._get_compat)
+        app.router.add_get("/v1/fleet", self._get_fleet)
+        app.router.add_post("/v1/instances/{name}/add", self._add)
+        app.router.add_post("/v1/instances/{name}/change", self._change)
+        app.router.add_post("/v1/instances/{name}/remove", self._remove)
         app.router.add_post("/v1/instances/{name}/promote", self._promote)
         app.router.add_post("/v1/instances/{name}/seed", self._seed)
         app.router.add_post("/v1/instances/{name}/retention", self._retention)
@@ -78,6 +82,31 @@ class ApiServer:
     async def _get_compat(self, request: web.Request) -> web.Response:
         name, against = request.match_info["name"], request.query.get("against", "")
         return web.json_response(await self._operations.compat(name, against))
+
+    async def _get_fleet(self, _request: web.Request) -> web.Response:
+        return web.json_response({"instances": await self._operations.fleet()})
+
+    async def _add(self, request: web.Request) -> web.Response:
+        said = _table(await _json_body(request), "set")
+        name = request.match_info["name"]
+        return web.json_response(await self._operations.add_instance(name, said))
+
+    async def _change(self, request: web.Request) -> web.Response:
+        body = await _json_body(request)
+        changes, unset = _table(body, "set"), body.get("unset", [])
+        if not isinstance(unset, list) or not all(isinstance(each, str) for each in unset):
+            raise UsageError(Code.USAGE, "`unset` must be a list of names")
+        name = request.match_info["name"]
+        return web.json_response(await self._operations.change_instance(name, changes, unset))
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        body = await _json_body(request)
+        name = request.match_info["name"]
+        keep_data, promoted = _flag(body, "keep_data"), _flag(body, "promoted")
+        removed = await self._operations.remove_instance(
+            name, keep_data=keep_data, promoted=promoted
+        )
+        return web.json_response(removed)
 
     async def _seed(self, request: web.Request) -> web.Response:
         body = await _json_body(request)
@@ -245,6 +274,20 @@ async def _json_body(request: web.Request) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(Code.USAGE, "the request's body is not a JSON object")
     return document
+
+
+def _table(body: dict[str, Any], key: str) -> dict[str, Any]:
+    table = body.get(key, {})
+    if not isinstance(table, dict):
+        raise UsageError(Code.USAGE, f"`{key}` must be an object")
+    return table
+
+
+def _flag(body: dict[str, Any], key: str) -> bool:
+    flag = body.get(key, False)
+    if not isinstance(flag, bool):
+        raise UsageError(Code.USAGE, f"`{key}` must be true or false")
+    return flag
 
 
 async def _send_line(stream: web.StreamResponse, document: dict[str, Any]) -> None:

@@ -18,6 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from applier.commands.check_bucket import check_bucket
+from applier.fleet.registry import Registered, Registry
+from applier.fleet.report import REGISTERED, describe
+from applier.fleet.rules import effective
+from applier.operations.record import known_places
 from applier.settings import DEFAULT_SETTINGS_FILE, ApplierSettings, load_applier_settings
 from applier.standby.layout import check_socket_path
 from logship.applier_client import ApplierClient
@@ -25,6 +29,7 @@ from logship.checks import Check, check_directory, fail, failed, ok, show, warn
 from logship.commandline import add_config_argument, add_json_argument
 from logship.errors import Code, LogshipError
 from logship.logs import set_up_logs
+from logship.postgres.postmaster import running_postmaster
 from logship.postgres.run_as import RunAs
 from logship.settings_network import parse_tcp_endpoint
 
@@ -35,10 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = load_applier_settings(args.config)
-    set_up_logs(settings.log)
-    names = ", ".join(settings.instances)
-    checks = [ok("settings", f"{args.config} protects {names}")]
+    declared = load_applier_settings(args.config)
+    set_up_logs(declared.log)
+    checks = [_instances(args.config, declared)]
+    registered = Registered({}, {})
+    try:
+        registered = Registry(declared.directory).load()
+    except LogshipError as error:
+        checks.append(failed("registered", error))
+    settings = effective(declared, registered)
+    checks += check_registered(declared, registered)
     checks += check_places(settings)
     checks += check_keys(settings)
     checks += check_bucket(settings)
@@ -63,10 +74,45 @@ def is_running(settings: ApplierSettings) -> bool:
     return True
 
 
+def _instances(file: Path, declared: ApplierSettings) -> Check:
+    names = ", ".join(declared.instances)
+    return ok("settings", f"{file} protects {names or 'no instance by itself'}")
+
+
+def check_registered(declared: ApplierSettings, registered: Registered) -> Iterator[Check]:
+    """The instances that were added while the applier ran, beside those of the file."""
+    for document in describe(declared, registered, {}):
+        name, error = document["name"], document["error"]
+        if document["origin"] != REGISTERED:
+            continue
+        if error is not None:
+            yield fail(f"registered:{name}", error["what"], error["hint"])
+        elif document["removing"]:
+            yield warn(f"registered:{name}", "its removal was cut off", "`applier run` finishes it")
+        else:
+            yield ok(f"registered:{name}", f"port {document['port']}")
+    for name in sorted(declared.instances.keys() & registered.entries.keys()):
+        yield warn(
+            f"registered:{name}",
+            f"{name} was added, and stands in the settings file too, which counts",
+            f"remove {Registry(declared.directory).path(name)}",
+        )
+    if not declared.instances and not registered.entries:
+        yield warn(
+            "instances",
+            "there is no instance yet",
+            "add one while the applier runs: applier add NAME; or a table [instances.NAME]",
+        )
+
+
 def check_places(settings: ApplierSettings) -> Iterator[Check]:
     """Directories, free space, and where the unix sockets go."""
     yield check_directory("directory", settings.directory)
-    yield _free_space(settings)
+    yield _free_space("free-space", settings.directory, settings.store.keep_free_mb)
+    volumes = [*settings.store.volumes, *settings.standby.volumes]
+    for volume in dict.fromkeys(volumes):
+        yield _volume(volume)
+        yield _free_space(f"free-space:{volume}", volume, settings.store.keep_free_mb)
     yield check_directory("api-directory", settings.api.socket.parent)
     if settings.api.group:
         yield _group(settings.api.group)
@@ -83,16 +129,26 @@ def check_places(settings: ApplierSettings) -> Iterator[Check]:
         yield failed("wal-server-socket", error)
 
 
-def _free_space(settings: ApplierSettings) -> Check:
-    directory = settings.directory
+def _volume(volume: Path) -> Check:
+    """It must be there: on the root's disk, say, an empty mount point would fill that."""
+    if volume.is_dir() and os.access(volume, os.W_OK | os.X_OK):
+        return ok(f"volume:{volume}", "can be written to")
+    return fail(
+        f"volume:{volume}",
+        f"{volume} is no directory that this user can write to",
+        "mount it, and give it to the user that the applier runs as",
+    )
+
+
+def _free_space(name: str, directory: Path, keep_free_mb: int) -> Check:
     present = next(each for each in (directory, *directory.parents) if each.exists())
     free_mb = shutil.disk_usage(present).free >> 20
-    what = f"{free_mb} MB are free in {directory}, {settings.store.keep_free_mb} MB stay so"
-    if free_mb <= settings.store.keep_free_mb:
-        return fail("free-space", what, "free some space, or lower store.keep_free_mb")
-    if free_mb < 2 * settings.store.keep_free_mb:
-        return warn("free-space", what, "receiving will pause soon: free some space")
-    return ok("free-space", what)
+    what = f"{free_mb} MB are free in {directory}, {keep_free_mb} MB stay so"
+    if free_mb <= keep_free_mb:
+        return fail(name, what, "free some space, or lower store.keep_free_mb")
+    if free_mb < 2 * keep_free_mb:
+        return warn(name, what, "receiving will pause soon: free some space")
+    return ok(name, what)
 
 
 def _group(name: str) -> Check:
@@ -177,16 +233,18 @@ def check_postgres(settings: ApplierSettings) -> Iterator[Check]:
 
 
 def _run_as(settings: ApplierSettings, run_as: RunAs) -> Check:
-    directory = settings.directory
-    closed = [
-        each for each in (directory, *directory.parents) if each.is_dir() and _shuts(each, run_as)
-    ]
-    if closed:
-        return fail(
-            "run-as",
-            f"user {run_as.name}, who runs the standbys, can't enter {closed[-1]}",
-            f"chmod o+x {closed[-1]}, or choose another `directory`",
-        )
+    for directory in settings.standby.volumes or [settings.directory]:
+        closed = [
+            each
+            for each in (directory, *directory.parents)
+            if each.is_dir() and _shuts(each, run_as)
+        ]
+        if closed:
+            return fail(
+                "run-as",
+                f"user {run_as.name}, who runs the standbys, can't enter {closed[-1]}",
+                f"chmod o+x {closed[-1]}, or choose another directory",
+            )
     return ok("run-as", f"standbys run as {run_as.name}")
 
 
@@ -224,11 +282,10 @@ def check_ports(settings: ApplierSettings) -> Iterator[Check]:
 
 def _standby_runs(settings: ApplierSettings, name: str) -> bool:
     """Standbys outlive the applier, so theirs may rightly be taken."""
-    for file in (settings.directory / "instances" / name).glob("*/data/postmaster.pid"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            pid = int(file.read_text(encoding="ascii", errors="replace").splitlines()[0])
-            if Path(f"/proc/{pid}").exists():
-                return True
+    with contextlib.suppress(LogshipError):
+        places = known_places(settings.directory, name)
+        if places is not None:
+            return running_postmaster(places.standby / "data") is not None
     return False
 
 

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from applier.commands.window import add_source_arguments, places_of
-from applier.settings import ApplierSettings, load_applier_settings
+from applier.fleet.settings import load_effective_settings
+from applier.settings import ApplierSettings
 from logship.commandline import add_json_argument, print_json
 from logship.errors import ExitCode
 
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     target = make_target(
         to_time=args.to_time, to_lsn=args.to_lsn, to_name=args.to_name, latest=args.latest
     )
-    settings = load_applier_settings(args.config)
+    settings = load_effective_settings(args.config)
     from logship.logs import set_up_logs
     from logship.settings import LogSettings
 
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -> dict[str, Any]:
+    from applier.fleet.places import InstancePlaces
     from applier.restore.opening import hold_and_open, with_a_way_out
     from applier.restore.restoring import Machine, Place, check_place, restore
     from applier.restore.window import window_lines
@@ -118,7 +120,7 @@ def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -
     spool = place.into.with_name(f".{place.into.name}.wal")
     sources = hold_and_open(settings, args.name, places_of(args), spool)
     try:
-        if sources.lease is None and (settings.directory / "instances" / args.name).is_dir():
+        if sources.lease is None and InstancePlaces(settings.directory, args.name).home.is_dir():
             progress.line("the applier is not told of this: its retention may remove what is read")
         with with_a_way_out():
             window = sources.window()

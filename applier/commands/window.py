@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from applier.settings import DEFAULT_SETTINGS_FILE, load_applier_settings
+from applier.fleet.settings import load_effective_settings
+from applier.settings import DEFAULT_SETTINGS_FILE
 from logship.commandline import add_json_argument, print_json
 from logship.errors import ExitCode
 
@@ -69,7 +70,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = load_applier_settings(args.config)
+    settings = load_effective_settings(args.config)
     from applier.restore.opening import open_from_settings, with_a_way_out
     from applier.restore.window import window_lines
     from logship.logs import set_up_logs

@@ -115,7 +115,7 @@ class Arrival:
         """Returns when the standby runs on the seed.  Said again, waits for the same."""
         if self._ending is None:
             self._known(frame.seed_id)
-            self._ending = self._instance.host.spawn(self._end(frame))
+            self._ending = self._instance.spawn(self._end(frame))
         await asyncio.shield(self._ending)
 
     async def stopped(self, seed_id: str, code: str, what: str) -> None:
@@ -151,7 +151,7 @@ class Arrival:
             self._ending.cancel()
         elif connected or self._ending is not None:
             return False
-        self._instance.host.spawn(self.give_up("its shipper is gone, the standby is wanted"))
+        self._instance.spawn(self.give_up("its shipper is gone, the standby is wanted"))
         return True
 
     async def give_up(self, why: str) -> None:

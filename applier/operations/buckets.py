@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from applier.operations.bucket_retention import BucketRetention
+from applier.operations.bucket_road import BucketRoad
 from applier.operations.instance import Instance
 from applier.receivers.bucket.reader import BucketReader, SeedOrder
 from applier.receivers.bucket.receiver import BucketReceiver
@@ -31,13 +32,12 @@ LINK, BUCKET = "link", "bucket"
 class Buckets:
     """Reads the settings' bucket, if they have one, for the instances that are attached to it.
 
-    `start` in the event loop, then `stop`.  Raises LogshipError for identities or an AWS profile
-    that can't be used; whether the bucket answers shows later.
+    In an event loop; `attach` instances, then `stop`.  Raises LogshipError for identities or an
+    AWS profile that can't be used; whether the bucket answers shows later.
     """
 
     def __init__(self, settings: ApplierSettings, instances: Mapping[str, Instance]) -> None:
         self._instances = instances
-        self._attached = [name for name in instances if settings.is_attached(name)]
         bucket = settings.bucket
         self._retention: BucketRetention | None = None
         reading = bucket if bucket is not None else BucketSettings(url="file:///nonexistent")
@@ -46,24 +46,36 @@ class Buckets:
         if self._store is not None:
             self._retention = BucketRetention(self._store, identities)
         self._receiver = BucketReceiver(
-            {name: instance.bucket for name, instance in instances.items()},
+            _RoadsOf(instances),
             self._store,
             poll_seconds=reading.poll_seconds,
             prefetch_bytes=reading.prefetch_mb << 20,
             identities=identities,
         )
-        self._orders: set[asyncio.Task[None]] = set()
+        self._orders: dict[asyncio.Task[None], str] = {}
         self._ordered: set[str] = set()
         """Instances for which an order is being looked into, or read from a directory."""
 
-    def start(self) -> None:
-        for name in self._attached:
-            road = self._instances[name].bucket
-            road.is_open = True
-            self._instances[name].retention.bucket = self._retention
-            road.wake = partial(self._receiver.wake, name)
-            road.hurry = partial(self._receiver.hurry, name)
-        self._receiver.start(self._attached)
+    def attach(self, name: str) -> None:
+        """Read the bucket for an instance, whose settings say so."""
+        instance = self._instances[name]
+        road = instance.bucket
+        road.is_open = True
+        instance.retention.bucket = self._retention
+        road.wake = partial(self._receiver.wake, name)
+        road.hurry = partial(self._receiver.hurry, name)
+        self._receiver.start([name])
+
+    async def detach(self, name: str) -> None:
+        """Let go of an instance: neither the bucket nor a directory is read for it any more."""
+        instance = self._instances[name]
+        instance.bucket.is_open = False
+        instance.retention.bucket = None
+        orders = [task for task, owner in self._orders.items() if owner == name]
+        for task in orders:
+            task.cancel()
+        await asyncio.gather(*orders, return_exceptions=True)
+        await self._receiver.leave(name)
 
     async def stop(self) -> None:
         for task in self._orders:
@@ -129,8 +141,8 @@ class Buckets:
             reader = self._receiver.reader_of(name, store, order)
             info = await self._usable(instance, reader)
             task = asyncio.create_task(self._seed_from(name, reader))
-            self._orders.add(task)
-            task.add_done_callback(self._orders.discard)
+            self._orders[task] = name
+            task.add_done_callback(lambda done: self._orders.pop(done, None))
             rest = turn.pop_all()
             task.add_done_callback(lambda _: rest.close())
         return info
@@ -145,6 +157,22 @@ class Buckets:
             await self._receiver.run_instead(name, reader)
         except LogshipError as error:
             log.error("no seed came of it", instance=name, **error.as_dict())
+
+
+class _RoadsOf(Mapping[str, BucketRoad]):
+    """The bucket's road into each instance that there is."""
+
+    def __init__(self, instances: Mapping[str, Instance]) -> None:
+        self._instances = instances
+
+    def __getitem__(self, name: str) -> BucketRoad:
+        return self._instances[name].bucket
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._instances)
+
+    def __len__(self) -> int:
+        return len(self._instances)
 
 
 def _directory(text: str) -> DirectoryStore:

@@ -87,7 +87,7 @@ class Following:
         self._is_served = True
         self._instance.host.wal_server.serve(self._instance.name, store, version, gate)
         if self.standby is not None:
-            self._instance.host.spawn(self.standby.retry_streaming())
+            self._instance.spawn(self.standby.retry_streaming())
 
     def withdraw(self) -> None:
         self._is_served = False
@@ -158,7 +158,7 @@ class Following:
             if self._instance.record.fence is None:
                 await self._start()
                 if self.placed is not None:
-                    self._instance.host.spawn(self._discard_previous())
+                    self._instance.spawn(self._discard_previous())
 
     async def _prepare_again(self) -> None:
         """A crash may have come between the seed's arrival and its becoming a standby."""
@@ -173,6 +173,9 @@ class Following:
 
     async def close(self) -> None:
         """Leave the server running."""
+        await self._let_go()
+
+    async def _let_go(self) -> None:
         await self._stop_watching()
         if self.standby is not None:
             await self.standby.close()
@@ -225,10 +228,15 @@ class Following:
             await self.live.look(layout)
         return chosen, Verdict((*verdict.findings, *self.live.findings))
 
-    async def look_if_due(self) -> None:
-        """Look into the running standby now and then; see `LiveCheck`."""
-        if self.standby is not None:
-            await self.live.look_if_due(self.standby, self._layout())
+    def is_look_due(self) -> bool:
+        """Whether the running standby is to be looked into now."""
+        standby = self.standby
+        return standby is not None and self.live.is_due(standby)
+
+    async def look(self) -> None:
+        """Look into the running standby; one that lets nobody in is looked at again."""
+        with contextlib.suppress(LogshipError):
+            await self.live.look(self._layout())
 
     def warnings(self) -> tuple[str, ...]:
         """What whoever opens the standby must know of its text order and libraries, in words: as
@@ -245,6 +253,24 @@ class Following:
     async def look_for_promotion(self) -> None:
         """See `LiveCheck`."""
         await self.live.look_for_promotion(self._layout())
+
+    async def settings_changed(self) -> None:
+        """Run the server as the instance's settings are now.  A promoted one is only let go of,
+        or taken up again: what its clients see is its operator's to restart."""
+        instance = self._instance
+        async with self._turn:
+            if instance.record.profile is None or instance.failure is not None:
+                return  # the next `open` takes them up
+            promoted = instance.record.promotion is not None
+            if promoted or instance.settings.run_standby:
+                await self._let_go()
+            else:
+                await self._stop_server()
+            if promoted:
+                await self._adopt_promoted()
+            elif instance.record.fence is None:
+                await self._check()
+                await self._start()
 
     def _alarm_of(self, error: LogshipError | OSError) -> None:
         if not isinstance(error, LogshipError):
@@ -264,7 +290,7 @@ class Following:
             await asyncio.to_thread(prepare, layout, self._instance.host.run_as)
             await self._check()
             await self._start()
-            self._instance.host.spawn(self._discard_previous())
+            self._instance.spawn(self._discard_previous())
 
     async def _discard_previous(self) -> None:
         """Remove what the seed replaced, once what replaced it can be opened.  Where no server
@@ -284,14 +310,17 @@ class Following:
     async def stop(self) -> None:
         """Take the server down, as its data directory is about to be replaced."""
         async with self._turn:
-            await self._stop_watching()
-            if self.standby is None and self.placed is not None and self.installation is not None:
-                self.standby = self._make_standby()
-            if self.standby is not None:
-                await self.standby.stop()
-                await self.standby.close()
-                self.standby = None
-            self.applied_lsn = Lsn(0)
+            await self._stop_server()
+
+    async def _stop_server(self) -> None:
+        await self._stop_watching()
+        if self.standby is None and self.placed is not None and self.installation is not None:
+            self.standby = self._make_standby()
+        if self.standby is not None:
+            await self.standby.stop()
+            await self.standby.close()
+            self.standby = None
+        self.applied_lsn = Lsn(0)
 
     async def ready_to_promote(self) -> Standby:
         """The running standby, its gate open.  Raises RefusedError when there is none."""
@@ -415,7 +444,7 @@ class Following:
         self._watcher = asyncio.create_task(self.standby.watch())
         if self.standby.admits_nobody:
             # A crash came between the promotion and letting clients in.
-            self._instance.host.spawn(self._admit_in_background())
+            self._instance.spawn(self._admit_in_background())
 
     async def _admit_in_background(self) -> None:
         await self.admit_clients()

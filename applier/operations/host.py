@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from applier.fleet.places import InstancePlaces
 from applier.settings import ApplierSettings
 from applier.standby.packages import state_of
 from applier.standby.surroundings import Surroundings
@@ -21,7 +22,11 @@ log = structlog.get_logger(__name__)
 
 
 class Host:
-    """The recovery server as instances see it: settings, installations, the WAL server."""
+    """The recovery server as instances see it: settings, installations, the WAL server.
+
+    `settings` are the effective ones, with every instance that there is; they are replaced as a
+    whole when an instance is added, changed or removed.
+    """
 
     def __init__(
         self,
@@ -36,10 +41,12 @@ class Host:
         self.wal_server = wal_server
         self.surroundings = Surroundings(run_as, self.probe_cache)
         self.keep_free_bytes = settings.store.keep_free_mb << 20
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._spawned: dict[asyncio.Task[Any], str] = {}
+        self._to_the_end: dict[asyncio.Task[Any], str] = {}
 
-    def instance_directory(self, name: str) -> Path:
-        return self.settings.directory / "instances" / name
+    def places(self, name: str) -> InstancePlaces:
+        """Where the files of an instance are."""
+        return InstancePlaces(self.settings.directory, name)
 
     @property
     def probe_cache(self) -> Path:
@@ -62,27 +69,30 @@ class Host:
         """Private to the standby's server; beside the WAL server's, for its short path."""
         return self.settings.wal_server.socket_directory.parent / "standby" / name
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that outlives its caller; the service waits for it when it stops."""
+    def spawn(self, work: Coroutine[Any, Any, None], owner: str = "") -> asyncio.Task[None]:
+        """Run something that outlives its caller; the service waits for it when it stops.
+
+        owner: the instance that it belongs to, which is not removed before it has ended.
+        """
         task = asyncio.create_task(work)
-        self._tasks.add(task)
+        self._spawned[task] = owner
         task.add_done_callback(self._done)
         return task
 
-    async def to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+    async def to_the_end(self, work: Coroutine[Any, Any, None], owner: str = "") -> None:
         """Run `work` to its end, also when the caller is cancelled; raises what it raises."""
         task = asyncio.create_task(work)
-        self._tasks.add(task)
+        self._to_the_end[task] = owner
         task.add_done_callback(self._seen)
         await asyncio.shield(task)
 
     def _seen(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._to_the_end.pop(task, None)
         if not task.cancelled():
             task.exception()  # the caller's, if it is still there
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._spawned.pop(task, None)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, LogshipError):
             log.warning("work in the background failed", **error.as_dict())
@@ -90,6 +100,19 @@ class Host:
             log.error("a bug in the background", exc_info=error)
 
     async def finish_spawned(self) -> None:
-        for task in list(self._tasks):
+        tasks = [*self._spawned, *self._to_the_end]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def finish_work_of(self, owner: str) -> None:
+        """End what runs for an instance, and what that leaves behind; what has to come to its
+        end does."""
+        while True:
+            spawned = [task for task, name in self._spawned.items() if name == owner]
+            rest = [task for task, name in self._to_the_end.items() if name == owner]
+            if not spawned and not rest:
+                return
+            for task in spawned:
+                task.cancel()
+            await asyncio.wait([*spawned, *rest])

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 
+from applier.fleet import volumes
+from applier.fleet.places import IncarnationPlaces, Volumes, check_mounted
 from applier.operations.admission import check_profile, check_same_segments, mismatch
 from applier.operations.alarms import Alarms
 from applier.operations.arrival import Arrival
@@ -32,6 +36,7 @@ from applier.operations.retention import Retention
 from applier.operations.sender import LinkState, Sender
 from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
+from applier.settings import InstanceSettings
 from applier.store import Store
 from applier.store.commit_indexing import CommitIndexing
 from logship import durable
@@ -44,7 +49,7 @@ from logship.frames import (
     SeedEnd,
     ShipperHeartbeat,
 )
-from logship.identity import Profile
+from logship.identity import Incarnation, Profile
 from logship.wal import WalLine
 
 log = structlog.get_logger(__name__)
@@ -61,8 +66,7 @@ class Instance:
     def __init__(self, name: str, host: Host) -> None:
         self.name = name
         self.host = host
-        self.directory = host.instance_directory(name)
-        self.settings = host.settings.instances[name]
+        self.directory = host.places(name).home
         self.alarms = Alarms(name)
         self.sender = Sender(self)
         self.record = InstanceRecord(name=name)
@@ -74,12 +78,18 @@ class Instance:
         self.retention = Retention(self)
         self.bucket = BucketRoad(self)
         self.failure: LogshipError | None = None
-        """Why the instance could not be opened: nothing is received or promoted until it is."""
+        """Why the instance could not be opened, or that it is being removed: nothing is received
+        or promoted while it stands."""
         self._listener: IntakeListener | None = None
         self._store_turn = asyncio.Lock()
         self._record_turn = asyncio.Lock()
         self.promotion_turn = asyncio.Lock()
         """Held while a promotion runs: there is never a second one beside it."""
+
+    @property
+    def settings(self) -> InstanceSettings:
+        """As they are now: an operator may change them."""
+        return self.host.settings.instances[self.name]
 
     # --- life -----------------------------------------------------------------------------
 
@@ -93,6 +103,7 @@ class Instance:
             self.record = await asyncio.to_thread(load_record, self.directory, self.name)
             self.sender.recall(self.record.heard)
             if self.record.incarnation is not None and self.record.profile is not None:
+                check_mounted(self.places, self.record.volumes)
                 await asyncio.to_thread(recover_placement, self.incarnation_directory)
                 await self._open_store(self.record.profile)
                 await self.following.open()
@@ -113,16 +124,28 @@ class Instance:
         await self._close_store()
 
     @property
-    def incarnation_directory(self) -> Path:
+    def places(self) -> IncarnationPlaces:
+        """Where the files of the incarnation are, which must be known."""
         assert self.record.incarnation is not None
-        return self.directory / str(self.record.incarnation)
+        return self.host.places(self.name).of(self.record.incarnation, self.record.volumes)
+
+    @property
+    def incarnation_directory(self) -> Path:
+        """Of the standby's files; its WAL may be on another volume."""
+        return self.places.standby
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in the background that ends, at the latest, with the instance."""
+        return self.host.spawn(work, self.name)
 
     async def _open_store(self, profile: Profile) -> None:
         line = WalLine(profile.system_identifier, profile.major, profile.wal_segment_size)
-        directory = self.incarnation_directory / "wal"
-        await asyncio.to_thread(durable.make_directory, self.incarnation_directory, 0o711)
+        places = self.places
+        check_mounted(places, self.record.volumes)
+        for directory in places:
+            await asyncio.to_thread(durable.make_directory, directory, 0o711)
         self.store = await asyncio.to_thread(
-            Store.open, directory, line, keep_free_bytes=self.host.keep_free_bytes
+            Store.open, places.wal, line, keep_free_bytes=self.host.keep_free_bytes
         )
         for code in (Code.STORE_FAILED, Code.STORE_DAMAGED, Code.STORE_LOCKED):
             self.alarms.clear(code)
@@ -143,7 +166,7 @@ class Instance:
 
     async def remember(self, **changes: object) -> None:
         """Change the record, durably, before returning.  A cancelled caller changes it too."""
-        await self.host.to_the_end(self._remember(changes))
+        await self.host.to_the_end(self._remember(changes), self.name)
 
     async def _remember(self, changes: dict[str, object]) -> None:
         # One after the other: two at once would each write the record without the other's
@@ -155,6 +178,7 @@ class Instance:
 
     async def _ensure_store(self, profile: Profile) -> None:
         async with self._store_turn:
+            self._check_usable()
             if self.store is None:
                 await self._open_store(profile)
 
@@ -184,8 +208,7 @@ class Instance:
         believed: whether its profile counts; None: as it is on a link.  Raises as `hello`, also
         if a fence came meanwhile; who is not told of one from then on must not wait after this.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._check_usable()
         self._check_fence()
         profile = hello.profile
         check_profile(profile)
@@ -193,7 +216,7 @@ class Instance:
         if self.record.profile is None:
             await self._remember_primary(hello)
         # Of its own: cut off in the middle, an opened store would hold its lock for ever.
-        await self.host.to_the_end(self._ensure_store(profile))
+        await self.host.to_the_end(self._ensure_store(profile), self.name)
         await self._settle_store()
         if self.sender.is_believed(hello) if believed is None else believed:
             await self._remember_primary(hello)
@@ -216,6 +239,11 @@ class Instance:
             seed_done=placed is not None and placed.seed_id == hello.seed_id,
         )
 
+    def _check_usable(self) -> None:
+        """It could be opened, and is not being removed."""
+        if self.failure is not None:
+            raise self.failure
+
     async def _settle_store(self) -> None:
         """Before anything is decided by what the store holds: have all of it durable."""
         store = self.opened_store
@@ -227,10 +255,24 @@ class Instance:
 
     async def _remember_primary(self, hello: Hello) -> None:
         profile = hello.profile
-        if profile != self.record.profile or hello.protection != self.record.protection:
-            await self.remember(
-                incarnation=profile.incarnation, profile=profile, protection=hello.protection
+        changes: dict[str, object] = {"profile": profile, "protection": hello.protection}
+        if profile.incarnation != self.record.incarnation:
+            await self.host.to_the_end(self._settle_down(profile.incarnation, changes), self.name)
+        elif profile != self.record.profile or hello.protection != self.record.protection:
+            await self.remember(**changes)
+
+    async def _settle_down(self, incarnation: Incarnation, changes: dict[str, object]) -> None:
+        """Its volumes are remembered with an incarnation: it is never looked for elsewhere."""
+        host = self.host
+        # Who comes by the other road meanwhile must not choose again.
+        async with self._store_turn:
+            self._check_usable()
+            if self.record.incarnation == incarnation:
+                return
+            chosen = await asyncio.to_thread(
+                volumes.place, host.settings, host.places(self.name), incarnation
             )
+            await self.remember(incarnation=incarnation, volumes=chosen, **changes)
 
     async def _check_incarnation(self, profile: Profile) -> None:
         known = self.record.incarnation
@@ -241,7 +283,7 @@ class Instance:
             # Nothing was ever received of the other cluster: it was a first try gone wrong.
             log.warning("forgetting a cluster that never shipped anything", cluster=str(known))
             await self._close_store()
-            await self.remember(incarnation=None, profile=None)
+            await self.remember(incarnation=None, profile=None, volumes=Volumes())
             return
         raise mismatch(known, profile.incarnation)
 
@@ -369,7 +411,7 @@ class Instance:
         ):
             self.alarms.raise_error(error)
         if error.code == Code.STORE_FAILED:
-            self.host.spawn(self._reopen_store(store))
+            self.spawn(self._reopen_store(store))
 
     def _flushed(self, store: Store, error: LogshipError | None) -> None:
         """`durable` has risen, or `store` can't be written any more."""
@@ -380,7 +422,7 @@ class Instance:
             if self._listener is not None:
                 self._listener.failed(error)
             self.bucket.tell_failed(error)
-            self.host.spawn(self._reopen_store(store))
+            self.spawn(self._reopen_store(store))
             return
         if self._listener is not None:
             self._listener.positions_changed()

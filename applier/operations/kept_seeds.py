@@ -129,7 +129,7 @@ class _Copy:
         self._has_ended = False
         self._is_over = False
         """Nothing more is taken: from the failure on, though it takes a while to clean up."""
-        self._task = instance.host.spawn(self._run())
+        self._task = instance.spawn(self._run())
 
     def hand_over(self, item: _Item) -> None:
         frame = item[0]

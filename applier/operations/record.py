@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from applier.fleet.places import IncarnationPlaces, InstancePlaces, Volumes
 from logship import durable
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
@@ -79,6 +80,8 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
     held_lsn: int | None = None
     """Where the version check stopped the standby; None while it passes.  WAL from here on was
     never checked against this standby, whatever restarts in between."""
+    volumes: Volumes = Volumes()
+    """Where the files of the incarnation are; settings that change later move nothing."""
 
 
 class _Format(msgspec.Struct):
@@ -142,3 +145,15 @@ def save_record(instance_directory: Path, record: InstanceRecord) -> None:
             "make room" if full else "look at the disk and its messages",
             retryable=True,
         ) from error
+
+
+def known_places(directory: Path, name: str) -> IncarnationPlaces | None:
+    """Where the files of an instance's incarnation are, as its record says; None: it has none.
+
+    directory: the applier's.  Raises as `load_record`.  Blocking.
+    """
+    places = InstancePlaces(directory, name)
+    record = load_record(places.home, name)
+    if record.incarnation is None:
+        return None
+    return places.of(record.incarnation, record.volumes)

@@ -78,6 +78,11 @@ class Retention:
         else:
             instance.alarms.clear(Code.RETENTION_FAILED)
 
+    async def wait_for_run(self) -> None:
+        """Return when the run that is under way, if any, has ended."""
+        async with self._turn:
+            pass
+
     async def _parts(self, now: float, dry_run: bool) -> dict[str, Part]:
         instance = self._instance
         why = self._why_not()

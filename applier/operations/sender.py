@@ -170,7 +170,7 @@ class Sender:
     def save_now_and_then(self) -> None:
         """Write down what was heard, beside whatever else is going on."""
         if time.monotonic() - self._heard_saved_at >= HEARD_SAVE_SECONDS:
-            self._instance.host.spawn(self.save_heard())
+            self._instance.spawn(self.save_heard())
 
     async def save_heard(self) -> None:
         self._heard_saved_at = time.monotonic()

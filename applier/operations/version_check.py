@@ -188,19 +188,21 @@ class VersionCheck:
         host, name = self._instance.host, self._instance.name
         profile = self._instance.record.profile
         assert profile is not None
-        made, surroundings = await host.surroundings.describe(installation, profile.environment)
-        facts = None
-        if seeded:
-            facts = DataDirectoryFacts.of(await asyncio.to_thread(read_control_file, layout.data))
+        # First: an instance may be removed meanwhile.
+        overrides = frozenset(self._instance.settings.overrides)
         parameters = {
             key.lower(): value for key, value in host.settings.parameters_of(name).items()
         }
         preloaded = str(parameters.get("shared_preload_libraries", ""))
+        made, surroundings = await host.surroundings.describe(installation, profile.environment)
+        facts = None
+        if seeded:
+            facts = DataDirectoryFacts.of(await asyncio.to_thread(read_control_file, layout.data))
         return check(
             profile,
             StandbyProfile.of(
                 made, facts, host=surroundings, preload_libraries=library_list(preloaded)
             ),
             self._instance.record.incarnation,
-            frozenset(self._instance.settings.overrides),
+            overrides,
         )

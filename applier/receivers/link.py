@@ -54,7 +54,8 @@ _ACK_RECEIVED_PART = 8
 class LinkReceiver:
     """Feeds the intakes of all instances from one listening socket.
 
-    intakes: by instance name.  allowed: public key (z85 text) to the instances it may ship.
+    intakes: by instance name; looked into when a shipper comes, so that others may be added.
+    allowed: public key (z85 text) to the instances it may ship.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class LinkReceiver:
         heartbeat_seconds: float,
     ) -> None:
         self.intakes = intakes
+        self._allowed = dict(allowed)
         self.window_bytes = window_bytes
         self.heartbeat_seconds = heartbeat_seconds
         self.instances: Instances[bytes] = Instances(allowed)
@@ -90,6 +92,25 @@ class LinkReceiver:
         for connection in list(self._connections.values()):
             await connection.end("the applier stops")
         self.router.close()
+
+    def allow(self, public_key: str, names: frozenset[str]) -> None:
+        """From now on the shipper that has this key may ship `names`, and no others.
+
+        Sessions of what it may not ship any more are refused and end.
+        """
+        self._allow({**self._allowed, public_key: names})
+
+    def forbid(self, public_key: str) -> None:
+        """Nobody with this key may connect any more; a session that there is is refused."""
+        self._allow({key: names for key, names in self._allowed.items() if key != public_key})
+
+    def _allow(self, allowed: dict[str, frozenset[str]]) -> None:
+        self._allowed = allowed
+        self.router.allow(allowed)
+        for routing_id, error in self.instances.allow(allowed):
+            connection = self._connections.get(routing_id)
+            if connection is not None:
+                connection.refuse(error)
 
     def _received(self, peer: Peer, parts: list[Payload]) -> None:
         connection = self._connections.get(peer.routing_id)

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
+from applier.fleet.places import InstancePlaces
 from applier.restore.sources import Archive, Sources, open_sources
 from applier.restore.window import Heard
 from applier.retention.leases import HeldLease
@@ -60,7 +61,7 @@ def hold_and_open(
     check_instance_name(name)
     try:
         # First: what is found afterwards stays.
-        lease = HeldLease.take(_instance_directory(settings, name))
+        lease = HeldLease.take(InstancePlaces(settings.directory, name).home)
     except OSError as error:
         log.warning("retention is not told of this restore", error=str(error))
         lease = None
@@ -92,7 +93,7 @@ def open_from_settings(
     identities = Identities(files)
     return open_sources(
         name,
-        _instance_directory(settings, name),
+        InstancePlaces(settings.directory, name),
         spool_directory,
         bucket=Archive(open_store(bucket), identities) if bucket is not None else None,
         seed_places=[
@@ -102,10 +103,6 @@ def open_from_settings(
         timeline=places.timeline,
         heard=_heard_by_applier(settings, name),
     )
-
-
-def _instance_directory(settings: ApplierSettings, name: str) -> Path:
-    return settings.directory / "instances" / name
 
 
 def bucket_settings(settings: ApplierSettings, name: str, places: Places) -> BucketSettings | None:

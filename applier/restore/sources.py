@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from applier.fleet.places import IncarnationPlaces, InstancePlaces
 from applier.operations.record import InstanceRecord, load_record
 from applier.restore.bucket_wal import BucketWal
 from applier.restore.kept import Kept
@@ -104,7 +105,7 @@ class Sources:
 
 def open_sources(
     name: str,
-    instance_directory: Path,
+    places: InstancePlaces,
     spool_directory: Path,
     *,
     bucket: Archive | None,
@@ -114,7 +115,7 @@ def open_sources(
 ) -> Sources:
     """Look at what there is.
 
-    instance_directory: the applier's; it need not exist.  spool_directory: made when it is
+    places: where the applier has the instance, if it does.  spool_directory: made when it is
     needed, and removed by `close`.  seed_places: where seeds are besides the bucket.  timeline:
     whose line of descent to follow; None: the newest's.  heard: news of the primary, besides
     what the applier wrote down.
@@ -122,11 +123,11 @@ def open_sources(
     Raises LogshipError: UNKNOWN_INSTANCE (nothing is kept of it anywhere), STORE_DAMAGED,
     STORE_FAILED, HISTORY_MISSING, and what the bucket raises.
     """
-    record = load_record(instance_directory, name)
+    record = load_record(places.home, name)
     incarnation = record.incarnation
     if incarnation is None and bucket is not None:
         incarnation = newest_incarnation(bucket.store, name)
-    places = [each.of(name, incarnation) for each in seed_places] if incarnation else []
+    archives = [each.of(name, incarnation) for each in seed_places] if incarnation else []
     in_bucket = bucket.of(name, incarnation) if bucket is not None and incarnation else None
     profile = record.profile or (in_bucket.newest_profile() if in_bucket is not None else None)
     if incarnation is None or profile is None:
@@ -136,7 +137,7 @@ def open_sources(
             "check its name, the settings file and the bucket",
         )
     line = WalLine(profile.system_identifier, profile.major, profile.wal_segment_size)
-    store, times = _open_store(instance_directory / str(incarnation), line)
+    store, times = _open_store(places.of(incarnation, record.volumes), line)
     try:
         wal = BucketWal.look(in_bucket, line) if in_bucket is not None else None
         spool = None
@@ -147,7 +148,7 @@ def open_sources(
         newest = timeline or kept.newest_timeline
         history = kept.history_of(newest) if newest is not None else History(1, ())
         # The local ones first: they are the quickest to read.
-        seeds = find_seeds([*places, *([in_bucket] if in_bucket is not None else [])])
+        seeds = find_seeds([*archives, *([in_bucket] if in_bucket is not None else [])])
     except BaseException:
         if store is not None:
             store.close()
@@ -157,12 +158,11 @@ def open_sources(
     return Sources(name, profile, kept, history, seeds, latest, spool)
 
 
-def _open_store(incarnation_directory: Path, line: WalLine) -> tuple[Store | None, Times]:
-    directory = incarnation_directory / "wal"
-    if not directory.is_dir():
+def _open_store(places: IncarnationPlaces, line: WalLine) -> tuple[Store | None, Times]:
+    if not places.wal.is_dir():
         return None, {}
-    store = Store.open(directory, line, keep_free_bytes=0, read_only=True)
-    index = CommitTimes(incarnation_directory / FILE_NAME, line)
+    store = Store.open(places.wal, line, keep_free_bytes=0, read_only=True)
+    index = CommitTimes(places.store / FILE_NAME, line)
     index.load()
     return store, index.times
 

@@ -102,7 +102,7 @@ class Instances(Generic[PeerT]):
             raise LogshipError(
                 Code.UNKNOWN_INSTANCE,
                 f"this applier has no instance {instance!r}",
-                "check `instance` in the shipper's settings, or add it to the applier's",
+                "check `instance` in the shipper's settings, or add it there: applier add NAME",
             )
         raise LogshipError(
             Code.KEY_NOT_ALLOWED,

@@ -174,29 +174,12 @@ class Server:
         return found.status if found is not None else Status.STOPPED
 
     def stop(self, mode: StopMode = "fast", timeout_seconds: float = 60.0) -> bool:
-        """Stop it and wait for its end; False if it did not run.
-
-        Raises LogshipError(STANDBY_FAILED, retryable) if it still runs after
-        `timeout_seconds`; it goes on stopping.
-        """
-        with self._process() as process:
-            if process is None:
-                return False
-            _send(process, _STOP_SIGNALS[mode])
-            end = select.poll()
-            end.register(process, select.POLLIN)  # readable once the process ended
-            if not end.poll(timeout_seconds * 1000):
-                raise _failed(
-                    f"PostgreSQL in {self.data_directory} did not stop ({mode}) within "
-                    f"{timeout_seconds:g} s",
-                    "stop it with mode immediate; it then recovers at its next start",
-                    retryable=True,
-                )
-        return True
+        """See `stop_server`."""
+        return stop_server(self.data_directory, mode, timeout_seconds)
 
     def reload(self) -> bool:
         """Have it read its configuration files again; False if it does not run."""
-        with self._process() as process:
+        with _process_of(self.data_directory) as process:
             if process is None:
                 return False
             return _send(process, signal.SIGHUP)
@@ -208,7 +191,7 @@ class Server:
 
         Raises LogshipError(PROMOTE_FAILED): it does not run, or is no standby.
         """
-        with self._process() as process:
+        with _process_of(self.data_directory) as process:
             if process is None:
                 raise LogshipError(
                     Code.PROMOTE_FAILED,
@@ -251,21 +234,6 @@ class Server:
                 os.fchown(fd, self.run_as.uid, self.run_as.gid)
         finally:
             os.close(fd)
-
-    @contextlib.contextmanager
-    def _process(self) -> Iterator[int | None]:
-        """A pidfd of the running postmaster: its process id can't come to mean another."""
-        pid = self.running_pid()
-        handle: int | None = None
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                handle = os.pidfd_open(pid)
-        try:
-            # Between the look and the opening it may have ended.
-            yield handle if self.running_pid() == pid else None
-        finally:
-            if handle is not None:
-                os.close(handle)
 
     def _remove_stale_locks(self) -> None:
         for lock in stale_locks(self.data_directory):
@@ -331,6 +299,48 @@ class Server:
             f"{'; '.join(words) or 'it said nothing'}",
             f"see {log_file}",
         )
+
+
+def stop_server(
+    data_directory: Path, mode: StopMode = "fast", timeout_seconds: float = 60.0
+) -> bool:
+    """Stop whatever server runs in `data_directory` and wait for its end; False if none did.
+
+    Raises LogshipError(STANDBY_FAILED, retryable) if it still runs after `timeout_seconds`; it
+    goes on stopping.
+    """
+    with _process_of(data_directory) as process:
+        if process is None:
+            return False
+        _send(process, _STOP_SIGNALS[mode])
+        end = select.poll()
+        end.register(process, select.POLLIN)  # readable once the process ended
+        if not end.poll(timeout_seconds * 1000):
+            raise _failed(
+                f"PostgreSQL in {data_directory} did not stop ({mode}) within "
+                f"{timeout_seconds:g} s",
+                "stop it with mode immediate; it then recovers at its next start",
+                retryable=True,
+            )
+    return True
+
+
+@contextlib.contextmanager
+def _process_of(data_directory: Path) -> Iterator[int | None]:
+    """A pidfd of the running postmaster: its process id can't come to mean another."""
+    found = running_postmaster(data_directory)
+    handle: int | None = None
+    if found is not None:
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(found.pid)
+    try:
+        # Between the look and the opening it may have ended.
+        still = running_postmaster(data_directory)
+        same = found is not None and still is not None and still.pid == found.pid
+        yield handle if same else None
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def last_words(log_file: Path, from_offset_bytes: int = 0) -> list[str]:

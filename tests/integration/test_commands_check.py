@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from applier.api.server import ApiServer
+from applier.fleet.registry import Registration, Registry
+from applier.settings import load_applier_settings
 from logship.link.keys import KeyPair, generate, load_pair
 from logship.link.transport import Router
 from logship.settings import parse_settings
@@ -217,6 +219,31 @@ async def test_a_recovery_server_that_is_ready_passes(keys: Path, shared_tmp_pat
     assert str(postgres_dir(17)) in listing
     assert load_pair(keys / "applier.key").public in outcome.out
     assert not (shared_tmp_path / "data").exists(), "a check changes nothing"
+
+
+async def test_what_was_added_and_the_volumes_are_looked_at_too(
+    keys: Path, shared_tmp_path: Path
+) -> None:
+    (shared_tmp_path / "volume").mkdir()
+    file = applier_file(
+        keys,
+        shared_tmp_path,
+        store__volumes=[str(shared_tmp_path / "volume"), str(shared_tmp_path / "away")],
+    )
+    registry = Registry(shared_tmp_path / "data")
+    said = {"public_key": generate(keys, "late").public, "listen_addresses": "localhost"}
+    taken = load_applier_settings(file).instances["main"].port
+    registry.save(Registration(name="late", settings={**said, "port": free_port()}))
+    registry.save(Registration(name="misfit", settings={**said, "port": taken}))
+    registry.path("torn").write_text("{")
+    outcome = await run("applier", "check", "--config", file, "--json")
+    assert outcome.code == 3
+    found = {each["name"]: each for each in outcome.document["checks"]}
+    assert found["public-key:late"]["level"] == found["port:late"]["level"] == "ok"
+    assert "the same port" in found["registered:misfit"]["what"]
+    assert "torn.json" in found["registered:torn"]["what"]
+    assert found[f"volume:{shared_tmp_path}/away"]["level"] == "fail"
+    assert found[f"volume:{shared_tmp_path}/volume"]["level"] == "ok"
 
 
 async def test_everything_wrong_with_a_recovery_server_is_found_at_once(

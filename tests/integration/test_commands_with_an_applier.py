@@ -13,6 +13,7 @@ from applier.api.server import ApiServer
 from applier.retention.plan import Group
 from applier.retention.report import Part
 from logship.errors import Code, RefusedError, UsageError
+from logship.link.keys import generate
 from logship.objects import NotDeleted
 from logship.status import InstanceStatus
 from tests.integration.command_runner import run
@@ -29,10 +30,25 @@ RECORD: dict[str, Any] = {
 }
 
 
+MAIN: dict[str, Any] = {
+    "name": "main",
+    "origin": "registered",
+    "port": 5433,
+    "settings": {},
+    "store": "/srv/wal1/instances/main/7-17/wal",
+    "standby": None,
+    "removing": False,
+    "error": None,
+}
+
+
 class Operations:
     """An applier whose one instance, `main`, was promoted before or is promoted at once."""
 
     promoted = False
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
 
     def instances(self) -> list[InstanceStatus]:
         return [self.instance("main")]
@@ -66,6 +82,27 @@ class Operations:
     async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
         self.instance(name)
         return {"requested": True, "why": why, "from": source or "link", "seed_id": "s7"}
+
+    async def fleet(self) -> list[dict[str, Any]]:
+        return [MAIN]
+
+    async def add_instance(self, name: str, said: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append((name, said))
+        return {**MAIN, "name": name, "port": said.get("port", 5440)}
+
+    async def change_instance(
+        self, name: str, changes: dict[str, Any], unset: list[str]
+    ) -> dict[str, Any]:
+        self.asked.append((name, changes, unset))
+        return MAIN
+
+    async def remove_instance(
+        self, name: str, *, keep_data: bool, promoted: bool
+    ) -> dict[str, Any]:
+        self.instance(name)
+        if not keep_data and not promoted:
+            raise RefusedError(Code.ALREADY_PROMOTED, "main was promoted", "say so")
+        return {"name": name, "removed": True, "keep_data": keep_data, "keep_server": keep_data}
 
     async def retention(self, name: str, *, dry_run: bool) -> dict[str, Any]:
         self.instance(name)
@@ -183,3 +220,76 @@ async def test_retention_says_what_goes_and_why_the_rest_stays(applier: str) -> 
     assert as_json.document["parts"]["store"]["kept"][0]["why"] == "the standby"
     unknown = await run("applier", "retention", "other", "--applier", applier)
     assert unknown.code == 2
+
+
+async def test_instances_are_added_and_changed_in_the_words_of_the_settings_file(
+    applier: str, operations: Operations, tmp_path: Path
+) -> None:
+    key = generate(tmp_path, "late").public
+    outcome = await run(
+        *("applier", "add", "late", "--public-key-file", tmp_path / "late.pub"),
+        *(
+            "--set",
+            "shared_buffers_mb=64",
+            "--set",
+            "settings.work_mem=8MB",
+            "--set",
+            "seed=manual",
+        ),
+        *("--set", "overrides=['libc']", "--applier", applier),
+    )
+    assert outcome.out == "added late; its standby will have port 5440\n", outcome
+    changed = await run(
+        *("applier", "change", "main", "--public-key", key, "--set", "run_standby=false"),
+        *("--unset", "seed", "--applier", applier),
+    )
+    assert changed.out == "changed main: run_standby, public_key, seed\n", changed
+    assert operations.asked == [
+        (
+            "late",
+            {
+                "shared_buffers_mb": 64,
+                "settings.work_mem": "8MB",
+                "seed": "manual",
+                "overrides": ["libc"],
+                "public_key": key,
+            },
+        ),
+        ("main", {"run_standby": False, "public_key": key}, ["seed"]),
+    ]
+    for arguments in (
+        ("change", "main"),
+        ("add", "x", "--set", "seed"),
+        ("add", "x", "--set", "="),
+    ):
+        assert (await run("applier", *arguments, "--applier", applier)).code == 2, arguments
+
+
+async def test_instances_are_listed_and_removed(applier: str) -> None:
+    listed = await run("applier", "list", "--applier", applier)
+    assert listed.out.splitlines() == [
+        "NAME  FROM        PORT  STORE                              STANDBY",
+        "main  registered  5433  /srv/wal1/instances/main/7-17/wal  -",
+    ]
+    as_json = await run("applier", "list", "--json", "--applier", applier)
+    assert as_json.document == {"instances": [MAIN], "running": True}
+    refused = await run("applier", "remove", "main", "--applier", applier)
+    assert refused.code == 3 and refused.err == "error: main was promoted\nhint: say so\n"
+    kept = await run("applier", "remove", "main", "--keep-data", "--applier", applier)
+    assert "its promoted server runs on" in kept.out
+    gone = await run("applier", "remove", "main", "--promoted", "--yes", "--applier", applier)
+    assert gone.out == "removed main and everything kept of it here\n"
+
+
+async def test_without_an_applier_nothing_is_changed_and_the_files_are_listed(
+    shared_tmp_path: Path,
+) -> None:
+    file, nobody = shared_tmp_path / "applier.toml", shared_tmp_path / "nobody.sock"
+    file.write_text(
+        'directory = "state"\n[instances.main]\nport = 1\npublic_key_file = "main.pub"\n'
+    )
+    added = await run("applier", "add", "late", "--applier", nobody, "--json")
+    assert added.code == 1 and added.document["error"]["code"] == "applier-unreachable"
+    listed = await run("applier", "list", "--config", file, "--applier", nobody, "--json")
+    assert listed.document["running"] is False
+    assert [each["name"] for each in listed.document["instances"]] == ["main"]

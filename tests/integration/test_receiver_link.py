@@ -305,3 +305,49 @@ async def test_a_stopped_receiver_lets_go_of_its_port_and_its_connections(rig: L
     await shipping.connect_patiently()
     await shipping.close()
     await again.stop()
+
+
+async def test_an_instance_that_comes_later_is_shipped_and_one_that_goes_is_refused(
+    rig: LinkRig,
+) -> None:
+    keys, intake = new_keys(), FakeIntake(at(1, S), S)
+    orders, late = Shipping(rig), Shipping(rig)  # type: ignore[arg-type]
+    await orders.connect()
+    late.destination = rig.make_destination(instance="late", keys=keys)
+    with pytest.raises(LogshipError) as caught:
+        await late.connect()
+    assert caught.value.code is Code.LINK_AUTHENTICATION, "nobody knows its key"
+    rig.receiver.intakes["late"] = intake  # type: ignore[index]
+    rig.receiver.allow(keys.public, frozenset({"late"}))
+    await late.connect()
+    await late.send(1000)
+    await late.hear_durable(at(1, S + 1000))
+
+    rig.receiver.forbid(keys.public)
+    (lost,) = await late.hear(Lost)
+    assert lost.error.code is Code.UNKNOWN_INSTANCE and not lost.error.retryable
+    await until(lambda: intake.gone, "its session ended")
+    with pytest.raises(LogshipError) as caught:
+        await rig.make_destination(instance="late", keys=keys).connect(facts())
+    assert caught.value.code is Code.LINK_AUTHENTICATION
+    await orders.send(1000)
+    await orders.hear_durable(at(1, S + 1000))
+    await orders.close()
+    await late.close()
+
+
+async def test_an_instance_whose_key_is_changed_is_shipped_with_the_new_one_alone(
+    rig: LinkRig,
+) -> None:
+    new, old = new_keys(), Shipping(rig)  # type: ignore[arg-type]
+    old.destination = rig.make_destination(instance="billing", keys=rig.billing_keys)
+    await old.connect()
+    rig.receiver.allow(new.public, frozenset({"billing"}))
+    await old.send(1000)
+    await old.hear_durable(at(1, S + 1000))
+    rig.receiver.forbid(rig.billing_keys.public)
+    (lost,) = await old.hear(Lost)
+    assert lost.error.code is Code.KEY_NOT_ALLOWED
+    old.destination = rig.make_destination(instance="billing", keys=new)
+    assert (await old.connect()).position == at(1, S + 1000)
+    await old.close()

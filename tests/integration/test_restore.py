@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from applier.fleet.places import InstancePlaces
 from applier.restore.opening import Places, hold_and_open
 from applier.restore.restoring import Machine, OpenMode, Place, restore
 from applier.restore.sources import Sources
@@ -247,10 +248,13 @@ def recorded(request: pytest.FixtureRequest, place: Path) -> Iterator[Recording]
 
 @pytest.fixture(scope="module")
 def site(recorded: Recording) -> Iterator[Site]:
-    """All of it in the store and in the bucket; heard of the primary a minute after its end."""
+    """All of it in the store, which is on a volume of its own, and in the bucket; heard of the
+    primary a minute after its end."""
     site = Site(recorded.server.directory.parent, recorded)
-    recorded.write_record(site.instance_directory, recorded.ended_at + 60)
-    asyncio.run(recorded.fill_store(site.instance_directory))
+    volume = str(site.directory / "volume")
+    recorded.write_record(site.instance_directory, recorded.ended_at + 60, store_volume=volume)
+    on_volume = InstancePlaces(site.directory / "applier", NAME).on(volume)
+    asyncio.run(recorded.fill_store(on_volume))
     recorded.fill_bucket(site.bucket, seed=1)
     yield site
 

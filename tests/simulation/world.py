@@ -282,7 +282,8 @@ class World:
         wal_server._server = SimpleNamespace()  # type: ignore[assignment]
         settings: Any = SimpleNamespace(
             directory=SimPath("/applier"),
-            store=SimpleNamespace(keep_free_mb=0),
+            store=SimpleNamespace(keep_free_mb=0, volumes=[]),
+            standby=SimpleNamespace(volumes=[]),
             seeds=SimpleNamespace(keep=0),
             instances={
                 name: SimpleNamespace(seed="auto", port=1, run_standby=True, overrides=())

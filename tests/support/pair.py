@@ -42,8 +42,10 @@ installations = ["{cache}"]
 run_as = "{run_as}"
 [store]
 keep_free_mb = {keep_free_mb}
+{more_store}
 [standby]
 shared_buffers_mb = 16
+{more_standby}
 """
 
 _INSTANCE = """
@@ -180,6 +182,8 @@ class Pair:
         self.bucket = bucket
         self.link_port = free_port()
         self.keep_free_mb = keep_free_mb
+        self.more_store = self.more_standby = ""
+        """More lines of these sections of the applier's settings."""
         self.instances: dict[str, str] = {}
         self.standby_ports: dict[str, int] = {}
         (directory / "run").mkdir(mode=0o711)
@@ -210,6 +214,8 @@ class Pair:
             cache=cache_directory(),
             run_as=account.pw_name if account is not None else "",
             keep_free_mb=self.keep_free_mb,
+            more_store=self.more_store,
+            more_standby=self.more_standby,
         )
         if self.bucket is not None:
             text += self.bucket.section(self.bucket.applier)
@@ -383,7 +389,7 @@ class Pair:
         for process in (*self.shippers.values(), self.applier):
             if process.is_running:
                 process.stop(signal.SIGKILL)
-        for pid_file in (self.directory / "applier").glob("instances/*/*/data/postmaster.pid"):
+        for pid_file in self.directory.glob("*/instances/*/*/data/postmaster.pid"):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 _kill_tree(int(pid_file.read_text().split()[0]))
             remove_shared_memory(pid_file.parent)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import psycopg
 
+from applier.fleet.places import Volumes
 from applier.operations.record import Heard, InstanceRecord, save_record
 from applier.store import Store
 from logship.bucket.documents import document_metadata, encode_profile, pack_document
@@ -112,14 +113,20 @@ class Recording:
 
     # --- where it is kept -------------------------------------------------------------------
 
-    def write_record(self, instance_directory: Path, heard_at: float | None) -> None:
+    def write_record(
+        self, instance_directory: Path, heard_at: float | None, *, store_volume: str = ""
+    ) -> None:
         instance_directory.mkdir(parents=True, exist_ok=True)
         timeline = 1 if self.fork is None else 2
         heard = None
         if heard_at is not None:
             heard = Heard(timeline=timeline, lsn=self.end, at=heard_at)
         record = InstanceRecord(
-            name=NAME, incarnation=self.profile.incarnation, profile=self.profile, heard=heard
+            name=NAME,
+            incarnation=self.profile.incarnation,
+            profile=self.profile,
+            heard=heard,
+            volumes=Volumes(store=store_volume),
         )
         save_record(instance_directory, record)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,10 +18,17 @@ class Reading(NamedTuple):
     """How a bucket is read."""
 
     poll_seconds: float
-    window_bytes: int
-    """What may be fetched ahead, for one instance."""
+    prefetch_bytes: int
+    """What may be fetched ahead, of all instances together."""
+    instances: Sized
+    """Those that share it."""
     threads: ThreadPoolExecutor
     """Where requests are made."""
+
+    @property
+    def window_bytes(self) -> int:
+        """What may be fetched ahead for one instance, as many as there are now."""
+        return max(self.prefetch_bytes // max(len(self.instances), 1), 1)
 
 
 class StartOver(Exception):

@@ -32,14 +32,14 @@ class BucketReceiver:
         prefetch_bytes: int,
         identities: Opens = PLAIN,
     ) -> None:
-        """store: None if there is no bucket, and only `run_instead` is of use.  prefetch_bytes:
-        what may be fetched ahead, of all instances together."""
-        share = max(prefetch_bytes // max(len(intakes), 1), 1)
+        """intakes: looked into when one is started, so that others may be added.  store: None
+        if there is no bucket, and only `run_instead` is of use.  prefetch_bytes: what may be
+        fetched ahead, of all instances together."""
         self.store = store
         self._intakes = intakes
         self._identities = identities
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="bucket")
-        self._reading = Reading(poll_seconds, share, self._threads)
+        self._reading = Reading(poll_seconds, prefetch_bytes, intakes, self._threads)
         self.readers: dict[str, BucketReader] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -53,6 +53,11 @@ class BucketReceiver:
         for name in list(self._tasks):
             await self._stop(name)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def leave(self, name: str) -> None:
+        """Read for the intake of `name` no more; fine if it was not read for."""
+        await self._stop(name)
+        self.readers.pop(name, None)
 
     def wake(self, name: str) -> None:
         """What the intake of `name` says of the bucket changed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from applier.operations.instance import Instance
@@ -50,6 +51,14 @@ class Listener:
 
     def failed(self, error: Exception) -> None:
         self.told.append(("failed", error))
+
+
+def change_settings(instance: Instance, **changes: object) -> None:
+    """As if an operator had changed the instance's settings."""
+    host = instance.host
+    own = msgspec.structs.replace(instance.settings, **changes)
+    instances = {**host.settings.instances, instance.name: own}
+    host.settings = msgspec.structs.replace(host.settings, instances=instances)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.support.link_frames import SEGMENT_BYTES, at, hello, profile
 from tests.support.stores import WatchedStore
 from tests.support.waiting import until
 from tests.support.wal_factory import WalFactory, wal_line
-from tests.unit.applier.operations.conftest import Listener
+from tests.unit.applier.operations.conftest import Listener, change_settings
 
 S = SEGMENT_BYTES
 FACTORY = WalFactory(wal_line(17, S))
@@ -478,7 +478,7 @@ async def test_an_instance_without_a_link_is_read_at_once_one_with_a_link_after_
     instance.bucket.is_open = True
     start = instance.bucket.read_from()
     assert start is not None and start > time.monotonic()
-    instance.settings = msgspec.structs.replace(instance.settings, public_key="")
+    change_settings(instance, public_key="")
     assert instance.bucket.read_from() == 0.0
     await instance.fence("promotion")
     assert instance.bucket.read_from() is None
@@ -513,6 +513,6 @@ async def test_an_alarm_of_the_bucket_stays_until_more_of_it_was_read(
 async def test_a_bucket_without_a_word_of_the_instance_is_asked_not_idle(
     instance: Instance, store: WatchedStore
 ) -> None:
-    instance.settings = msgspec.structs.replace(instance.settings, public_key="")
+    change_settings(instance, public_key="")
     instance.bucket.is_open = True
     assert instance.bucket.status() == {"state": "reading", "error": None}

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from applier.operations import instance as instance_module
@@ -25,7 +24,7 @@ from logship.lsn import Lsn
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
 from tests.support.wal_factory import WalFactory, wal_line
-from tests.unit.applier.operations.conftest import Listener
+from tests.unit.applier.operations.conftest import Listener, change_settings
 
 S = SEGMENT_BYTES
 FACTORY = WalFactory(wal_line(17, S))
@@ -128,7 +127,7 @@ async def test_a_hello_that_is_cut_off_leaves_no_listener_behind(
 async def test_a_seed_that_is_asked_for_while_nobody_is_there_is_wanted_of_who_comes(
     instance: Instance, listener: Listener
 ) -> None:
-    instance.settings = msgspec.structs.replace(instance.settings, seed="manual")
+    change_settings(instance, seed="manual")
     assert not (await instance.hello(hello(), listener)).seed_wanted
     instance.lost(listener, "its WAL was refused")
     instance.request_seed("an operator asked")
