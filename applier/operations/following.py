@@ -225,7 +225,9 @@ class Following:
         if chosen != self._runs_on or self.standby is None:
             return chosen, verdict
         with contextlib.suppress(LogshipError):  # down, or not consistent yet
-            await self.live.look(layout)
+            # What serves clients loads no library for our sake.
+            serves = self._instance.record.promotion is not None
+            await self.live.look(layout, with_libraries=not serves)
         return chosen, Verdict((*verdict.findings, *self.live.findings))
 
     def is_look_due(self) -> bool:
