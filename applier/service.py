@@ -226,16 +226,17 @@ class Service:
         found = [f"{one.version} in {one.bin_dir}" for one in host.installations]
         log.info("installed software changed: the versions are checked again", found=found)
         for instance in list(self.open_instances.values()):
-            try:
-                await instance.following.check_again(start=True)
-            except LogshipError as error:
-                instance.alarms.raise_error(error)
+            if self.open_instances.get(instance.name) is instance:
+                # The instance's own work: it ends when that is removed.
+                work = instance.following.check_again(start=True)
+                await asyncio.wait({instance.spawn(work)})
 
     async def _keep_looking_into_standbys(self) -> None:
         while True:
             await asyncio.sleep(LOOK_PAUSE_SECONDS)
             for instance in list(self.open_instances.values()):
-                await instance.following.look_if_due()
+                if instance.following.is_look_due():
+                    await asyncio.wait({instance.spawn(instance.following.look())})
 
     async def close(self) -> None:
         """Let go of everything; the standbys run on.  A change of the fleet that runs is waited

@@ -256,13 +256,20 @@ class Following:
         if chosen != self._runs_on or self.standby is None:
             return chosen, verdict
         with contextlib.suppress(LogshipError):  # down, or not consistent yet
-            await self.live.look(layout)
+            # What serves clients loads no library for our sake.
+            serves = self._instance.record.promotion is not None
+            await self.live.look(layout, with_libraries=not serves)
         return chosen, Verdict((*verdict.findings, *self.live.findings))
 
-    async def look_if_due(self) -> None:
-        """Look into the running standby now and then; see `LiveCheck`."""
-        if self.standby is not None:
-            await self.live.look_if_due(self.standby, self._layout())
+    def is_look_due(self) -> bool:
+        """Whether the running standby is to be looked into now."""
+        standby = self.standby
+        return standby is not None and self.live.is_due(standby)
+
+    async def look(self) -> None:
+        """Look into the running standby; one that lets nobody in is looked at again."""
+        with contextlib.suppress(LogshipError):
+            await self.live.look(self._layout())
 
     def warnings(self) -> tuple[str, ...]:
         """What whoever opens the standby must know of its text order and libraries, in words: as

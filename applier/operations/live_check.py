@@ -42,8 +42,9 @@ class LookTurn:
     def looked(self, now: float, applied_lsn: int) -> None:
         self._not_before, self._seen_lsn = now + LOOK_SECONDS, applied_lsn
 
-    def failed(self, now: float) -> None:
-        self._not_before, self._seen_lsn = now + RETRY_SECONDS, None
+    def failed(self, now: float, pause_seconds: float = RETRY_SECONDS) -> None:
+        """Look again after `pause_seconds`, idle or not."""
+        self._not_before, self._seen_lsn = now + pause_seconds, None
 
 
 class LiveCheck:
@@ -68,18 +69,14 @@ class LiveCheck:
         self._server += 1
         self._turn.again()
 
-    async def look_if_due(self, standby: Standby, layout: StandbyLayout) -> None:
-        """Whatever a standby answers or does not, it is looked at again and nothing is raised."""
+    def is_due(self, standby: Standby) -> bool:
+        """Whether to look now.  Never at a server that is promoted, but for its promotion."""
         instance = self._instance
-        if instance.record.fence is not None:
-            return
-        if not self._turn.is_due(time.monotonic(), instance.following.applied_lsn):
-            return
-        if standby.status().state is LifeState.RUNNING:
-            try:
-                await self.look(layout)
-            except LogshipError as error:
-                log.debug("the standby was not looked into", instance=instance.name, why=error.what)
+        return (
+            instance.record.fence is None
+            and self._turn.is_due(time.monotonic(), instance.following.applied_lsn)
+            and standby.status().state is LifeState.RUNNING
+        )
 
     async def look(self, layout: StandbyLayout, *, with_libraries: bool = True) -> None:
         """Look now.  Raises LogshipError(STANDBY_FAILED, retryable): it lets nobody in.
@@ -105,7 +102,8 @@ class LiveCheck:
                 return
             self._take(facts, with_libraries)
             if facts.unread:
-                self._turn.failed(time.monotonic())
+                # It answers, but not of all: that may be so for good.
+                self._turn.failed(time.monotonic(), LOOK_SECONDS)
             else:
                 self._turn.looked(time.monotonic(), applied_lsn)
 

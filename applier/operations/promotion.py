@@ -212,7 +212,7 @@ class _Job:
         standby = await instance.following.ready_to_promote()
         looking: asyncio.Task[None] | None = None
         if not instance.following.live.findings:
-            looking = instance.host.spawn(instance.following.look_for_promotion())
+            looking = instance.spawn(instance.following.look_for_promotion())
         patience = _Patience(STALL_SECONDS)
         await self._wait_received(standby, durable, patience)
         self._report("replay", {"to": str(durable.lsn)})
@@ -297,7 +297,7 @@ class _Job:
 
     async def _remember_warnings(self, promotion: Promotion) -> Promotion:
         """As they are now; clients do not wait for it."""
-        looking = self._instance.host.spawn(self._instance.following.look_for_promotion())
+        looking = self._instance.spawn(self._instance.following.look_for_promotion())
         await asyncio.wait({looking}, timeout=LATER_LOOK_SECONDS)
         warnings = self._instance.following.warnings()
         if warnings != promotion.warnings:

@@ -224,15 +224,17 @@ class VersionCheck:
         host, name = self._instance.host, self._instance.name
         profile = self._instance.record.profile
         assert profile is not None
+        # First: an instance may be removed meanwhile.
+        overrides = frozenset(self._instance.settings.overrides)
+        parameters = {
+            key.lower(): value for key, value in host.settings.parameters_of(name).items()
+        }
+        preloaded = str(parameters.get("shared_preload_libraries", ""))
         async with host.probing:
             made, surroundings = await host.surroundings.describe(installation, profile.environment)
         facts = None
         if seeded:
             facts = DataDirectoryFacts.of(await asyncio.to_thread(read_control_file, layout.data))
-        parameters = {
-            key.lower(): value for key, value in host.settings.parameters_of(name).items()
-        }
-        preloaded = str(parameters.get("shared_preload_libraries", ""))
         no_private_paths = None
         if profile.environment is not None and profile.environment.tablespaces:
             no_private_paths = await asyncio.to_thread(host.path_permission.why_not)
@@ -246,5 +248,5 @@ class VersionCheck:
                 no_private_paths=no_private_paths,
             ),
             self._instance.record.incarnation,
-            frozenset(self._instance.settings.overrides),
+            overrides,
         )

@@ -393,7 +393,7 @@ def _replacements(random: Random) -> list[Any]:
         patch(following_module, "prepare", nothing),
         patch(following_module, "discard_previous", nothing),
         patch(following_module, "VersionCheck", SimVersionCheck),
-        patch(version_check_module, "choose", lambda *_: INSTALLATION),
+        patch(version_check_module, "choose", lambda *_, **__: INSTALLATION),
     ]
 
 
