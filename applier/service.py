@@ -80,6 +80,9 @@ class Service:
             durable.make_directory, self._host.standby_socket_directory("x").parent, 0o711
         )
         await self.wal_server.start()
+        for name, instance_settings in self.settings.instances.items():
+            if instance_settings.run_standby:
+                self._host.sharing.join(name)
         try:
             for name in names:
                 instance = Instance(name, self._host)
@@ -136,6 +139,7 @@ class Service:
         """Let go of everything; the standbys run on."""
         if self._host is not None:
             await self._host.finish_spawned()
+            self._host.sharing.turns.close()
         for instance in self.open_instances.values():
             await instance.close()
         self.open_instances.clear()

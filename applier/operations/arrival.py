@@ -81,7 +81,9 @@ class Arrival:
             system_identifier=profile.system_identifier,
         )
         start = segment_start(frame.start_lsn, profile.wal_segment_size)
+        instance.budget.turn.take("seed")
         try:
+            await instance.budget.check_room(frame.estimated_bytes)
             await seeder.begin(frame)
             placed = instance.following.placed
             if seeder.recovered is not None and (
@@ -92,6 +94,7 @@ class Arrival:
             await instance.opened_store.begin_chain(frame.timeline, start, seed_id=frame.seed_id)
         except BaseException:
             # Without its chain the seed must not go on, not on the next connection either.
+            instance.budget.turn.done("seed")
             await seeder.abort()
             raise
         self.seeder, self.is_from_bucket = seeder, from_bucket
@@ -103,12 +106,16 @@ class Arrival:
         log.info("a seed begins", instance=instance.name, seed_id=frame.seed_id, start=str(start))
 
     async def chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None:
+        budget = self._instance.budget
+        await budget.check_room(frame.raw_bytes)
+        budget.turn.take("seed")
         try:
             await self._known(frame.seed_id).chunk(frame, payload)
         except LogshipError as error:
             if self.seeder is not None and self.seeder.failure is not None:
                 await self._broke(error)
             raise
+        budget.came(frame.raw_bytes, None)
         await self.kept.chunk(frame, payload)
 
     async def end(self, frame: SeedEnd) -> None:
@@ -159,6 +166,7 @@ class Arrival:
         if self.seeder is None:
             return
         seeder, self.seeder = self.seeder, None
+        self._instance.budget.turn.done("seed")
         await self.kept.give_up()
         name = self._instance.name
         log.warning("gave up a seed", instance=name, seed_id=seeder.seed_id, why=why)
@@ -180,6 +188,7 @@ class Arrival:
             await self._instance.following.seeded()
         finally:
             self._ending = None
+            self._instance.budget.turn.done("seed")
 
     async def _put_in_place(self, seeder: SeedReceiver, frame: SeedEnd) -> None:
         async def before_swap() -> None:

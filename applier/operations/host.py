@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from applier.operations.sharing import Sharing
 from applier.settings import ApplierSettings
 from applier.walserver.server import WalServer
 from logship.errors import LogshipError
@@ -33,6 +34,7 @@ class Host:
         self.installations = installations
         self.wal_server = wal_server
         self.keep_free_bytes = settings.store.keep_free_mb << 20
+        self.sharing = Sharing(settings.budgets)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def instance_directory(self, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 Needs nothing but this server's own disk.  The steps, each told to `report` as it is made:
 
+    budget   only where memory is shared out: what the server will have
     bucket   only where one is read in place of a link: what it still has is fetched, if it answers
     fence    durable before anything else: no byte of the old line is accepted any more
     flush    what arrived is made durable: this is what will be recovered
@@ -91,7 +92,13 @@ class _Job:
 
     async def promote(self) -> dict[str, Any]:
         self._refuse_unless_possible()
-        await self._read_bucket()
+        self._tell_budget()
+        try:
+            # What still comes is the primary's last: nothing holds it up.
+            self._instance.budget.lift()
+            await self._read_bucket()
+        finally:
+            self._instance.budget.impose()
         try:
             self._report("fence", {})
             await self._instance.fence("promotion")
@@ -100,6 +107,12 @@ class _Job:
             await self._instance.unfence()
             raise
         return await self._open(standby, durable)
+
+    def _tell_budget(self) -> None:
+        """Before anything is done: what the server will have."""
+        memory = self._instance.budget.memory(promoted=True)
+        if memory.share_mb is not None:
+            self._report("budget", {"memory": f"{memory.share_mb}MB", **memory.shown()})
 
     async def _read_bucket(self) -> None:
         road = self._instance.bucket
@@ -236,11 +249,13 @@ class _Job:
         await instance.remember(promotion=promotion, heard=heard)
         instance.bucket.wake()
         instance.following.withdraw()
+        memory = await instance.following.take_promoted_memory()
         complaints = await instance.following.admit_clients()
         answer: dict[str, Any] = msgspec.to_builtins(promotion, enc_hook=plain_lsn)
         answer |= {"opened_lsn": str(opened.lsn), "durable_lsn": str(durable.lsn)}
         answer["lost"] = describe_loss(promotion)
         answer["complaints"] = list(complaints)
+        answer["memory"] = memory
         self._report("record", {})
         log.warning("promoted", instance=instance.name, lost=answer["lost"], port=promotion.port)
         return answer

@@ -73,7 +73,8 @@ class Standby:
     """One standby of one incarnation.
 
     opened: whether the server may be out of recovery, because a promotion was begun.  Without
-    it a data directory that is no standby any more is not started.
+    it a data directory that is no standby any more is not started.  contain: is called in a
+    thread with the process id of each server that was started or adopted.
 
     Make sure first that the version check passes and that `prepare` was called once for the
     seed.  Then either keep `watch` running as a task, or call the other methods on their own
@@ -90,9 +91,11 @@ class Standby:
         profile: Profile,
         *,
         opened: bool = False,
+        contain: Callable[[int], None] = lambda pid: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._contain = contain
         self._layout = layout
         self._server = server
         self._may_be_open = opened
@@ -292,6 +295,21 @@ class Standby:
             )
         return self._complaints
 
+    async def change_settings(self, settings: StandbySettings) -> str:
+        """Give a server that is open other parameters.  What takes a restart is in force from
+        its next start on: it serves clients, and is not started anew for that.
+
+        Returns shared_buffers as in force.  Raises UsageError(SETTINGS), OSError, and
+        LogshipError(CONTROL_FILE, STANDBY_FAILED).
+        """
+        self._settings = settings
+        self._files.change_settings(settings)
+        await asyncio.to_thread(self._files.write)
+        await asyncio.to_thread(self._server.reload)
+        if self._life.pid is not None:
+            await asyncio.to_thread(self._contain, self._life.pid)
+        return await probes.read_shared_buffers(await self._connected())
+
     @property
     def admits_nobody(self) -> bool:
         """Whether the rules in force still are a standby's, which let no client in."""
@@ -346,6 +364,7 @@ class Standby:
             if pid is None or not slow:
                 return [Exited(why)]
         self._watch_pid(pid)
+        await asyncio.to_thread(self._contain, pid)
         _log.info("standby runs", instance=self._settings.instance, pid=pid)
         # One that is open serves clients: only its operator may restart it.
         if changed and not self.is_opened:

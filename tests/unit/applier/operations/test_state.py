@@ -59,6 +59,7 @@ def test_of_an_instance_that_never_heard_anything_everything_is_unknown(
         "compat": None,
         "promotion": None,
         "alarms": [],
+        "budget": {"memory": None, "disk": None, "intake_bytes_per_second": None, "turn": None},
     }
 
 
