@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from applier.commands.check_bucket import check_bucket
+from applier.commands.check_budgets import check_budgets
 from applier.settings import DEFAULT_SETTINGS_FILE, ApplierSettings, load_applier_settings
 from applier.standby.layout import check_socket_path
 from logship.applier_client import ApplierClient
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     checks += check_keys(settings)
     checks += check_bucket(settings)
     checks += check_postgres(settings)
+    checks += check_budgets(settings)
     running = is_running(settings)
     if running:
         checks.append(

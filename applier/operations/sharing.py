@@ -39,13 +39,12 @@ class Sharing:
 
     def promoted(self, name: str, shares_changed: Callable[[], None]) -> None:
         """It is promoted.  The other promoted ones are told now, and it from now on, that there
-        is one more to share with."""
-        if self._promoted.get(name) is None:
+        is one more to share with.  Said again it changes nothing."""
+        if self._promoted.get(name) is not False:
             return
-        for other, tell in self._tell.items():
-            if other != name:
-                tell()
         self._promoted[name] = True
+        for tell in self._tell.values():
+            tell()
         self._tell[name] = shares_changed
 
     def shares(self, name: str, *, promoted: bool) -> Shares | None:

@@ -302,12 +302,13 @@ class Standby:
         Returns shared_buffers as in force.  Raises UsageError(SETTINGS), OSError, and
         LogshipError(CONTROL_FILE, STANDBY_FAILED).
         """
-        self._settings = settings
-        self._files.change_settings(settings)
-        await asyncio.to_thread(self._files.write)
-        await asyncio.to_thread(self._server.reload)
-        if self._life.pid is not None:
-            await asyncio.to_thread(self._contain, self._life.pid)
+        async with self._acting:
+            self._settings = settings
+            self._files.change_settings(settings)
+            await asyncio.to_thread(self._files.write)
+            await asyncio.to_thread(self._server.reload)
+            if self._life.pid is not None:
+                await asyncio.to_thread(self._contain, self._life.pid)
         return await probes.read_shared_buffers(await self._connected())
 
     @property

@@ -239,3 +239,29 @@ def test_what_becomes_of_the_bucket_is_said(
     bucket = {"state": state, "error": "nobody answers" if state == "failed" else None}
     detail = render_detail({**FOLLOWING, "incarnation": incarnation, "bucket": bucket}, now=NOW)
     assert re.search(f"^bucket: +{shown}$", detail, re.MULTILINE)
+
+
+def test_what_an_instance_may_take_is_shown_where_it_is_limited() -> None:
+    budget = {
+        "memory": {
+            "standby_mb": 400,
+            "promoted_mb": 4400,
+            "standby": {"shared_buffers": "192MB"},
+            "promoted": {"shared_buffers": "1024MB", "work_mem": "28794kB"},
+            "limited_by_kernel": False,
+        },
+        "disk": {"limit_bytes": 6 << 20, "used_bytes": None},
+        "intake_bytes_per_second": 2 << 20,
+        "turn": "waiting",
+    }
+    lines = render_detail({**FOLLOWING, "budget": budget}, NOW).splitlines()
+    shown = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    assert shown["memory"] == (
+        "400 MB as a standby, 4400 MB promoted (shared_buffers 1024MB, work_mem 28794kB)"
+    )
+    assert shown["disk"] == "? of 6.0 MB"
+    assert shown["intake"] == "2.0 MB a second at most"
+    assert shown["turn"] == "waits to be seeded or to catch up"
+    unlimited = render_detail(FOLLOWING, NOW)
+    assert "memory" not in unlimited
+    assert "turn" not in unlimited
