@@ -80,9 +80,6 @@ class Service:
             durable.make_directory, self._host.standby_socket_directory("x").parent, 0o711
         )
         await self.wal_server.start()
-        for name, instance_settings in self.settings.instances.items():
-            if instance_settings.run_standby:
-                self._host.sharing.join(name)
         try:
             for name in names:
                 instance = Instance(name, self._host)

@@ -35,11 +35,11 @@ class DiskQuota:
         """So much was written."""
         self._came_bytes += size_bytes
 
-    def is_measure_due(self, now: float) -> bool:
-        """Whether it is time to look at the disk."""
+    def is_measure_due(self, size_bytes: int, now: float) -> bool:
+        """Whether it is time to look at the disk, as so much more is to come."""
         if self._measured_bytes is None:
             return True
-        if not self.has_room(1):
+        if not self.has_room(size_bytes):
             return now - self._measured_at >= MEASURE_FULL_SECONDS
         return self._came_bytes > 0 and now - self._measured_at >= MEASURE_SECONDS
 

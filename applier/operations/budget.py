@@ -16,7 +16,7 @@ from applier.budgets.disk import DiskQuota
 from applier.budgets.intake import IntakeRate
 from applier.budgets.memory import MemoryParameters, promoted_parameters, standby_buffers_mb
 from applier.receivers import Resume
-from applier.settings import Parameter
+from applier.settings import InstanceSettings, Parameter
 from applier.standby.configuration import (
     ParameterFloors,
     check_operator_settings,
@@ -60,7 +60,7 @@ class MemoryShare(NamedTuple):
 
 
 class Budget:
-    """One instance's limits, and how far they are used.  `settings_changed` reads them anew."""
+    """One instance's limits, and how far they are used."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
@@ -70,6 +70,8 @@ class Budget:
         )
         self.turn.on_came = self._turn_came
         self._is_lifted = False
+        self._settings: InstanceSettings | None = None
+        """By which the limits were made."""
         self._quota: DiskQuota | None = None
         self._rate: IntakeRate | None = None
         self._measuring: asyncio.Task[None] | None = None
@@ -79,16 +81,19 @@ class Budget:
         """What came from the bucket since it was last read to its end."""
         self.is_contained = False
         """Whether the kernel holds the server to its share."""
-        self.settings_changed()
 
-    def settings_changed(self) -> None:
-        """The instance's settings may be others now."""
-        budgets, own = self._instance.host.settings.budgets, self._instance.settings
-        disk_mb = budgets.instance_disk_mb if own.disk_mb is None else own.disk_mb
-        self._quota = DiskQuota(disk_mb * _MEGABYTE) if disk_mb else None
-        rate_mb = own.intake_mb_per_second
-        rate_mb = budgets.intake_mb_per_second if rate_mb is None else rate_mb
-        self._rate = IntakeRate(rate_mb * _MEGABYTE, time.monotonic()) if rate_mb else None
+    def _limits(self) -> tuple[DiskQuota | None, IntakeRate | None]:
+        """As the settings are now: an operator may change an instance's."""
+        own = self._instance.settings
+        if own is not self._settings:
+            self._settings = own
+            budgets = self._instance.host.settings.budgets
+            disk_mb = budgets.instance_disk_mb if own.disk_mb is None else own.disk_mb
+            self._quota = DiskQuota(disk_mb * _MEGABYTE) if disk_mb else None
+            rate_mb = own.intake_mb_per_second
+            rate_mb = budgets.intake_mb_per_second if rate_mb is None else rate_mb
+            self._rate = IntakeRate(rate_mb * _MEGABYTE, time.monotonic()) if rate_mb else None
+        return self._quota, self._rate
 
     def lift(self) -> None:
         """A promotion is under way: what still comes is held up by nothing but the disk."""
@@ -211,29 +216,30 @@ class Budget:
             return True
         if self._catches_up and not self.turn.ask("catch-up"):
             return False
-        if self._rate is not None and self._rate.wait_seconds(time.monotonic()) > 0:
+        quota, rate = self._limits()
+        if rate is not None and rate.wait_seconds(time.monotonic()) > 0:
             return False
-        quota = self._quota
         return quota is None or (
-            quota.has_room(size_bytes) and not quota.is_measure_due(time.monotonic())
+            quota.has_room(size_bytes) and not quota.is_measure_due(size_bytes, time.monotonic())
         )
 
     async def wait(self) -> None:
         """Until it is this instance's turn, and its rate allows more."""
         if self._catches_up and not self._is_lifted:
             await self.turn.wait("catch-up")
-        while self._rate is not None and not self._is_lifted:
-            seconds = self._rate.wait_seconds(time.monotonic())
+        _, rate = self._limits()
+        while rate is not None and not self._is_lifted:
+            seconds = rate.wait_seconds(time.monotonic())
             if not seconds:
                 break
             await asyncio.sleep(min(seconds, 1.0))
 
     async def check_room(self, size_bytes: int) -> None:
         """Raises LogshipError(DISK_QUOTA, retryable): the instance has what it may have."""
-        quota = self._quota
+        quota, _ = self._limits()
         if quota is None:
             return
-        if quota.is_measure_due(time.monotonic()):
+        if quota.is_measure_due(size_bytes, time.monotonic()):
             await self._measured(must=not quota.has_room(size_bytes))
         if not quota.has_room(size_bytes):
             used_mb, limit_mb = (quota.used_bytes or 0) >> 20, quota.limit_bytes >> 20
@@ -249,10 +255,11 @@ class Budget:
 
     def came(self, size_bytes: int, written: Position | None) -> None:
         """So much was written, up to `written`; None: of a seed."""
-        if self._quota is not None:
-            self._quota.came(size_bytes)
-        if self._rate is not None and written is not None:
-            self._rate.take(size_bytes, time.monotonic())
+        quota, rate = self._limits()
+        if quota is not None:
+            quota.came(size_bytes)
+        if rate is not None and written is not None:
+            rate.take(size_bytes, time.monotonic())
         self.turn.use()
         if self._target is not None and written is not None and written >= self._target:
             self.caught_up()
@@ -276,6 +283,8 @@ class Budget:
         roots = [instance.directory]
         if instance.record.incarnation is not None:
             roots.append(instance.incarnation_directory)
+        if instance.store is not None:
+            roots.append(instance.store.directory)
         try:
             used_bytes = await asyncio.to_thread(disk_bytes, roots)
         except OSError as error:
@@ -290,7 +299,7 @@ class Budget:
     # --- what is shown ------------------------------------------------------------------------
 
     def status(self) -> BudgetStatus:
-        quota, rate = self._quota, self._rate
+        quota, rate = self._limits()
         return {
             "memory": self._memory_status(),
             "disk": None

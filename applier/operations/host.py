@@ -34,7 +34,7 @@ class Host:
         self.installations = installations
         self.wal_server = wal_server
         self.keep_free_bytes = settings.store.keep_free_mb << 20
-        self.sharing = Sharing(settings.budgets)
+        self.sharing = Sharing(settings.budgets, lambda: self.settings.instances)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def instance_directory(self, name: str) -> Path:

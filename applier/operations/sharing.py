@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from applier.budgets.memory import MemoryRule, Shares, shares
 from applier.operations.turns import TurnQueue
-from applier.settings import BudgetsSettings
+from applier.settings import BudgetsSettings, InstanceSettings
 from applier.standby.cgroups import Cgroups
 
 
 class Sharing:
-    """Memory, by who there is and who is promoted; turns; the kernel's limits.
+    """Memory, by who there is and who is promoted; turns; the kernel's limits."""
 
-    Who runs a standby joins before any is started, so that all of them find the same shares.
-    """
-
-    def __init__(self, settings: BudgetsSettings) -> None:
+    def __init__(
+        self, settings: BudgetsSettings, instances: Callable[[], Mapping[str, InstanceSettings]]
+    ) -> None:
+        """instances: all that there are now, open or not, so that each finds the same shares."""
         self.rule = (
             MemoryRule(settings.memory_mb, settings.standby_floor_mb, settings.promoted_share)
             if settings.memory_mb
@@ -25,24 +25,15 @@ class Sharing:
         self.turns = TurnQueue(settings.catch_ups)
         wanted = self.rule is not None and settings.cgroups == "auto"
         self.cgroups = Cgroups.find() if wanted else Cgroups(None, "they are not wanted")
-        self._promoted: dict[str, bool] = {}
+        self._instances = instances
         self._tell: dict[str, Callable[[], None]] = {}
-
-    def join(self, name: str) -> None:
-        """An instance that runs a server here."""
-        self._promoted.setdefault(name, False)
-
-    def leave(self, name: str) -> None:
-        """It runs none any more; the others' shares grow, as each is started anew."""
-        self._promoted.pop(name, None)
-        self._tell.pop(name, None)
+        """The promoted ones, and how they hear of another."""
 
     def promoted(self, name: str, shares_changed: Callable[[], None]) -> None:
         """It is promoted.  The other promoted ones are told now, and it from now on, that there
         is one more to share with.  Said again it changes nothing."""
-        if self._promoted.get(name) is not False:
+        if name in self._tell:
             return
-        self._promoted[name] = True
         for tell in self._tell.values():
             tell()
         self._tell[name] = shares_changed
@@ -51,5 +42,6 @@ class Sharing:
         """What each has, with `name` among the promoted ones or not; None: there is no rule."""
         if self.rule is None:
             return None
-        now = {**self._promoted, name: promoted}
-        return shares(self.rule, instances=len(now), promoted=sum(now.values()))
+        running = {each for each, own in self._instances().items() if own.run_standby}
+        others = running.intersection(self._tell) - {name}
+        return shares(self.rule, instances=len(running | {name}), promoted=len(others) + promoted)

@@ -70,14 +70,6 @@ class Cgroups:
             return False
         return True
 
-    def forget(self, name: str) -> None:
-        """Remove the cgroup of a server that has ended."""
-        if self.parent is not None:
-            try:
-                (self.parent / (PREFIX + name)).rmdir()
-            except OSError as error:
-                log.info("a cgroup is left", instance=name, why=str(error))
-
 
 def _own_directory(proc: Path) -> Path | None:
     """Ours in the file system; None: it is none of version 2, or the topmost that is seen here."""

@@ -15,7 +15,7 @@ def measured(used_bytes: int, now: float = 0.0) -> DiskQuota:
 
 def test_nothing_comes_before_it_was_measured() -> None:
     quota = DiskQuota(LIMIT)
-    assert quota.is_measure_due(0)
+    assert quota.is_measure_due(1, 0)
     assert not quota.has_room(1)
     assert quota.used_bytes is None
 
@@ -42,13 +42,16 @@ def test_what_came_while_it_was_measured_is_not_forgotten() -> None:
 
 def test_an_idle_instance_is_not_looked_at() -> None:
     quota = measured(100)
-    assert not quota.is_measure_due(100 * MEASURE_SECONDS)
+    assert not quota.is_measure_due(1, 100 * MEASURE_SECONDS)
     quota.came(1)
-    assert quota.is_measure_due(MEASURE_SECONDS)
-    assert not quota.is_measure_due(MEASURE_SECONDS - 1)
+    assert quota.is_measure_due(1, MEASURE_SECONDS)
+    assert not quota.is_measure_due(1, MEASURE_SECONDS - 1)
 
 
-def test_one_without_room_is_looked_at_again_soon() -> None:
+def test_one_without_room_for_what_is_to_come_is_looked_at_again_soon() -> None:
+    quota = measured(LIMIT - 1)
+    assert quota.is_measure_due(2, MEASURE_FULL_SECONDS)
+    assert not quota.is_measure_due(1, MEASURE_FULL_SECONDS)
     quota = measured(LIMIT)
-    assert not quota.is_measure_due(MEASURE_FULL_SECONDS - 1)
-    assert quota.is_measure_due(MEASURE_FULL_SECONDS)
+    assert not quota.is_measure_due(1, MEASURE_FULL_SECONDS - 1)
+    assert quota.is_measure_due(1, MEASURE_FULL_SECONDS)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from applier.operations import instance as instance_module
@@ -48,8 +47,10 @@ budgets.catch_ups = 1
 """
     for name in NAMES:
         text += INSTANCE.format(name=name, key=new_keys().public, port=free_port())
-    text += "[instances.bounded]\ndisk_mb = 6\nintake_mb_per_second = 1\npriority = 9\n"
-    text += f'run_standby = false\nport = {free_port()}\npublic_key = "{new_keys().public}"\n'
+    text += INSTANCE.format(name="bounded", key=new_keys().public, port=free_port())
+    text += "intake_mb_per_second = 1\npriority = 9\n"
+    text += INSTANCE.format(name="small", key=new_keys().public, port=free_port())
+    text += "disk_mb = 6\n"
     file = shared_tmp_path / "applier.toml"
     file.write_text(text)
     return load_applier_settings(file)
@@ -82,7 +83,6 @@ async def greet(instance: Instance, flush_lsn: int = 9 * S) -> tuple[Listener, b
 async def started(instance: Instance) -> None:
     """Its chain of WAL has begun, and it wants no seed any more."""
     listener, _ = await greet(instance)
-    instance.settings = msgspec.structs.replace(instance.settings, seed="manual")
     await instance.seed_begin(seed(instance))
     instance.following.placed = SeedPlaced(
         seed_id=f"seed-{instance.name}",
@@ -103,8 +103,19 @@ async def write(instance: Instance, size_bytes: int) -> None:
     await instance.wal(1, place, FACTORY.wal(1, place, place + size_bytes))
 
 
+async def write_many(instance: Instance, size_bytes: int) -> None:
+    for _ in range(0, size_bytes, S // 2):
+        await write(instance, S // 2)
+
+
 def turn(instance: Instance) -> str | None:
     return instance_status(instance)["budget"]["turn"]
+
+
+def used_bytes(instance: Instance) -> int:
+    disk = instance_status(instance)["budget"]["disk"]
+    assert disk is not None
+    return disk["used_bytes"] or 0
 
 
 def told_of_a_seed(listener: Listener) -> bool:
@@ -197,50 +208,45 @@ async def test_past_its_quota_one_instance_is_held_back_and_goes_on_by_itself(
 ) -> None:
     monkeypatch.setattr(instance_module, "FULL_DISK_RETRY_SECONDS", 0.01)
     monkeypatch.setattr("applier.budgets.disk.MEASURE_FULL_SECONDS", 0.01)
-    bounded, users = service.open_instances["bounded"], service.open_instances["users"]
-    await started(bounded)
+    small, users = service.open_instances["small"], service.open_instances["users"]
+    ballast = small.directory / "ballast"
+    ballast.write_bytes(bytes(3 << 20))
+    await started(small)
     await started(users)
-    bounded.budget.lift()  # not the rate: the quota is meant
-    await greet(bounded)
-    ballast = bounded.directory / "ballast"
-    ballast.write_bytes(bytes(6 << 20))
-    bounded.budget.settings_changed()
-    held = asyncio.create_task(write(bounded, 50_000))
-    await until(lambda: bounded.alarms.has(Code.DISK_QUOTA), "the alarm")
-    (alarm,) = (each for each in bounded.alarms.as_list() if each["code"] == "disk-quota")
+    await greet(small)
+    held = asyncio.create_task(write_many(small, 7 << 19))
+    await until(lambda: small.alarms.has(Code.DISK_QUOTA), "the alarm")
+    (alarm,) = (each for each in small.alarms.as_list() if each["code"] == "disk-quota")
     assert "6 MB are its limit" in alarm["what"]
-    assert "instances.bounded.disk_mb" in alarm["hint"]
+    assert "instances.small.disk_mb" in alarm["hint"]
     assert not held.done()
+    assert used_bytes(small) <= (6 << 20) + 2 * S, "its segment, and a spare"
     await write(users, 50_000)
     assert not users.alarms.has(Code.DISK_QUOTA)
 
     ballast.unlink()
     await asyncio.wait_for(held, 5)
-    assert not bounded.alarms.has(Code.DISK_QUOTA)
-    shown = instance_status(bounded)["budget"]["disk"]
-    assert shown is not None
-    assert shown["limit_bytes"] == 6 << 20
-    assert shown["used_bytes"] is not None
-    assert 0 < shown["used_bytes"] < 6 << 20
+    assert not small.alarms.has(Code.DISK_QUOTA)
+    assert 0 < used_bytes(small) <= 6 << 20
 
 
 async def test_a_seed_that_would_not_fit_is_refused_and_one_that_grows_too_large_is_ended(
     service: Service,
 ) -> None:
-    bounded = service.open_instances["bounded"]
-    await greet(bounded)
+    small = service.open_instances["small"]
+    await greet(small)
     with pytest.raises(LogshipError) as caught:
-        await bounded.seed_begin(seed(bounded, estimated_bytes=7 << 20))
+        await small.seed_begin(seed(small, estimated_bytes=7 << 20))
     assert caught.value.code is Code.DISK_QUOTA
     assert caught.value.retryable
-    assert bounded.alarms.has(Code.DISK_QUOTA)
-    assert turn(bounded) is None, "its turn is given back"
+    assert small.alarms.has(Code.DISK_QUOTA)
+    assert turn(small) is None, "its turn is given back"
 
-    await bounded.seed_begin(seed(bounded, estimated_bytes=1 << 20))
-    assert not bounded.alarms.has(Code.DISK_QUOTA)
+    await small.seed_begin(seed(small, estimated_bytes=1 << 20))
+    assert not small.alarms.has(Code.DISK_QUOTA)
     sealed = seal(bytes(1024))
     chunk = SeedChunk(
-        seed_id="seed-bounded",
+        seed_id="seed-small",
         sequence=0,
         kind="data",
         raw_bytes=8 << 20,
@@ -248,7 +254,7 @@ async def test_a_seed_that_would_not_fit_is_refused_and_one_that_grows_too_large
         codec=sealed.codec,
     )
     with pytest.raises(LogshipError) as caught:
-        await bounded.seed_chunk(chunk, sealed.payload)
+        await small.seed_chunk(chunk, sealed.payload)
     assert caught.value.code is Code.DISK_QUOTA
 
 
