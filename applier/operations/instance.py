@@ -496,6 +496,7 @@ class Instance:
 
     def tell_fenced(self) -> None:
         listener, self._listener = self._listener, None
+        self.budget.sender_left()
         if listener is not None:
             self.link.changed("lost")
             listener.fenced(self._fenced_error())

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import structlog
+
 from applier.budgets.memory import MemoryRule, Shares, shares
 from applier.operations.turns import TurnQueue
 from applier.settings import BudgetsSettings, InstanceSettings
 from applier.standby.cgroups import Cgroups
+
+log = structlog.get_logger(__name__)
 
 
 class Sharing:
@@ -25,6 +29,8 @@ class Sharing:
         self.turns = TurnQueue(settings.catch_ups)
         wanted = self.rule is not None and settings.cgroups == "auto"
         self.cgroups = Cgroups.find() if wanted else Cgroups(None, "they are not wanted")
+        if wanted and self.cgroups.parent is None:
+            log.info("the kernel holds no server to its share of memory", why=self.cgroups.why)
         self._instances = instances
         self._tell: dict[str, Callable[[], None]] = {}
         """The promoted ones, and how they hear of another."""

@@ -21,6 +21,8 @@ MAX_PER_HIGH: Final = 2
 """Above its share (memory.high) a server is slowed down and has to give memory back; at so many
 times the share (memory.max) the kernel ends one of its processes."""
 _MEGABYTE: Final = 1 << 20
+_CONTROL: Final = "cgroup.subtree_control"
+"""The controllers that the children of a cgroup have."""
 
 
 class Cgroups:
@@ -33,7 +35,8 @@ class Cgroups:
 
     @classmethod
     def find(cls, proc: Path = Path("/proc/self")) -> Cgroups:
-        """Look where our own is, and whether the memory of others beside it can be limited."""
+        """Look where our own is, and whether the memory of others beside it can be limited.
+        Changes nothing."""
         try:
             own = _own_directory(proc)
         except OSError as error:
@@ -42,12 +45,14 @@ class Cgroups:
             return cls(None, "the applier's own cgroup is none of version 2 with a parent")
         parent = own.parent
         try:
-            _enable_memory(parent)
+            if not _has_memory(parent / "cgroup.controllers"):
+                return cls(None, f"{parent} has no memory controller")
+            control = parent / _CONTROL
+            places = [parent] if _has_memory(control) else [parent, control]
         except OSError as error:
-            return cls(None, f"{error.filename or parent}: {error.strerror}")
-        if not os.access(parent, os.W_OK):
-            return cls(None, f"{parent} can't be written to")
-        return cls(parent)
+            return cls(None, f"{error.filename}: {error.strerror}")
+        closed = [place for place in places if not os.access(place, os.W_OK)]
+        return cls(None, f"{closed[0]} can't be written to") if closed else cls(parent)
 
     def contain(self, name: str, pid: int, share_mb: int) -> bool:
         """Hold the server with that postmaster, and all its processes, to its share.  Returns
@@ -56,6 +61,8 @@ class Cgroups:
             return False
         group = self.parent / (PREFIX + name)
         try:
+            if not _has_memory(self.parent / _CONTROL):
+                _write(self.parent / _CONTROL, "+memory")
             group.mkdir(exist_ok=True)
             _write(group / "memory.high", str(share_mb * _MEGABYTE))
             _write(group / "memory.max", str(MAX_PER_HIGH * share_mb * _MEGABYTE))
@@ -99,13 +106,9 @@ def _mount(proc: Path) -> tuple[str, Path] | None:
     return None
 
 
-def _enable_memory(parent: Path) -> None:
-    """Have the children of `parent` get memory limits.  Raises OSError."""
-    if "memory" not in (parent / "cgroup.controllers").read_text().split():
-        raise OSError(0, "the memory controller is not there", str(parent))
-    control = parent / "cgroup.subtree_control"
-    if "memory" not in control.read_text().split():
-        _write(control, "+memory")
+def _has_memory(listing: Path) -> bool:
+    """Whether a list of controllers has that of memory.  Raises OSError."""
+    return "memory" in listing.read_text().split()
 
 
 def _children(pid: int) -> list[str]:
