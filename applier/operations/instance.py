@@ -456,10 +456,11 @@ class Instance:
         self.arrival.check_possible()
 
     async def seed_begin(self, frame: SeedBegin, *, from_bucket: bool = False) -> None:
+        if from_bucket:
+            await self.budget.seed_comes_from_bucket()
         self._check_fence()
         store = self.opened_store
         if from_bucket:
-            await self.budget.seed_comes_from_bucket()
             await self.remember(bucket_seed_id=frame.seed_id)
         try:
             await self.arrival.begin(frame, from_bucket=from_bucket)

@@ -111,8 +111,10 @@ class Turn:
         return has
 
     async def wait(self, purpose: Purpose) -> None:
-        """Return once it has a turn.  A caller who is cancelled says `done`, if it is that."""
-        while not self.ask(purpose):
+        """Return once it has a turn, or somebody says `done`.  A caller who is cancelled says that
+        himself."""
+        self._purposes.add(purpose)
+        while purpose in self._purposes and not self.ask(purpose):
             self._came.clear()
             await self._came.wait()
 
@@ -131,6 +133,7 @@ class Turn:
         """Nothing more is to be done of that."""
         if purpose in self._purposes:
             self._purposes.discard(purpose)
+            self._came.set()
             if not self._purposes:
                 self._queue.give_back(self._name)
 

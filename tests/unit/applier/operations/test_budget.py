@@ -13,6 +13,7 @@ from applier.operations import turns as turns_module
 from applier.operations.budget import CATCH_UP_BYTES, disk_bytes
 from applier.operations.instance import Instance
 from applier.operations.state import instance_status
+from applier.receivers import FencedError
 from applier.receivers.seed.placement import SeedPlaced
 from applier.service import Service
 from applier.settings import ApplierSettings, load_applier_settings
@@ -175,6 +176,61 @@ async def test_who_catches_up_waits_for_a_turn_and_who_is_live_does_not(service:
 
     # Where its primary was when it came it is as good as live.
     stock.budget.came(0, stock.store.written._replace(lsn=far))  # type: ignore[union-attr,arg-type]
+    assert turn(stock) is None
+
+
+async def test_a_seed_from_a_bucket_waits_and_loses_its_place_when_it_is_given_up(
+    service: Service,
+) -> None:
+    orders, stock, users = (service.open_instances[n] for n in NAMES)
+    orders_listener, _ = await greet(orders)
+    begins = []
+    for each in (stock, users):
+        await each.bucket.hello(hello(instance=each.name), Listener())
+        begins.append(asyncio.create_task(each.bucket.seed_begin(seed(each))))
+        await until(lambda each=each: turn(each) == "waiting", "it waits")
+    begins[0].cancel()
+    await asyncio.gather(begins[0], return_exceptions=True)
+    assert turn(stock) is None
+    assert users.arrival.seeder is None
+    orders.lost(orders_listener, "gone")
+    await asyncio.wait_for(begins[1], 5)
+    assert users.arrival.seeder is not None
+    assert turn(users) == "running"
+
+
+async def test_who_waits_for_a_turn_learns_that_its_instance_was_promoted(service: Service) -> None:
+    orders, stock = service.open_instances["orders"], service.open_instances["stock"]
+    await greet(orders)
+    await stock.bucket.hello(hello(instance="stock"), Listener())
+    begins = asyncio.create_task(stock.bucket.seed_begin(seed(stock)))
+    await until(lambda: turn(stock) == "waiting", "it waits")
+    await stock.fence("promotion")
+    with pytest.raises(FencedError):
+        await asyncio.wait_for(begins, 5)
+    assert turn(stock) is None
+
+
+async def test_a_bucket_with_much_to_bring_takes_a_turn_until_its_end_is_reached(
+    service: Service,
+) -> None:
+    orders, stock = service.open_instances["orders"], service.open_instances["stock"]
+    await started(stock)
+    orders_listener, _ = await greet(orders)
+    await stock.bucket.hello(hello(instance="stock"), Listener())
+    place = 4 * S
+    await stock.bucket.wal(1, place, FACTORY.wal(1, place, place + 8192))
+    assert turn(stock) is None, "so little needs none"
+    stock.budget.comes_from_bucket(CATCH_UP_BYTES)
+    place += 8192
+    more = FACTORY.wal(1, place, place + 8192)
+    held = asyncio.create_task(stock.bucket.wal(1, place, more))
+    await until(lambda: turn(stock) == "waiting", "it waits")
+    assert not stock.bucket.wal_at_once(1, place, more)
+    orders.lost(orders_listener, "gone")
+    await asyncio.wait_for(held, 5)
+    assert turn(stock) == "running"
+    stock.bucket.bucket_dry()
     assert turn(stock) is None
 
 
