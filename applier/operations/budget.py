@@ -176,8 +176,8 @@ class Budget:
         """
         self._target = None
         begins, flush = resume.position, Position(hello.timeline, Lsn(hello.flush_lsn))
-        joins = hello.primary_reachable and begins is not None and begins <= flush
-        if joins and begins is not None and flush.lsn - begins.lsn >= CATCH_UP_BYTES:
+        behind_bytes = flush.lsn - begins.lsn if begins is not None and begins <= flush else 0
+        if hello.primary_reachable and behind_bytes >= CATCH_UP_BYTES:
             self._target = flush
             self.turn.ask("catch-up")
         return resume._replace(seed_wanted=resume.seed_wanted and self.may_seed())
@@ -212,13 +212,12 @@ class Budget:
 
     def is_free(self, size_bytes: int) -> bool:
         """Whether so much WAL may be written now, without any waiting."""
-        if self._is_lifted:
-            return True
-        if self._catches_up and not self.turn.ask("catch-up"):
-            return False
         quota, rate = self._limits()
-        if rate is not None and rate.wait_seconds(time.monotonic()) > 0:
-            return False
+        if not self._is_lifted:
+            if self._catches_up and not self.turn.ask("catch-up"):
+                return False
+            if rate is not None and rate.wait_seconds(time.monotonic()) > 0:
+                return False
         return quota is None or (
             quota.has_room(size_bytes) and not quota.is_measure_due(size_bytes, time.monotonic())
         )

@@ -12,6 +12,8 @@ native walreceiver, outlives the applier, and is adopted by the next one.
     probes         what it says of itself over SQL
     server_log     why it failed; the log's size
     liveness       the end of its process as an event
+    cgroups        the kernel's own limit on its memory
+    status         what operators see of it
     server         `Standby`: the asyncio shell around all of these
     promotion      waiting for the replay, promoting, the first write
 
@@ -32,7 +34,8 @@ from applier.standby.life import LifeState, StandbyLife
 from applier.standby.placement import Placement, prepare
 from applier.standby.probes import Positions
 from applier.standby.promotion import Opened
-from applier.standby.server import Standby, StandbyStatus
+from applier.standby.server import Standby
+from applier.standby.status import StandbyStatus
 
 __all__ = [
     "LifeState",

@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
 
 import structlog
 
@@ -36,6 +35,7 @@ from applier.standby.life import (
 from applier.standby.liveness import ProcessEnd
 from applier.standby.placement import undo_unfinished_opening
 from applier.standby.promotion import Opened, ReplayWatch, admit_clients, promote
+from applier.standby.status import StandbyStatus
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
 from logship.lsn import Lsn
@@ -48,25 +48,6 @@ _TICK_SECONDS = 2.0
 _START_TIMEOUT_SECONDS = 60.0
 _TICKS_PER_TRIM = 60
 _RETRY_SECONDS = 0.05
-
-
-class StandbyStatus(NamedTuple):
-    """For operators.  state_seconds: how long it has been in `state`.  start_in_seconds: until
-    the next start after a failure (None unless waiting for it).  opened: it is no standby any
-    more.  complaints: rules of the primary's pg_hba.conf that had to be left out."""
-
-    state: LifeState
-    pid: int | None
-    state_seconds: float
-    restarts: int
-    last_failure: str
-    start_in_seconds: float | None
-    opened: bool
-    complaints: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, object]:
-        """The `--json` and HTTP form."""
-        return {**self._asdict(), "complaints": list(self.complaints)}
 
 
 class Standby:

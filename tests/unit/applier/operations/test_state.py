@@ -13,7 +13,7 @@ from applier.operations.record import Heard
 from applier.operations.state import instance_status
 from applier.service import Service
 from applier.standby.life import STEADY_SECONDS, LifeState
-from applier.standby.server import StandbyStatus
+from applier.standby.status import StandbyStatus
 from logship.frames import GapFound, OtherRoad, ShipperHeartbeat
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
