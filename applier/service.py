@@ -245,6 +245,7 @@ class Service:
             await asyncio.wait(self._changes)
         if self._host is not None:
             await self._host.finish_spawned()
+            self._host.sharing.turns.close()
         for instance in self.open_instances.values():
             await instance.close()
         self.open_instances.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -438,6 +438,33 @@ class Following:
         instance.alarms.clear(Code.STANDBY_FAILED)
         return complaints
 
+    async def take_promoted_memory(self) -> dict[str, Any] | None:
+        """Give the opened server what it has as a promoted one, and from now on what it has when
+        others share that with it.  Returns what that is; None: there is no rule for it.  Never
+        raises: the server is open in any case."""
+        instance = self._instance
+        instance.host.sharing.promoted(instance.name, self._share_changed)
+        memory = instance.budget.memory(promoted=True)
+        if self.standby is None or memory.share_mb is None:
+            return None
+        in_force = None
+        try:
+            in_force = await self.standby.change_settings(self._standby_settings(promoted=True))
+        except (LogshipError, OSError) as error:
+            self._alarm_of(error)
+        return {
+            "share_mb": memory.share_mb,
+            "parameters": memory.shown(),
+            "shared_buffers_in_force": in_force,
+        }
+
+    def _share_changed(self) -> None:
+        """There is one more promoted server to share with."""
+        self._instance.spawn(self._share_anew())
+
+    async def _share_anew(self) -> None:
+        await self.take_promoted_memory()
+
     def refuse_promotion_unless_ready(self) -> None:
         """Raise RefusedError(PROMOTE_REFUSED) if the version check or the data forbid it."""
         self._refuse_promotion()
@@ -525,6 +552,7 @@ class Following:
         installation = self._version_check.choose_for_production()
         if installation is None or not self._instance.settings.run_standby:
             return
+        self._instance.host.sharing.promoted(self._instance.name, self._share_changed)
         self.standby = self._make_standby(opened=True)
         try:
             await self.standby.ensure_started()
@@ -553,23 +581,13 @@ class Following:
 
     def _make_standby(self, *, opened: bool = False) -> Standby:
         instance = self._instance
-        settings = instance.host.settings
-        name = instance.name
         layout = self._layout()
         assert self.installation is not None and instance.record.profile is not None
         assert instance.tablespaces.notes is not None
         self._runs_on = self.installation
         self.live.forget()
         return Standby(
-            StandbySettings(
-                instance=name,
-                port=instance.settings.port,
-                wal_server_directory=settings.wal_server.socket_directory,
-                wal_server_port=settings.wal_server.port,
-                listen_addresses=settings.listen_addresses_of(name),
-                shared_buffers_mb=settings.shared_buffers_mb_of(name),
-                settings=settings.parameters_of(name),
-            ),
+            self._standby_settings(promoted=opened),
             layout,
             Server(self.installation, layout.data, instance.host.run_as),
             instance.record.profile,
@@ -580,4 +598,19 @@ class Following:
                 instance.host.path_permission.why_not,
             ),
             opened=opened,
+            contain=instance.budget.contain,
+        )
+
+    def _standby_settings(self, *, promoted: bool) -> StandbySettings:
+        instance = self._instance
+        settings = instance.host.settings
+        memory = instance.budget.memory(promoted=promoted)
+        return StandbySettings(
+            instance=instance.name,
+            port=instance.settings.port,
+            wal_server_directory=settings.wal_server.socket_directory,
+            wal_server_port=settings.wal_server.port,
+            listen_addresses=settings.listen_addresses_of(instance.name),
+            shared_buffers_mb=memory.shared_buffers_mb,
+            settings=memory.parameters,
         )

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from applier.fleet.places import InstancePlaces
+from applier.operations.sharing import Sharing
 from applier.operations.tablespaces import PathPermission
 from applier.settings import ApplierSettings
 from applier.standby.packages import state_of
@@ -45,6 +46,7 @@ class Host:
         )
         self.surroundings = Surroundings(run_as, self.probe_cache)
         self.keep_free_bytes = settings.store.keep_free_mb << 20
+        self.sharing = Sharing(settings.budgets, lambda: self.settings.instances)
         self.probing = asyncio.Lock()
         """Held while an installation is probed: whoever waited finds the answer kept."""
         self._spawned: dict[asyncio.Task[Any], str] = {}

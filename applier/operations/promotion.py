@@ -2,6 +2,7 @@
 
 Needs nothing but this server's own disk.  The steps, each told to `report` as it is made:
 
+    budget   only where memory is shared out: what the server will have
     bucket   only where one is read in place of a link: what it still has is fetched, if it answers
     go back  only to promote a cluster of before (--incarnation): it is taken up in the place of
              the one that the instance is, and fenced with the same write
@@ -128,7 +129,13 @@ class _Job:
     async def promote(self) -> dict[str, Any]:
         await self._instance.following.check_again()
         self._refuse_unless_possible()
-        await self._read_bucket()
+        self._tell_budget()
+        try:
+            # What still comes is the primary's last: nothing holds it up.
+            self._instance.budget.lift()
+            await self._read_bucket()
+        finally:
+            self._instance.budget.impose()
         try:
             self._report("fence", {})
             await self._instance.fence("promotion")
@@ -137,6 +144,12 @@ class _Job:
             await self._instance.unfence()
             raise
         return await self._open(standby, durable)
+
+    def _tell_budget(self) -> None:
+        """Before anything is done: what the server will have."""
+        memory = self._instance.budget.memory(promoted=True)
+        if memory.share_mb is not None:
+            self._report("budget", {"memory": f"{memory.share_mb}MB", **memory.shown()})
 
     async def _read_bucket(self) -> None:
         road = self._instance.bucket
@@ -285,12 +298,14 @@ class _Job:
         await instance.remember(promotion=promotion, heard=heard)
         instance.bucket.wake()
         instance.following.withdraw()
+        memory = await instance.following.take_promoted_memory()
         complaints = await instance.following.admit_clients()
         promotion = await self._remember_warnings(promotion)
         answer: dict[str, Any] = msgspec.to_builtins(promotion, enc_hook=plain_lsn)
         answer |= {"opened_lsn": str(opened.lsn), "durable_lsn": str(durable.lsn)}
         answer["lost"] = describe_loss(promotion)
         answer["complaints"] = list(complaints)
+        answer["memory"] = memory
         self._report("record", {})
         log.warning("promoted", instance=instance.name, lost=answer["lost"], port=promotion.port)
         return answer

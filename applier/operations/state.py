@@ -48,6 +48,7 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
         "other_roads": _other_roads(instance),
         "compat": _compat(instance),
         "promotion": _promotion(instance),
+        "budget": instance.budget.status(),
         "alarms": instance.alarms.as_list(),
     }
 

@@ -17,6 +17,8 @@ native walreceiver, outlives the applier, and is adopted by the next one.
     inspection     a look into each of its databases: text order, libraries that load
     server_log     why it failed; the log's size
     liveness       the end of its process as an event
+    cgroups        the kernel's own limit on its memory
+    status         what operators see of it
     server         `Standby`: the asyncio shell around all of these
     promotion      waiting for the replay, promoting, the first write
 
@@ -37,7 +39,8 @@ from applier.standby.life import LifeState, StandbyLife
 from applier.standby.placement import Placement, prepare
 from applier.standby.probes import Positions
 from applier.standby.promotion import Opened
-from applier.standby.server import Standby, StandbyStatus
+from applier.standby.server import Standby
+from applier.standby.status import StandbyStatus
 from applier.standby.tablespaces import StandbyTablespaces, TablespaceNotes
 
 __all__ = [

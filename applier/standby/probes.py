@@ -113,6 +113,12 @@ async def read_positions(connection: Connection) -> Positions:
     )
 
 
+async def read_shared_buffers(connection: Connection) -> str:
+    """shared_buffers as in force, "128MB".  Raises as `read_positions`."""
+    with standby_errors():
+        return str((await fetch_row(connection, "show shared_buffers"))[0])
+
+
 async def fetch_row(connection: Connection, query: LiteralString) -> tuple[Any, ...]:
     """The only row of a query that always has one.  Raises psycopg.Error."""
     cursor = await connection.execute(query)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import NamedTuple
 
 import structlog
 
@@ -38,6 +37,7 @@ from applier.standby.liveness import ProcessEnd
 from applier.standby.placement import undo_unfinished_opening
 from applier.standby.promotion import Opened, ReplayWatch, admit_clients, promote
 from applier.standby.session import Session
+from applier.standby.status import StandbyStatus
 from applier.standby.tablespaces import Note, StandbyTablespaces
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
@@ -56,31 +56,13 @@ _SERVER_THREADS = ThreadPoolExecutor(8, "standby-server")
 a few servers that are slow to start would hold up every other instance's WAL."""
 
 
-class StandbyStatus(NamedTuple):
-    """For operators.  state_seconds: how long it has been in `state`.  start_in_seconds: until
-    the next start after a failure (None unless waiting for it).  opened: it is no standby any
-    more.  complaints: rules of the primary's pg_hba.conf that had to be left out."""
-
-    state: LifeState
-    pid: int | None
-    state_seconds: float
-    restarts: int
-    last_failure: str
-    start_in_seconds: float | None
-    opened: bool
-    complaints: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, object]:
-        """The `--json` and HTTP form."""
-        return {**self._asdict(), "complaints": list(self.complaints)}
-
-
 class Standby:
     """One standby of one incarnation.
 
     tablespaces: whose notes are kept up to date while the server runs.  opened: whether the
     server may be out of recovery, because a promotion was begun.  Without it a data directory
-    that is no standby any more is not started.
+    that is no standby any more is not started.  contain: is called in a thread with the process
+    id of each server that was started or adopted.
 
     Make sure first that the version check passes and that `prepare` was called once for the
     seed.  Then either keep `watch` running as a task, or call the other methods on their own
@@ -98,9 +80,11 @@ class Standby:
         tablespaces: StandbyTablespaces,
         *,
         opened: bool = False,
+        contain: Callable[[int], None] = lambda pid: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._contain = contain
         self._layout = layout
         self._server = server
         self._tablespaces = tablespaces
@@ -340,6 +324,23 @@ class Standby:
             )
         return self._complaints
 
+    async def change_settings(self, settings: StandbySettings) -> str:
+        """Give a server that is open other parameters.  What takes a restart is in force from
+        its next start on: it serves clients, and is not started anew for that.
+
+        Returns shared_buffers as in force.  Raises UsageError(SETTINGS), OSError, and
+        LogshipError(CONTROL_FILE, STANDBY_FAILED).
+        """
+        async with self._acting:
+            self._settings = settings
+            self._files.change_settings(settings)
+            await asyncio.to_thread(self._files.write)
+            await asyncio.to_thread(self._server.reload)
+            if self._life.pid is not None:
+                await asyncio.to_thread(self._contain, self._life.pid)
+        with self._session.in_use():
+            return await probes.read_shared_buffers(await self._session.connected())
+
     @property
     def admits_nobody(self) -> bool:
         """Whether the rules in force still are a standby's, which let no client in."""
@@ -396,6 +397,7 @@ class Standby:
                 await self._learn()
                 return [Exited(why)]
         self._watch_pid(pid)
+        await asyncio.to_thread(self._contain, pid)
         _log.info("standby runs", instance=self._settings.instance, pid=pid)
         # One that is open serves clients: only its operator may restart it.
         if changed and not self.is_opened:
