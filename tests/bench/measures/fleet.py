@@ -233,6 +233,7 @@ def _lag(
     """Of commits on each of `busy` in turn, while the others of `busy` have theirs."""
     samples: list[Sample] = []
     polls: list[float] = []
+    site.make_ready()
     for name in busy:
         primaries[name].execute("create table if not exists commits (id bigint primary key)")
     with _writing([site.conninfo(primaries[name]) for name in busy[1:]]):
