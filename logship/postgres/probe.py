@@ -38,12 +38,16 @@ async def probe(installation: Installation, run_as: RunAs, cache_directory: Path
     installation.  Takes about a second the first time; then the answer is kept in
     `cache_directory` until the `postgres` program changes.
 
-    Raises LogshipError(NO_INSTALLATION) when initdb fails, with its words.
+    Raises LogshipError(NO_INSTALLATION) when initdb fails, with its words, or is not there any
+    more.
     """
-    cached = cache_directory / f"{_key(installation)}.json"
-    with contextlib.suppress(OSError, *UNREADABLE):
-        return msgspec.json.decode(cached.read_bytes(), type=Profile)
-    made = await _make(installation, run_as)
+    try:
+        cached = cache_directory / f"{_key(installation)}.json"
+        with contextlib.suppress(OSError, *UNREADABLE):
+            return msgspec.json.decode(cached.read_bytes(), type=Profile)
+        made = await _make(installation, run_as)
+    except OSError as error:
+        raise _failed(installation, str(error)) from error
     await asyncio.to_thread(_keep, cached, made)
     return made
 
