@@ -169,6 +169,8 @@ class Incarnations:
         end = store.durable_of(placed.seed_id) if store is not None and placed is not None else None
         await instance.sender.save_heard()
         incarnation = profile.incarnation
+        # What could not be opened may have one, and is not to be thrown away unseen.
+        has_standby = placed is not None or instance.failure is not None
         chosen = Volumes()
         if kept_of(instance.record, incarnation) is None:
             places = instance.host.places(instance.name)
@@ -181,7 +183,7 @@ class Incarnations:
                 volumes=chosen,
                 now=time.time(),
                 durable=str(end) if end is not None else "",
-                has_standby=placed is not None,
+                has_standby=has_standby,
                 for_promotion=fence is not None,
             )
             return changes if fence is None else changes | {"fence": fence}
@@ -190,9 +192,8 @@ class Incarnations:
             try:
                 await instance.arrival.give_up("another cluster takes this one's place")
                 await instance.following.stop()
-                if placed is not None:
-                    # One that nothing installed can run may run all the same.
-                    await asyncio.to_thread(stop_server, instance.places.standby / "data", "fast")
+                # One that nothing installed can run, or that is not known, may run all the same.
+                await asyncio.to_thread(stop_server, instance.places.standby / "data", "fast")
                 instance.following.placed = None  # who still waits for its server need not
                 await instance.close_store()
                 await self._become(incarnation, changes_of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import Hello
 from logship.identity import Incarnation, Profile
 from logship.lsn import Lsn
+from logship.postgres.installations import Installation
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
 from tests.support.wal_factory import WalFactory, wal_line
@@ -302,3 +304,43 @@ async def test_what_is_not_kept_cant_be_promoted_and_nothing_is_changed(
     assert caught.value.code is Code.PROMOTE_REFUSED
     assert instance.record.fence is None
     assert instance.record.incarnation == OLD.incarnation
+
+
+# --- back to what was before ------------------------------------------------------------------
+
+
+async def go_back(instance: Instance) -> None:
+    host = instance.host
+    host.installations = [*host.installations, Installation(Path("/nowhere"), 170009, "configured")]
+    async with instance.promotion_turn:
+        await instance.incarnations.go_back(OLD.incarnation)
+
+
+@pytest.fixture
+async def not_opened(
+    service: Service, instance: Instance, listener: Listener, settings: ApplierSettings
+) -> AsyncIterator[Instance]:
+    """The new cluster is in the old one's place, and could not be opened at the last start."""
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    (instance.incarnation_directory / "seed.json").write_text("damaged")
+    await service.close()
+    again = Service(settings)
+    await again.open(["orders"])
+    yield again.open_instances["orders"]
+    await again.close()
+
+
+async def test_what_could_not_be_opened_is_stopped_and_kept_when_an_older_one_is_promoted(
+    not_opened: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not_opened.failure is not None
+    place = not_opened.incarnation_directory
+    stopped: list[Path] = []
+    monkeypatch.setattr(incarnations_module, "stop_server", lambda data, _: stopped.append(data))
+    await go_back(not_opened)
+    assert not_opened.failure is None
+    assert stopped == [place / "data"], "its server may run, with the port"
+    (kept,) = not_opened.record.previous
+    assert (kept.incarnation, kept.is_removed) == (NEW.incarnation, False)
+    assert (place / "seed.json").exists()
