@@ -83,6 +83,21 @@ class FormerClusters:
             hours=instance.host.settings.retention.previous_hours,
         )
 
+    async def remove_expired_quietly(self) -> None:
+        """As the service does now and then: what fails is alarmed."""
+        try:
+            await self.remove_expired()
+        except (LogshipError, OSError) as error:  # one instance's must not end it for all
+            what = error.what if isinstance(error, LogshipError) else str(error)
+            self._instance.alarms.raise_error(
+                LogshipError(
+                    Code.RETENTION_FAILED,
+                    f"clusters of before can't be removed: {what}",
+                    "it is tried again every hour",
+                    retryable=True,
+                )
+            )
+
     async def remove_expired(self) -> None:
         """What nobody needs any more goes, in the background."""
         instance = self._instance

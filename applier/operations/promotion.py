@@ -100,8 +100,9 @@ class _Job:
         self._bucket = ""
 
     async def promote_kept(self, incarnation: Incarnation) -> dict[str, Any]:
-        """Back to a cluster of before.  A failure before `promote` takes the fence back; the
-        instance then is the older cluster, until the sender of the newer one comes again."""
+        """Back to a cluster of before.  A failure before `promote` takes the fence back; if its
+        files could be used the instance then is the older cluster, until the sender of the newer
+        one comes again."""
         instance = self._instance
         self._refuse_if_promoted()
         failure = instance.failure

@@ -72,6 +72,13 @@ def test_a_clone_and_a_lower_major_come_in_only_once_they_are_accepted(found: Pr
         standing(found, record(NEW, accepted=NEWEST.incarnation))
 
 
+def test_what_was_set_aside_for_a_promotion_that_came_to_nothing_comes_back() -> None:
+    aside = kept(SAME_MAJOR, for_promotion=True)
+    assert standing(SAME_MAJOR, record(OLD, aside)) is Standing.SUCCESSOR
+    with pytest.raises(RefusedError):
+        standing(AGAIN, record(NEW, aside))
+
+
 def test_nothing_takes_the_place_of_a_first_seed_that_is_on_its_way() -> None:
     with pytest.raises(RefusedError):
         standing(SAME_MAJOR, record(OLD), has_standby=False)

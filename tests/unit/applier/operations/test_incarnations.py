@@ -76,6 +76,8 @@ async def test_the_upgraded_cluster_begins_anew_and_the_old_one_is_kept(
     resume = await instance.hello(hello_of(NEW, protection="async", flush_lsn=2 * S), Listener())
     assert resume.position is None and resume.seed_wanted
     assert instance.record.incarnation == NEW.incarnation
+    used = instance.following.installation
+    assert used is not None and used.version == "18.99", "found when it came, not at the start"
     assert instance.heard is not None and instance.heard.lsn == 2 * S, "not what the old one wrote"
     (failed,) = [what for name, what in listener.told if name == "failed"]
     assert isinstance(failed, LogshipError) and failed.retryable
@@ -309,9 +311,17 @@ async def test_what_is_not_kept_cant_be_promoted_and_nothing_is_changed(
 # --- back to what was before ------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def an_old_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough to be counted on."""
+    found = [
+        Installation(Path("/nowhere"), 170009, "configured"),
+        Installation(Path("/nowhere"), 180099, "configured"),
+    ]
+    monkeypatch.setattr("applier.operations.host.discover", lambda *_, **__: found)
+
+
 async def go_back(instance: Instance) -> None:
-    host = instance.host
-    host.installations = [*host.installations, Installation(Path("/nowhere"), 170009, "configured")]
     async with instance.promotion_turn:
         await instance.incarnations.go_back(OLD.incarnation)
 
@@ -344,3 +354,73 @@ async def test_what_could_not_be_opened_is_stopped_and_kept_when_an_older_one_is
     (kept,) = not_opened.record.previous
     assert (kept.incarnation, kept.is_removed) == (NEW.incarnation, False)
     assert (place / "seed.json").exists()
+
+
+async def test_what_cant_be_taken_up_is_not_gone_back_to(
+    instance: Instance, listener: Listener
+) -> None:
+    """The cluster that is protected now goes on, whatever became of the older one's files."""
+    await protect(instance, listener)
+    file = instance.incarnation_directory / "seed.json"
+    await instance.hello(hello_of(NEW, flush_lsn=2 * S), Listener())
+    before = instance.record
+    content = file.read_bytes()
+    file.write_bytes(b"damaged")
+    with pytest.raises(LogshipError) as caught:
+        await go_back(instance)
+    assert caught.value.code is Code.SEED_FAILED
+    assert instance.record == load_record(instance.directory, "orders") == before
+    assert instance.failure is None
+    assert instance.heard is not None and instance.heard.lsn == 2 * S
+    await instance.hello(hello_of(NEW, flush_lsn=3 * S), Listener())
+
+    file.write_bytes(content)
+    (kept,) = before.previous
+    aside = msgspec.structs.replace(kept, volumes=Volumes(store="/not/mounted"))
+    await instance.remember(previous=(aside,))
+    with pytest.raises(RefusedError, match="/not/mounted"):
+        await go_back(instance)
+    assert instance.record.fence is None
+
+
+async def test_a_promotion_that_is_tried_again_says_too_what_it_leaves_out(
+    instance: Instance, listener: Listener
+) -> None:
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    await go_back(instance)
+    assert instance.record.fence is not None
+    left = instance.record.fence.left
+    assert str(NEW.incarnation) in left
+    await instance.unfence()
+    await instance.fence("promotion")
+    assert instance.record.fence.left == left
+
+
+async def test_what_is_taken_up_is_left_alone_by_those_who_tried_before(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incarnations_module, "TAKE_UP_AGAIN_SECONDS", 0.02)
+    await protect(instance, listener)
+    store = instance.store
+    await instance.incarnations._take_up_again()
+    assert instance.store is store
+
+
+async def test_a_full_disk_does_not_end_the_removal_of_what_is_not_needed(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    (kept,) = instance.record.previous
+    await instance.remember(previous=(msgspec.structs.replace(kept, replaced_at=1.0),))
+
+    def full(*_: object) -> None:
+        raise LogshipError(Code.DISK_FULL, "no room", retryable=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("applier.operations.instance.save_record", full)
+        await instance.former.remove_expired_quietly()
+    assert instance.alarms.has(Code.RETENTION_FAILED)
+    await instance.former.remove_expired_quietly()
+    await until(lambda: not previous(instance), "it is removed")
