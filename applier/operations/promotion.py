@@ -202,7 +202,7 @@ class _Job:
         await instance.store.flush()
         durable = self._recoverable()
         self._report("flush", {"durable": str(durable)})
-        standby = await instance.following.ready_to_promote()
+        standby = await instance.following.ready_to_promote(durable.lsn)
         patience = _Patience(STALL_SECONDS)
         await self._wait_received(standby, durable, patience)
         self._report("replay", {"to": str(durable.lsn)})
