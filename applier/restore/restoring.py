@@ -222,7 +222,8 @@ class _Restore:
         server = Server(installation, layout.data, self._machine.run_as)
         notes = TablespaceNotes(place.into)
         # Nothing holds this server before them: it must have its own path for each.
-        await asyncio.to_thread(notes.add, self._sources.tablespaces, "private")
+        created = self._sources.tablespaces_below(self._stop.lsn)
+        await asyncio.to_thread(notes.add, created, "private")
         why_not = PathPermission(self._machine.run_as, wanted=self._machine.private_paths).why_not
         tablespaces = StandbyTablespaces(layout, self._machine.run_as, notes, why_not)
         standby = Standby(self._settings(), layout, server, self._profile, tablespaces)
