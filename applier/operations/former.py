@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from applier.fleet.places import IncarnationPlaces, Volumes
+from applier.fleet.places import IncarnationPlaces, Volumes, check_volumes_there
 from applier.operations.kept_incarnations import expired, marked_for_removal, removed, streams_now
 from applier.operations.record import kept_of
 from applier.retention.leases import running_restores
@@ -175,30 +175,37 @@ class FormerClusters:
 
     async def _remove_marked(self) -> None:
         instance = self._instance
+        failures: dict[Incarnation, LogshipError | OSError] = {}
         while True:
-            marked = [each for each in instance.record.previous if each.is_removed]
-            if not marked:
-                return
-            incarnation = marked[0].incarnation
+            marked = [each.incarnation for each in instance.record.previous if each.is_removed]
+            incarnation = next((each for each in marked if each not in failures), None)
+            if incarnation is None:
+                break
             try:
                 await asyncio.to_thread(self._remove, incarnation)
-            except OSError as error:
-                raise LogshipError(
-                    Code.RETENTION_FAILED,
-                    f"what was kept of {incarnation} can't be removed: {error}",
-                    "it is tried again every hour",
-                    retryable=True,
-                ) from error
+            except (LogshipError, OSError) as error:
+                failures[incarnation] = error  # the others go all the same
+                continue
             await instance.revise(partial(removed, incarnation=incarnation))
             log.info(
                 "removed what was kept of a cluster",
                 instance=instance.name,
                 cluster=str(incarnation),
             )
+        for cluster, failure in failures.items():
+            raise LogshipError(
+                Code.RETENTION_FAILED,
+                f"what was kept of {cluster} can't be removed: {failure}",
+                "it is tried again every hour",
+                retryable=True,
+            ) from failure
 
     def _remove(self, incarnation: Incarnation) -> None:
         """Blocks.  Its kept seeds as well: without the WAL they lead nowhere."""
         instance = self._instance
+        kept_of_it = kept_of(instance.record, incarnation)
+        if kept_of_it is not None:
+            check_volumes_there(kept_of_it.volumes)
         for directory in self._places_of(incarnation):
             durable.remove_tree(directory)
         kept = instance.arrival.kept

@@ -297,6 +297,26 @@ async def test_a_removal_that_a_crash_cut_off_is_finished_at_the_next_start(
         await again.close()
 
 
+async def test_files_on_a_volume_that_is_away_are_not_taken_for_removed(
+    instance: Instance, listener: Listener, tmp_path: Path
+) -> None:
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    (kept,) = instance.record.previous
+    away = msgspec.structs.replace(kept, volumes=Volumes(standby=str(tmp_path)), is_removed=True)
+    other = msgspec.structs.replace(
+        kept, incarnation=Incarnation(16, 16), volumes=Volumes(), is_removed=True
+    )
+    await instance.remember(previous=(away, other))
+    instance.former.go_on_removing()
+    await until(lambda: not instance.former.is_removing, "what can be removed is")
+    assert previous(instance) == [OLD.incarnation]
+
+    (tmp_path / "instances").mkdir()
+    instance.former.go_on_removing()
+    await until(lambda: not previous(instance), "it is back")
+
+
 async def test_what_is_not_kept_cant_be_promoted_and_nothing_is_changed(
     service: Service, instance: Instance, listener: Listener
 ) -> None:
