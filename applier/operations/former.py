@@ -58,7 +58,8 @@ class FormerClusters:
         if not waiting or self._is_noting or not self._has_arrived():
             return
         self._is_noting = True
-        instance.spawn(self._note_streaming())
+        assert instance.record.incarnation is not None
+        instance.spawn(self._note_streaming(instance.record.incarnation))
 
     def _has_arrived(self) -> bool:
         """Whether the standby streams, and could be opened."""
@@ -71,10 +72,10 @@ class FormerClusters:
             and streamed.apply_lsn >= placed.end_lsn
         )
 
-    async def _note_streaming(self) -> None:
+    async def _note_streaming(self, incarnation: Incarnation) -> None:
         instance = self._instance
         try:
-            await instance.revise(lambda record: streams_now(record, time.time()))
+            await instance.revise(lambda record: streams_now(record, incarnation, time.time()))
         finally:
             self._is_noting = False
         log.info(
@@ -102,11 +103,12 @@ class FormerClusters:
         """What nobody needs any more goes, in the background."""
         instance = self._instance
         grace_seconds = instance.host.settings.retention.previous_hours * 3600.0
-        chosen = expired(instance.record, time.time(), grace_seconds)
-        if instance.record.fence is None and chosen:
-            if await asyncio.to_thread(running_restores, instance.directory):
-                return  # one of them may read it
-            await self._mark(chosen)
+        async with instance.incarnations.turn:  # one of them may just be taken up again
+            chosen = expired(instance.record, time.time(), grace_seconds)
+            if instance.record.fence is None and chosen:
+                if await asyncio.to_thread(running_restores, instance.directory):
+                    return  # one of them may read it
+                await self._mark(chosen)
         self.go_on_removing()
 
     async def forget(self, incarnation: Incarnation | None) -> dict[str, Any]:
@@ -114,6 +116,15 @@ class FormerClusters:
 
         Returns when that is decided, durably.  Raises RefusedError.
         """
+        instance = self._instance
+        async with instance.incarnations.turn:  # one of them may just be taken up again
+            chosen = self._chosen(incarnation)
+            await asyncio.to_thread(self._refuse_while_used, chosen)
+            await self._mark(chosen)
+        self.go_on_removing()
+        return {"name": instance.name, "forgotten": [str(each) for each in chosen]}
+
+    def _chosen(self, incarnation: Incarnation | None) -> list[Incarnation]:
         instance = self._instance
         kept = [each for each in instance.record.previous if not each.is_removed]
         if incarnation is None:
@@ -133,10 +144,7 @@ class FormerClusters:
                     else ""
                 ),
             )
-        await asyncio.to_thread(self._refuse_while_used, chosen)
-        await self._mark(chosen)
-        self.go_on_removing()
-        return {"name": instance.name, "forgotten": [str(each) for each in chosen]}
+        return chosen
 
     def _refuse_while_used(self, chosen: list[Incarnation]) -> None:
         """Blocks."""

@@ -61,8 +61,11 @@ class Incarnations:
             standing = standing_of(
                 found, instance.record, is_empty=is_empty, has_standby=has_standby
             )
+            kept = kept_of(instance.record, found)
             if standing is Standing.SAME:
                 check_same_segments(instance.record.profile, hello.profile)
+            elif kept is not None:
+                check_same_segments(kept.profile, hello.profile)
         except RefusedError as error:
             # The one who can let it in reads the status here, not the shipper's log.
             instance.alarms.raise_error(error)
@@ -75,7 +78,15 @@ class Incarnations:
                 cluster=str(instance.record.incarnation),
             )
             await instance.close_store()
-            await instance.remember(incarnation=None, profile=None, volumes=Volumes())
+            instance.sender.begin_anew(None)
+            await instance.remember(
+                incarnation=None,
+                profile=None,
+                volumes=Volumes(),
+                heard=None,
+                held_lsn=None,
+                installation="",
+            )
         for code in MISMATCHES:
             instance.alarms.clear(code)
 
@@ -101,7 +112,11 @@ class Incarnations:
                 Code.LINK_LOST, "another cluster takes this one's place", retryable=True
             )
             instance.tell_failed(why)
-            await instance.host.to_the_end(self._change_to(profile), instance.name)
+            # What is kept was written by the primary as it is known.  Whether the one that comes
+            # now writes what is next is seen once its WAL is there to compare with.
+            kept = kept_of(instance.record, profile.incarnation)
+            known = kept.profile if kept is not None else profile
+            await instance.host.to_the_end(self._change_to(known), instance.name)
 
     def _refuse_while_occupied(self) -> None:
         instance = self._instance

@@ -96,8 +96,11 @@ def left_behind(newer: Incarnation, since: float) -> str:
     return f"nothing of what {newer} wrote is in it, which came in its place at {when}"
 
 
-def streams_now(record: InstanceRecord, now: float) -> dict[str, Any]:
-    """The change, now that the standby of the kept ones' successor streams."""
+def streams_now(record: InstanceRecord, incarnation: Incarnation, now: float) -> dict[str, Any]:
+    """The change, now that the standby of `incarnation` streams, the kept ones' successor; none
+    if another cluster has come since."""
+    if record.incarnation != incarnation:
+        return {}
     previous = tuple(
         each
         if each.for_promotion or each.replaced_at is not None

@@ -165,8 +165,9 @@ def test_there_and_back_nothing_is_forgotten() -> None:
 def test_it_goes_only_after_its_successor_has_been_streaming_for_the_grace_time() -> None:
     known = record(NEW, kept(OLD), kept(NEWEST, for_promotion=True))
     assert expired(known, NOW + 1e9, 60.0) == []
-    known = after(known, streams_now(known, NOW))
-    known = after(known, streams_now(known, NOW + 50))
+    assert streams_now(known, OLD.incarnation, NOW) == {}, "that was another's standby"
+    known = after(known, streams_now(known, NEW.incarnation, NOW))
+    known = after(known, streams_now(known, NEW.incarnation, NOW + 50))
     assert expired(known, NOW + 59, 60.0) == []
     assert expired(known, NOW + 60, 60.0) == [OLD.incarnation]
     known = after(known, marked_for_removal(known, [OLD.incarnation]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -113,6 +114,33 @@ async def test_the_old_one_comes_back_as_it_was_before_the_new_one_is_seeded(
     assert instance.following.placed.seed_id == "aa"
     await until(lambda: not previous(instance), "what was never seeded is removed")
     assert not place.exists()
+
+
+async def test_what_was_kept_comes_back_with_the_primary_that_wrote_it(
+    instance: Instance, listener: Listener
+) -> None:
+    """Its standby was checked against that one; who comes may be one that was left behind."""
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    older = msgspec.structs.replace(OLD, server_version_num=170001)
+    cut = msgspec.structs.replace(OLD, wal_segment_size=2 * S)
+    with pytest.raises(RefusedError) as caught:
+        await instance.hello(hello_of(cut), Listener())
+    assert caught.value.code is Code.SEGMENT_SIZE_MISMATCH
+    assert instance.record.incarnation == NEW.incarnation
+    await instance.hello(hello_of(older, timeline=0), Listener())
+    assert instance.record.profile == OLD
+    await instance.hello(hello_of(older), Listener())
+    assert instance.record.profile == older
+
+
+async def test_what_a_first_try_gone_wrong_was_heard_to_have_is_nobodys(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello_of(OLD, flush_lsn=9 * S), listener)
+    await instance.hello(hello_of(NEW, primary_reachable=False), listener)
+    assert instance.record.incarnation == NEW.incarnation
+    assert instance.heard is instance.record.heard is None
 
 
 async def test_who_does_not_reach_its_primary_takes_nobodys_place(
@@ -269,6 +297,21 @@ async def test_it_is_forgotten_on_request_but_unneeded_only_if_it_is_named(
     assert answer == {"name": "orders", "forgotten": [str(OLD.incarnation)]}
     await until(lambda: not directory_of(instance, OLD.incarnation).exists(), "its files are gone")
     assert instance_status(instance)["previous"] == []
+
+
+async def test_what_is_just_taken_up_is_not_forgotten(
+    service: Service, instance: Instance, listener: Listener
+) -> None:
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    async with instance.incarnations.turn:
+        forgetting = asyncio.create_task(service.forget("orders", OLD.incarnation))
+        done, _ = await asyncio.wait({forgetting}, timeout=0.1)
+        assert not done
+        await instance.remember(previous=())
+    with pytest.raises(RefusedError):
+        await forgetting
+    assert directory_of(instance, OLD.incarnation).exists()
 
 
 async def test_a_removal_that_a_crash_cut_off_is_finished_at_the_next_start(
