@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import pwd
+import resource
 import signal
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -22,6 +24,7 @@ from applier.enrolment.desk import EnrolmentDesk
 from applier.enrolment.fleet import FleetInstances
 from applier.fleet.registry import Registry
 from applier.fleet.rules import effective
+from applier.operations.compat_report import compat_report
 from applier.operations.fleet import Fleet
 from applier.operations.host import Host
 from applier.operations.instance import Instance
@@ -30,21 +33,29 @@ from applier.operations.roads import Roads
 from applier.operations.state import instance_status
 from applier.operations.switching import switch_installation
 from applier.settings import ApplierSettings
+from applier.standby.packages import PackageWatch
 from applier.walserver.server import WalServer
 from applier.walserver.status import StandbyStatus
 from logship import __version__, durable, status
 from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.identity import Incarnation
 from logship.link.keys import load_pair
-from logship.postgres.installations import discover
 from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
 
+OPEN_AT_ONCE = 16
+"""Instances that are taken up at the same time: one whose server is slow to start, or whose disk
+is, must not keep all others waiting."""
+
 OPEN_AGAIN_SECONDS = 10.0
 RETENTION_SECONDS = 3600.0
+LOOK_PAUSE_SECONDS = 2.0
+"""Between two rounds of asking which running standby is to be looked into."""
 BUCKET_RETENTION_TURNS = 24
 """Of the hourly turns, one in so many looks into the bucket, which lists it."""
+
+MANY_FILES = 65536
 
 FIRST_FINISH_PAUSE_SECONDS = 1.0
 MAX_FINISH_PAUSE_SECONDS = 30.0
@@ -77,6 +88,7 @@ class Service:
         self.roads: Roads | None = None
         """None until `make_roads`."""
         self._host: Host | None = None
+        self._packages = PackageWatch({})
         self._finishing: set[str] = set()
         self._changes: set[asyncio.Task[dict[str, Any]]] = set()
 
@@ -92,10 +104,10 @@ class Service:
         """
         await asyncio.to_thread(durable.make_directory, self.settings.directory, 0o711)
         settings = await self._fleet.load()
-        installations = await asyncio.to_thread(
-            discover, settings.postgres.installations, run_as=self._run_as
-        )
-        self._host = Host(settings, self._run_as, installations, self.wal_server)
+        self._host = Host(settings, self._run_as, [], self.wal_server)
+        # First, so that what is installed meanwhile counts as a change.
+        self._packages = PackageWatch(await asyncio.to_thread(self._host.packages))
+        await self._host.discover()
         await asyncio.to_thread(
             durable.make_directory, self._host.standby_socket_directory("x").parent, 0o711
         )
@@ -106,12 +118,26 @@ class Service:
                 await self._desk.load()
                 names = self._fleet.names
             for name in names:
-                instance = Instance(name, self._host)
-                self.open_instances[name] = instance
-                await self._open(instance, again=each_for_itself)
+                self.open_instances[name] = Instance(name, self._host)
+            await self._open_all(again=each_for_itself)
         except BaseException:
             await self.close()
             raise
+
+    async def _open_all(self, *, again: bool) -> None:
+        turns = asyncio.Semaphore(OPEN_AT_ONCE)
+
+        async def open_in_turn(instance: Instance) -> None:
+            async with turns:
+                await self._open(instance, again=again)
+
+        opening = [asyncio.create_task(open_in_turn(i)) for i in self.open_instances.values()]
+        try:
+            await asyncio.gather(*opening)
+        finally:
+            for task in opening:
+                task.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
 
     def make_roads(self) -> Roads:
         """The roads on which WAL and seeds come; `start` them when all else is ready.
@@ -185,6 +211,35 @@ class Service:
                 await instance.retention.run_quietly(with_bucket=with_bucket)
                 await instance.former.remove_expired_quietly()
 
+    def keep_looking(self) -> None:
+        """From now on look, now and then, for changed packages and into running standbys."""
+        assert self._host is not None
+        self._host.spawn(self._keep_looking_at_packages(self._host))
+        self._host.spawn(self._keep_looking_into_standbys())
+
+    async def _keep_looking_at_packages(self, host: Host) -> None:
+        while True:
+            await asyncio.sleep(self.settings.postgres.look_seconds)
+            if self._packages.look(await asyncio.to_thread(host.packages)):
+                await self._packages_changed(host)
+
+    async def _packages_changed(self, host: Host) -> None:
+        await host.discover()
+        found = [f"{one.version} in {one.bin_dir}" for one in host.installations]
+        log.info("installed software changed: the versions are checked again", found=found)
+        for instance in list(self.open_instances.values()):
+            if self.open_instances.get(instance.name) is instance:
+                # The instance's own work: it ends when that is removed.
+                work = instance.following.check_again(start=True)
+                await asyncio.wait({instance.spawn(work)})
+
+    async def _keep_looking_into_standbys(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_PAUSE_SECONDS)
+            for instance in list(self.open_instances.values()):
+                if instance.following.is_look_due():
+                    await asyncio.wait({instance.spawn(instance.following.look())})
+
     async def close(self) -> None:
         """Let go of everything; the standbys run on.  A change of the fleet that runs is waited
         for."""
@@ -192,6 +247,7 @@ class Service:
             await asyncio.wait(self._changes)
         if self._host is not None:
             await self._host.finish_spawned()
+            self._host.sharing.turns.close()
         for instance in self.open_instances.values():
             await instance.close()
         self.open_instances.clear()
@@ -199,8 +255,13 @@ class Service:
 
     # --- Operations -----------------------------------------------------------------------
 
-    def instances(self) -> list[status.InstanceStatus]:
-        return [instance_status(self.open_instances[name]) for name in sorted(self.open_instances)]
+    async def instances(self) -> list[status.InstanceStatus]:
+        documents = []
+        for instance in sorted(self.open_instances.values(), key=lambda each: each.name):
+            documents.append(instance_status(instance))
+            # Hundreds in one go would hold up everybody's commits.
+            await asyncio.sleep(0)
+        return documents
 
     def instance(self, name: str) -> status.InstanceStatus:
         return instance_status(self._named(name))
@@ -272,6 +333,9 @@ class Service:
             "address": where,
             "expires_at": expires_at,
         }
+
+    async def compat(self, name: str, against: str) -> dict[str, Any]:
+        return await compat_report(self._named(name), against)
 
     async def _whole(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         """Who asked may go away: what was begun is done to its end."""
@@ -346,7 +410,18 @@ def _as_logship_error(instance: Instance, error: LogshipError | OSError) -> Logs
 
 def run(settings: ApplierSettings) -> None:
     """The process: `serve` in an event loop of its own.  Raises LogshipError."""
+    allow_many_files()
     asyncio.run(serve(settings))
+
+
+def allow_many_files() -> None:
+    """Raise our limit of open files, as far as we may: an instance takes five or so, and what
+    shells set (1024) is meant for programs that can't count further."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 async def serve(settings: ApplierSettings) -> None:
@@ -368,7 +443,12 @@ async def serve(settings: ApplierSettings) -> None:
         stack.push_async_callback(api.stop)
         service.finish_promotions()
         service.keep_retention()
+        service.keep_looking()
         roads.start()
+        # What is here by now stays.  A full collection would look at all of it, for hundreds of
+        # instances a tenth of a second, in which nobody's commit gets on.
+        gc.collect()
+        gc.freeze()
         log.info(
             "applier is ready",
             instances=sorted(service.open_instances),

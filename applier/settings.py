@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
+from applier.budgets.memory import LEAST_FLOOR_MB
 from applier.fleet.ports import check_ports
 from logship.errors import UsageError
 from logship.settings import LogSettings, check_name, load_settings
@@ -122,6 +123,18 @@ class PostgresSettings(Section, frozen=True, kw_only=True):
             )
         ),
     ] = ""
+    look_seconds: Annotated[
+        float,
+        Meta(
+            description=(
+                "How often it is looked whether PostgreSQL, its extensions, or the libraries that "
+                "it orders text with, were installed, upgraded or removed. A change is acted on "
+                "when the next look finds no further one."
+            ),
+            ge=0.1,
+            le=86400,
+        ),
+    ] = 60.0
 
 
 class StoreSettings(Section, frozen=True, kw_only=True):
@@ -298,6 +311,75 @@ class BucketSettings(PlaceOfBucket, frozen=True, kw_only=True):
     ] = 128
 
 
+class BudgetsSettings(Section, frozen=True, kw_only=True):
+    """What each instance may take, so that none can hurt another."""
+
+    memory_mb: Annotated[
+        int,
+        Meta(
+            description=(
+                "Memory for all standbys together, in MB, shared out among them by rule. 0: no "
+                "rule, each has standby.shared_buffers_mb."
+            ),
+            ge=0,
+        ),
+    ] = 0
+    standby_floor_mb: Annotated[
+        int,
+        Meta(description="What each standby has of it at least, in MB.", ge=LEAST_FLOOR_MB),
+    ] = 64
+    promoted_share: Annotated[
+        float,
+        Meta(
+            description=(
+                "The part of memory_mb that is held back for promoted servers, all together: what "
+                "one has more than a standby."
+            ),
+            ge=0,
+            le=0.9,
+        ),
+    ] = 0.5
+    cgroups: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description=(
+                '"auto": the kernel holds each server to its share of memory_mb, by a cgroup of '
+                'its own, where this host permits that; "off": PostgreSQL\'s own parameters alone.'
+            )
+        ),
+    ] = "auto"
+    instance_disk_mb: Annotated[
+        int,
+        Meta(
+            description=(
+                "What one instance may take of the disk, its WAL and its standby, in MB. Past it "
+                "nothing more of that instance is received. 0: no limit."
+            ),
+            ge=0,
+        ),
+    ] = 0
+    intake_mb_per_second: Annotated[
+        float,
+        Meta(
+            description=(
+                "How fast the WAL of one instance is taken in at most, in MB a second on average. "
+                "0: no limit."
+            ),
+            ge=0,
+        ),
+    ] = 0.0
+    catch_ups: Annotated[
+        int,
+        Meta(
+            description=(
+                "How many instances may be seeded, or catch up with more than 64 MB of WAL, at "
+                "once; the others wait for their turn. 0: no limit."
+            ),
+            ge=0,
+        ),
+    ] = 0
+
+
 class InstanceSettings(Section, frozen=True, kw_only=True):
     """One protected cluster, by its name."""
 
@@ -331,7 +413,11 @@ class InstanceSettings(Section, frozen=True, kw_only=True):
         str | None, Meta(description="Instead of standby.listen_addresses.")
     ] = None
     shared_buffers_mb: Annotated[
-        int | None, Meta(description="Instead of standby.shared_buffers_mb.", ge=1)
+        int | None,
+        Meta(
+            description="Instead of standby.shared_buffers_mb, or of what budgets.memory_mb gives.",
+            ge=1,
+        ),
     ] = None
     settings: Annotated[
         dict[str, Parameter],
@@ -370,6 +456,24 @@ class InstanceSettings(Section, frozen=True, kw_only=True):
         ),
     ] = field(default_factory=list)
 
+    disk_mb: Annotated[
+        int | None, Meta(description="Instead of budgets.instance_disk_mb.", ge=0)
+    ] = None
+    intake_mb_per_second: Annotated[
+        float | None, Meta(description="Instead of budgets.intake_mb_per_second.", ge=0)
+    ] = None
+    priority: Annotated[
+        int,
+        Meta(
+            description=(
+                "The greater comes first where budgets.catch_ups lets only some be seeded or "
+                "catch up. Who waits rises by one every five minutes."
+            ),
+            ge=0,
+            le=9,
+        ),
+    ] = 5
+
     @property
     def has_link(self) -> bool:
         """Whether its shipper may come by the link."""
@@ -403,6 +507,7 @@ class ApplierSettings(Section, frozen=True, kw_only=True):
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     standby: StandbySettings = field(default_factory=StandbySettings)
     fleet: FleetSettings = field(default_factory=FleetSettings)
+    budgets: BudgetsSettings = field(default_factory=BudgetsSettings)
     log: LogSettings = field(default_factory=LogSettings)
     instances: Annotated[
         dict[str, InstanceSettings],

@@ -23,6 +23,7 @@ ENVIRONMENT_VARIABLE: Final = "LOGSHIP_APPLIER"
 
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _ANSWER_TIMEOUT_SECONDS = 30.0
+_COMPAT_TIMEOUT_SECONDS = 300.0
 _RETENTION_TIMEOUT_SECONDS = 600.0
 _SWITCH_EXTRA_SECONDS = 300.0
 """To stop the standby, and to go back."""
@@ -56,6 +57,14 @@ class ApplierClient:
     def instance(self, name: str) -> InstanceStatus:
         """One instance.  UsageError(UNKNOWN_INSTANCE) if the applier has none of that name."""
         return cast(InstanceStatus, self._call("GET", _path_of(name)))
+
+    def compat(self, name: str, against: str = "") -> dict[str, Any]:
+        """What the version check says now, with the installation `against` or the standby's."""
+        return self._call(
+            "GET",
+            f"{_path_of(name)}/compat?against={quote(against, safe='')}",
+            timeout_seconds=_COMPAT_TIMEOUT_SECONDS,
+        )
 
     def request_seed(self, name: str, why: str, source: str = "") -> dict[str, Any]:
         """Ask for a (re)seed; `why` goes into the logs of both sides.

@@ -55,6 +55,7 @@ class Code(StrEnum):
     BAD_HISTORY = "bad-history"
     # Where it is kept
     DISK_FULL = "disk-full"
+    DISK_QUOTA = "disk-quota"
     STORE_FAILED = "store-failed"
     STORE_LOCKED = "store-locked"
     STORE_DAMAGED = "store-damaged"

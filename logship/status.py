@@ -154,6 +154,34 @@ class BucketStatus(TypedDict):
     error: str | None
 
 
+class MemoryStatus(TypedDict):
+    """Shares of the host's memory: what the server has as a standby, and what a promotion gives it
+    (or gave), by PostgreSQL's parameters.  limited_by_kernel: by a cgroup of its own too."""
+
+    standby_mb: int
+    promoted_mb: int
+    standby: dict[str, str]
+    promoted: dict[str, str]
+    limited_by_kernel: bool
+
+
+class DiskStatus(TypedDict):
+    """What the instance may take of the disk, and takes.  None: not measured yet."""
+
+    limit_bytes: int
+    used_bytes: int | None
+
+
+class BudgetStatus(TypedDict):
+    """What the instance may take.  None: as much as it likes.  turn: whether it is seeded or
+    catches up now, or waits until it may; None: neither."""
+
+    memory: MemoryStatus | None
+    disk: DiskStatus | None
+    intake_bytes_per_second: int | None
+    turn: Literal["waiting", "running"] | None
+
+
 class CompatFinding(TypedDict):
     rule: str
     verdict: Literal["pass", "warn", "block"]
@@ -198,3 +226,4 @@ class InstanceStatus(TypedDict):
     promotion: dict[str, Any] | None
     """The record that a promotion leaves: when, where it opened, what was lost."""
     alarms: list[Alarm]
+    budget: BudgetStatus

@@ -104,6 +104,7 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
     for road in document.get("other_roads") or []:
         yield f"also to {_text(road, 'name')}", _other_road(road)
     yield "version check", version_check(document)
+    yield from _budget_rows(document)
     promotion = document.get("promotion")
     if isinstance(promotion, Mapping):
         timeline, lsn = _text(promotion, "opened_timeline"), _text(promotion, "opened_lsn")
@@ -126,6 +127,28 @@ def _previous(kept: Document, now: float, *, is_open: bool) -> str:
     else:
         parts.append("stays until the standby of its successor streams")
     return ", ".join(parts)
+
+
+def _budget_rows(document: Document) -> Iterable[tuple[str, str]]:
+    """What the instance may take, where that is limited."""
+    memory = _get(document, "budget", "memory")
+    if memory:
+        yield "memory", f"{_text(memory, 'standby_mb')} MB as a standby, {promoted_memory(memory)}"
+    if _get(document, "budget", "disk"):
+        used = size(_get(document, "budget", "disk", "used_bytes"))
+        yield "disk", f"{used} of {size(_get(document, 'budget', 'disk', 'limit_bytes'))}"
+    rate = _get(document, "budget", "intake_bytes_per_second")
+    if rate:
+        yield "intake", f"{size(rate)} a second at most"
+    turn = _get(document, "budget", "turn")
+    if turn:
+        yield "turn", "waits to be seeded or to catch up" if turn == "waiting" else turn
+
+
+def promoted_memory(memory: Document) -> str:
+    """What a promotion gives the server: of `budget.memory` of a status document."""
+    parameters = ", ".join(f"{key} {value}" for key, value in memory["promoted"].items())
+    return f"{_text(memory, 'promoted_mb')} MB promoted ({parameters})"
 
 
 def _bucket(document: Document) -> str:

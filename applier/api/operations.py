@@ -18,8 +18,9 @@ class Operations(Protocol):
     UsageError(UNKNOWN_INSTANCE) for a name that there is not, RefusedError where a check says
     no and nothing was changed."""
 
-    def instances(self) -> list[InstanceStatus]:
-        """All instances, by name.  Does not wait for anything."""
+    async def instances(self) -> list[InstanceStatus]:
+        """All instances, by name, each as it is when its turn comes.  Waits for nothing, but
+        lets others go on between two."""
         ...
 
     def instance(self, name: str) -> InstanceStatus:
@@ -60,6 +61,11 @@ class Operations(Protocol):
 
         address: how its shipper reaches the applier; "": by this host's name.
         """
+        ...
+
+    async def compat(self, name: str, against: str) -> dict[str, Any]:
+        """What the version check says now, with the installation `against` (a version or a
+        directory) or, if that is "", with the one that the standby runs on or would."""
         ...
 
     async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:

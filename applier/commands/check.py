@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from applier.commands.check_bucket import check_bucket
+from applier.commands.check_budgets import check_budgets
 from applier.fleet.registry import Registered, Registry
 from applier.fleet.report import REGISTERED, describe
 from applier.fleet.rules import effective
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     checks += check_keys(settings)
     checks += check_bucket(settings)
     checks += check_postgres(settings)
+    checks += check_budgets(settings)
     running = is_running(settings)
     if running:
         checks.append(

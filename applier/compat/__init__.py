@@ -19,6 +19,7 @@ from __future__ import annotations
 from applier.compat.advisories import Advisory, load_advisories
 from applier.compat.case import Rule
 from applier.compat.checking import check, check_override_names
+from applier.compat.live import LiveFacts, OtherVersion, UnloadableLibrary, live_findings
 from applier.compat.profiles import (
     CollationVersion,
     DataDirectoryFacts,
@@ -37,12 +38,16 @@ __all__ = [
     "DataDirectoryFacts",
     "Finding",
     "HostFacts",
+    "LiveFacts",
+    "OtherVersion",
     "Outcome",
     "Rule",
     "StandbyProfile",
+    "UnloadableLibrary",
     "Verdict",
     "check",
     "check_override_names",
+    "live_findings",
     "load_advisories",
     "mending_statements",
     "used_collations",

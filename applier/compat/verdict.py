@@ -1,8 +1,7 @@
-"""The outcome of a version check, and its two forms: a table to read, dicts for `--json`."""
+"""The outcome of a version check.  `logship.compat_view` shows it to a person."""
 
 from __future__ import annotations
 
-import textwrap
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -86,23 +85,3 @@ class Verdict(NamedTuple):
             "overridden": list(self.overridden),
             "findings": [finding.as_dict() for finding in self.findings],
         }
-
-    def table(self, width: int = 100) -> str:
-        """For a terminal: a row per rule, then reason and remedy of all that did not pass."""
-        header = ("rule", "outcome", "primary", "standby")
-        rows = [(f.rule, _word(f), f.primary or "-", f.standby or "-") for f in self.findings]
-        columns = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(size) for cell, size in zip(row, columns, strict=True)).rstrip()
-            for row in (header, *rows)
-        ]
-        for finding in self.concerns:
-            text = f"{finding.rule}: {finding.why}"
-            if finding.remedy:
-                text += f" Remedy: {finding.remedy}"
-            lines += ["", *textwrap.wrap(text, width, subsequent_indent="  ")]
-        return "\n".join(lines)
-
-
-def _word(finding: Finding) -> str:
-    return f"{finding.outcome} (overridden)" if finding.overridden else str(finding.outcome)

@@ -7,6 +7,7 @@ tablespaces  what the primary makes of them: noted, and the standby held until i
 incarnations  which cluster it is: another one may take its place, and an older one come back
 former     the clusters that it was, until they go
 switching  have its standby run on another installation
+version_check, live_check  whether its standby may replay; what it says when it runs
 promotion  open the standby, online or offline, and say what was lost
 apply_age  how old the oldest WAL is that the standby has not replayed
 pace       how fast a seed arrives

@@ -85,7 +85,9 @@ class Arrival:
             system_identifier=profile.system_identifier,
         )
         start = segment_start(frame.start_lsn, profile.wal_segment_size)
+        instance.budget.turn.take("seed")
         try:
+            await instance.budget.check_room(frame.estimated_bytes)
             await seeder.begin(frame)
             placed = instance.following.placed
             if seeder.recovered is not None and (
@@ -96,6 +98,7 @@ class Arrival:
             await instance.opened_store.begin_chain(frame.timeline, start, seed_id=frame.seed_id)
         except BaseException:
             # Without its chain the seed must not go on, not on the next connection either.
+            instance.budget.turn.done("seed")
             await seeder.abort()
             raise
         self.seeder, self.is_from_bucket, self.pace = seeder, from_bucket, Pace()
@@ -108,6 +111,9 @@ class Arrival:
         log.info("a seed begins", instance=instance.name, seed_id=frame.seed_id, start=str(start))
 
     async def chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None:
+        budget = self._instance.budget
+        await budget.check_room(frame.raw_bytes)
+        budget.turn.take("seed")
         try:
             seeder = self._known(frame.seed_id)
             await seeder.chunk(frame, payload)
@@ -116,6 +122,7 @@ class Arrival:
             if self.seeder is not None and self.seeder.failure is not None:
                 await self._broke(error)
             raise
+        budget.came(frame.raw_bytes, None)
         await self.kept.chunk(frame, payload)
 
     async def end(self, frame: SeedEnd) -> None:
@@ -166,6 +173,7 @@ class Arrival:
         if self.seeder is None:
             return
         seeder, self.seeder = self.seeder, None
+        self._instance.budget.turn.done("seed")
         await self.kept.give_up()
         name = self._instance.name
         log.warning("gave up a seed", instance=name, seed_id=seeder.seed_id, why=why)
@@ -187,6 +195,7 @@ class Arrival:
             await self._instance.following.seeded()
         finally:
             self._ending = None
+            self._instance.budget.turn.done("seed")
 
     async def _put_in_place(self, seeder: SeedReceiver, frame: SeedEnd) -> None:
         async def before_swap() -> None:

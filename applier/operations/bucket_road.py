@@ -84,6 +84,7 @@ class BucketRoad:
     def bucket_dry(self) -> None:
         self._is_dry = True
         self._dried.set()
+        self._instance.budget.bucket_is_dry()
         self._instance.gaps.bucket_is_dry()
 
     async def read_on(self, seconds: float) -> str:
@@ -179,6 +180,7 @@ class BucketRoad:
         if listener is not self._listener:
             return
         self._listener = None
+        self._instance.budget.bucket_is_dry()
         if not self._instance.is_connected:
             self._instance.link.changed("lost")
         log.info("the bucket is let go of", instance=self._instance.name, why=why)
@@ -209,6 +211,7 @@ class BucketRoad:
 
     async def wal(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> None:
         self._is_dry = False
+        self._instance.budget.comes_from_bucket(len(data))
         await self._instance.wal(timeline, start_lsn, data)
 
     def wal_at_once(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> bool:

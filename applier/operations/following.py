@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from applier.compat import Verdict
+from applier.compat import Outcome, Verdict
 from applier.operations.apply_age import ApplyAge
+from applier.operations.live_check import LiveCheck
 from applier.operations.version_check import VersionCheck
 from applier.receivers.seed.placement import (
     SeedPlaced,
@@ -18,14 +19,21 @@ from applier.receivers.seed.placement import (
     is_unfinished,
     read_placement,
 )
-from applier.standby import Standby, StandbyLayout, StandbySettings, StandbyTablespaces, prepare
+from applier.standby import (
+    LifeState,
+    Standby,
+    StandbyLayout,
+    StandbySettings,
+    StandbyTablespaces,
+    prepare,
+)
 from applier.store import Store
 from applier.walserver.gate import OPEN_GATE, Gate
 from applier.walserver.status import StandbyStatus
 from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Profile
 from logship.lsn import Lsn
-from logship.postgres.installations import Installation
+from logship.postgres.installations import Installation, choose
 from logship.postgres.process import Server
 
 if TYPE_CHECKING:
@@ -37,6 +45,9 @@ REFUSAL_CODES = (Code.STANDBY_AHEAD_OF_FORK, Code.WAL_REMOVED, Code.HISTORY_MISS
 """What the WAL server may turn a standby away with; over once it streams."""
 
 CONSISTENT_POLL_SECONDS = 1.0
+
+TOLD_BEFORE_OPENING = ("operating-system", "collation-versions", "extension-libraries")
+"""Rules whose warnings are of no weight before a standby is opened."""
 
 
 class Following:
@@ -51,6 +62,7 @@ class Following:
         self._instance = instance
         self.placed: SeedPlaced | None = None
         self._version_check = VersionCheck(instance)
+        self.live = LiveCheck(instance)
         self._is_served = False
         self.standby: Standby | None = None
         self._runs_on: Installation | None = None
@@ -67,6 +79,12 @@ class Following:
     @property
     def verdict(self) -> Verdict | None:
         return self._version_check.verdict
+
+    @property
+    def whole_verdict(self) -> Verdict | None:
+        """`verdict`, and what the running standby said when it was last looked into."""
+        verdict = self.verdict
+        return None if verdict is None else Verdict((*verdict.findings, *self.live.findings))
 
     # --- the WAL server's side --------------------------------------------------------------
 
@@ -205,6 +223,69 @@ class Following:
                     # A damaged standby is no reason to refuse its primary's WAL.
                     self._alarm_of(error)
             await self._start()
+            self.live.again()
+
+    async def check_again(self, *, start: bool = False) -> None:
+        """The primary is as it was; what is installed here may have changed.
+
+        start: start the standby where it may run now, or on what is there now.
+        Raises LogshipError: the record can't be written.
+        """
+        record = self._instance.record
+        async with self._turn:
+            if record.profile is None or record.fence is not None:
+                return
+            await self._check()
+            if start:
+                await self._start()
+                self.live.forget()
+
+    async def compare(self, against: Installation | None = None) -> tuple[Installation, Verdict]:
+        """For whoever asks: compare anew with `against`, or with what the standby runs on or
+        would.  A standby that runs on it is looked into.  Changes nothing.
+
+        Raises LogshipError: nothing installed fits, or it can't be read.
+        """
+        profile = self._instance.record.profile
+        assert profile is not None
+        installed = self._instance.host.installations
+        ours = self.installation or choose(installed, profile.major, profile.server_version_num)
+        chosen = against or ours
+        layout, seeded = self._layout(), self.placed is not None
+        verdict = await self._version_check.compare(chosen, layout, seeded=seeded)
+        if chosen != self._runs_on or self.standby is None:
+            return chosen, verdict
+        with contextlib.suppress(LogshipError):  # down, or not consistent yet
+            # What serves clients loads no library for our sake.
+            serves = self._instance.record.promotion is not None
+            await self.live.look(layout, with_libraries=not serves)
+        return chosen, Verdict((*verdict.findings, *self.live.findings))
+
+    def is_look_due(self) -> bool:
+        """Whether the running standby is to be looked into now."""
+        standby = self.standby
+        return standby is not None and self.live.is_due(standby)
+
+    async def look(self) -> None:
+        """Look into the running standby; one that lets nobody in is looked at again."""
+        with contextlib.suppress(LogshipError):
+            await self.live.look(self._layout())
+
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever opens the standby must know of its text order and libraries, in words: as
+        it said itself or, if nobody looked into it, by what is known of both hosts."""
+        verdict = self.verdict
+        known = verdict.concerns if verdict is not None and not self.live.findings else ()
+        findings = self.live.findings or [one for one in known if one.rule in TOLD_BEFORE_OPENING]
+        return tuple(
+            f"{one.rule} ({one.primary} / {one.standby}): {one.remedy}"
+            for one in findings
+            if one.outcome is not Outcome.PASS
+        )
+
+    async def look_for_promotion(self) -> None:
+        """See `LiveCheck`."""
+        await self.live.look_for_promotion(self._layout())
 
     async def settings_changed(self) -> None:
         """Run the server as the instance's settings are now.  A promoted one is only let go of,
@@ -358,6 +439,33 @@ class Following:
         instance.alarms.clear(Code.STANDBY_FAILED)
         return complaints
 
+    async def take_promoted_memory(self) -> dict[str, Any] | None:
+        """Give the opened server what it has as a promoted one, and from now on what it has when
+        others share that with it.  Returns what that is; None: there is no rule for it.  Never
+        raises: the server is open in any case."""
+        instance = self._instance
+        instance.host.sharing.promoted(instance.name, self._share_changed)
+        memory = instance.budget.memory(promoted=True)
+        if self.standby is None or memory.share_mb is None:
+            return None
+        in_force = None
+        try:
+            in_force = await self.standby.change_settings(self._standby_settings(promoted=True))
+        except (LogshipError, OSError) as error:
+            self._alarm_of(error)
+        return {
+            "share_mb": memory.share_mb,
+            "parameters": memory.shown(),
+            "shared_buffers_in_force": in_force,
+        }
+
+    def _share_changed(self) -> None:
+        """There is one more promoted server to share with."""
+        self._instance.spawn(self._share_anew())
+
+    async def _share_anew(self) -> None:
+        await self.take_promoted_memory()
+
     def refuse_promotion_unless_ready(self) -> None:
         """Raise RefusedError(PROMOTE_REFUSED) if the version check or the data forbid it."""
         self._refuse_promotion()
@@ -376,7 +484,12 @@ class Following:
     async def _check(self) -> None:
         """Let the version check decide; close the gate at once if it says so.  `_start` opens
         it, once the server that was checked is the one that runs."""
-        await self._version_check.look(self._layout(), seeded=self.placed is not None)
+        standby = self.standby
+        await self._version_check.look(
+            self._layout(),
+            seeded=self.placed is not None,
+            runs=standby is not None and standby.status().state is LifeState.RUNNING,
+        )
         if not self._version_check.passes:
             self._set_gate()
 
@@ -440,6 +553,7 @@ class Following:
         installation = self._version_check.choose_for_production()
         if installation is None or not self._instance.settings.run_standby:
             return
+        self._instance.host.sharing.promoted(self._instance.name, self._share_changed)
         self.standby = self._make_standby(opened=True)
         try:
             await self.standby.ensure_started()
@@ -468,22 +582,13 @@ class Following:
 
     def _make_standby(self, *, opened: bool = False) -> Standby:
         instance = self._instance
-        settings = instance.host.settings
-        name = instance.name
         layout = self._layout()
         assert self.installation is not None and instance.record.profile is not None
         assert instance.tablespaces.notes is not None
         self._runs_on = self.installation
+        self.live.forget()
         return Standby(
-            StandbySettings(
-                instance=name,
-                port=instance.settings.port,
-                wal_server_directory=settings.wal_server.socket_directory,
-                wal_server_port=settings.wal_server.port,
-                listen_addresses=settings.listen_addresses_of(name),
-                shared_buffers_mb=settings.shared_buffers_mb_of(name),
-                settings=settings.parameters_of(name),
-            ),
+            self._standby_settings(promoted=opened),
             layout,
             Server(self.installation, layout.data, instance.host.run_as),
             instance.record.profile,
@@ -494,4 +599,19 @@ class Following:
                 instance.host.path_permission.why_not,
             ),
             opened=opened,
+            contain=instance.budget.contain,
+        )
+
+    def _standby_settings(self, *, promoted: bool) -> StandbySettings:
+        instance = self._instance
+        settings = instance.host.settings
+        memory = instance.budget.memory(promoted=promoted)
+        return StandbySettings(
+            instance=instance.name,
+            port=instance.settings.port,
+            wal_server_directory=settings.wal_server.socket_directory,
+            wal_server_port=settings.wal_server.port,
+            listen_addresses=settings.listen_addresses_of(instance.name),
+            shared_buffers_mb=memory.shared_buffers_mb,
+            settings=memory.parameters,
         )

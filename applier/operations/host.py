@@ -10,11 +10,14 @@ from typing import Any
 import structlog
 
 from applier.fleet.places import InstancePlaces
+from applier.operations.sharing import Sharing
 from applier.operations.tablespaces import PathPermission
 from applier.settings import ApplierSettings
+from applier.standby.packages import state_of
+from applier.standby.surroundings import Surroundings
 from applier.walserver.server import WalServer
 from logship.errors import LogshipError
-from logship.postgres.installations import Installation, discover
+from logship.postgres.installations import Installation, discover, programs
 from logship.postgres.run_as import RunAs
 
 log = structlog.get_logger(__name__)
@@ -41,15 +44,13 @@ class Host:
         self.path_permission = PathPermission(
             run_as, wanted=settings.standby.private_paths == "auto"
         )
+        self.surroundings = Surroundings(run_as, self.probe_cache)
         self.keep_free_bytes = settings.store.keep_free_mb << 20
+        self.sharing = Sharing(settings.budgets, lambda: self.settings.instances)
+        self.probing = asyncio.Lock()
+        """Held while an installation is probed: whoever waited finds the answer kept."""
         self._spawned: dict[asyncio.Task[Any], str] = {}
         self._to_the_end: dict[asyncio.Task[Any], str] = {}
-
-    async def discover(self) -> None:
-        """Look which installations there are by now."""
-        self.installations = await asyncio.to_thread(
-            discover, self.settings.postgres.installations, run_as=self.run_as
-        )
 
     def places(self, name: str) -> InstancePlaces:
         """Where the files of an instance are."""
@@ -59,6 +60,20 @@ class Host:
     def probe_cache(self) -> Path:
         """Where it is remembered what each installation makes."""
         return self.settings.directory / "installations"
+
+    async def discover(self) -> None:
+        """Look which installations there are by now."""
+        self.installations = await asyncio.to_thread(
+            discover, self.settings.postgres.installations, run_as=self.run_as
+        )
+
+    def packages(self) -> dict[str, object]:
+        """The state of all that standbys run on here: changes when a package does.  Blocks for
+        a millisecond."""
+        found = programs(self.settings.postgres.installations)
+        state = state_of({*found, *self.surroundings.watched})
+        state["programs"] = tuple(found)
+        return state
 
     def standby_socket_directory(self, name: str) -> Path:
         """Private to the standby's server; beside the WAL server's, for its short path."""

@@ -22,6 +22,7 @@ from applier.operations.admission import check_profile, check_same_segments, mis
 from applier.operations.alarms import Alarms
 from applier.operations.arrival import Arrival
 from applier.operations.bucket_road import BucketRoad
+from applier.operations.budget import Budget
 from applier.operations.following import Following
 from applier.operations.former import FormerClusters
 from applier.operations.gaps import Gaps
@@ -59,6 +60,8 @@ from logship.wal import WalLine
 log = structlog.get_logger(__name__)
 
 FULL_DISK_RETRY_SECONDS = 1.0
+NO_ROOM = (Code.DISK_FULL, Code.DISK_QUOTA)
+"""WAL waits for room; its sender is held back by it."""
 
 
 class Instance:
@@ -76,6 +79,7 @@ class Instance:
         self.record = InstanceRecord(name=name)
         self.store: Store | None = None
         self._indexing: CommitIndexing | None = None
+        self.budget = Budget(self)
         self.gaps = Gaps(self)
         self.tablespaces = Tablespaces(self)
         self.following = Following(self)
@@ -228,7 +232,7 @@ class Instance:
         self._listener = listener
         self.sender.connected(hello)
         self.bucket.link_came()
-        return resume
+        return self.budget.sender_came(hello, resume)
 
     async def admit(
         self, hello: Hello, *, believed: bool | None = None, from_bucket: bool = False
@@ -314,6 +318,7 @@ class Instance:
         if listener is not self._listener:
             return
         self._listener = None
+        self.budget.sender_left()
         self.link.changed("bucket" if self.bucket.is_attached else "lost")
         self.bucket.link_went()
         self.alarms.clear(Code.DISK_FULL)
@@ -388,6 +393,7 @@ class Instance:
         log.info("a new timeline", instance=self.name, timeline=timeline)
 
     async def wal(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> None:
+        await self.budget.wait()
         if self.tablespaces.is_in(timeline, start_lsn, data):
             await self.tablespaces.note()
         while True:
@@ -396,16 +402,17 @@ class Instance:
                 await self._heed_set_aside(timeline)
             store = self.opened_store
             try:
+                await self.budget.check_room(len(data))
                 await store.append(timeline, start_lsn, data)
             except LogshipError as error:
-                if error.code != Code.DISK_FULL:
+                if error.code not in NO_ROOM:
                     self._store_refused(store, error)
                     raise
                 self.alarms.raise_error(error)
                 await asyncio.sleep(FULL_DISK_RETRY_SECONDS)
                 continue
             break
-        self._wal_came()
+        self._wal_came(store, len(data))
 
     def wal_at_once(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> bool:
         self._check_fence()
@@ -414,6 +421,8 @@ class Instance:
             return False
         if self.tablespaces.is_in(timeline, start_lsn, data):
             return False  # `wal` notes it first
+        if not self.budget.is_free(len(data)):
+            return False
         try:
             if store.append_at_once(timeline, start_lsn, data) is None:
                 return False
@@ -422,11 +431,13 @@ class Instance:
                 return False  # `wal` waits for room
             self._store_refused(store, error)
             raise
-        self._wal_came()
+        self._wal_came(store, len(data))
         return True
 
-    def _wal_came(self) -> None:
-        self.alarms.clear(Code.DISK_FULL)
+    def _wal_came(self, store: Store, size_bytes: int) -> None:
+        self.budget.came(size_bytes, store.written)
+        for code in NO_ROOM:
+            self.alarms.clear(code)
         self.gaps.wal_came()
 
     def _store_refused(self, store: Store, error: LogshipError) -> None:
@@ -435,6 +446,7 @@ class Instance:
             Code.BAD_WAL_PAGE,
             Code.STORE_FAILED,
             Code.TIMELINE_DIVERGED,
+            Code.DISK_QUOTA,
         ):
             self.alarms.raise_error(error)
         if error.code == Code.STORE_FAILED:
@@ -490,6 +502,7 @@ class Instance:
             self._listener.applied_changed()
 
     def gap_found(self, gap: GapFound) -> None:
+        self.budget.caught_up()
         self.gaps.found_on_link(gap)
 
     # --- Intake: seeds --------------------------------------------------------------------
@@ -502,7 +515,7 @@ class Instance:
         """
         self.check_seed_possible()
         self.arrival.asked_of_link = True
-        if self._listener is not None:
+        if self._listener is not None and self.budget.may_seed():
             self._listener.seed_requested(why)
 
     def check_seed_possible(self) -> None:
@@ -511,6 +524,8 @@ class Instance:
         self.arrival.check_possible()
 
     async def seed_begin(self, frame: SeedBegin, *, from_bucket: bool = False) -> None:
+        if from_bucket:
+            await self.budget.seed_comes_from_bucket()
         self._check_fence()
         store = self.opened_store
         if from_bucket:
@@ -520,6 +535,7 @@ class Instance:
         except LogshipError as error:
             self._store_refused(store, error)
             raise
+        self.alarms.clear(Code.DISK_QUOTA)
         self.gaps.over()
         await self._heed_set_aside(frame.timeline)
 
@@ -556,6 +572,7 @@ class Instance:
 
     def tell_fenced(self) -> None:
         listener, self._listener = self._listener, None
+        self.budget.sender_left()
         if listener is not None:
             self.link.changed("lost")
             listener.fenced(self._fenced_error())

@@ -2,6 +2,7 @@
 
 Needs nothing but this server's own disk.  The steps, each told to `report` as it is made:
 
+    budget   only where memory is shared out: what the server will have
     bucket   only where one is read in place of a link: what it still has is fetched, if it answers
     go back  only to promote a cluster of before (--incarnation): it is taken up in the place of
              the one that the instance is, and fenced with the same write
@@ -9,6 +10,7 @@ Needs nothing but this server's own disk.  The steps, each told to `report` as i
     flush    what arrived is made durable: this is what will be recovered
     receive  the standby has all of it in its own pg_wal
     replay   ... and has replayed it, as far as records go
+    check    only where the standby's collations or libraries are not as its primary's
     promote  PostgreSQL opens it, and a write has succeeded
     record   what was opened and what was lost, durable
 
@@ -18,6 +20,7 @@ middle the fence stands and `resume` finishes the job.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +43,11 @@ Report = Callable[[str, dict[str, Any]], None]
 PROGRESS_SECONDS = 1.0
 BUCKET_SECONDS = 5.0
 """How long a promotion lets a bucket bring what it still has.  It needs none of it."""
+LOOK_SECONDS = 0.2
+"""How long a look into the standby is waited for before it is opened, if none was ever taken.
+Else what the last one found is told, and the next one is taken once clients are served."""
+LATER_LOOK_SECONDS = 5.0
+"""How long that one is waited for."""
 STALL_SECONDS = 60.0
 """Promotion gives up when the standby got no further for so long."""
 
@@ -120,8 +128,15 @@ class _Job:
         return await self._open(standby, durable)
 
     async def promote(self) -> dict[str, Any]:
+        await self._instance.following.check_again()
         self._refuse_unless_possible()
-        await self._read_bucket()
+        self._tell_budget()
+        try:
+            # What still comes is the primary's last: nothing holds it up.
+            self._instance.budget.lift()
+            await self._read_bucket()
+        finally:
+            self._instance.budget.impose()
         try:
             self._report("fence", {})
             await self._instance.fence("promotion")
@@ -130,6 +145,12 @@ class _Job:
             await self._instance.unfence()
             raise
         return await self._open(standby, durable)
+
+    def _tell_budget(self) -> None:
+        """Before anything is done: what the server will have."""
+        memory = self._instance.budget.memory(promoted=True)
+        if memory.share_mb is not None:
+            self._report("budget", {"memory": f"{memory.share_mb}MB", **memory.shown()})
 
     async def _read_bucket(self) -> None:
         road = self._instance.bucket
@@ -203,11 +224,18 @@ class _Job:
         durable = self._recoverable()
         self._report("flush", {"durable": str(durable)})
         standby = await instance.following.ready_to_promote(durable.lsn)
+        looking: asyncio.Task[None] | None = None
+        if not instance.following.live.findings:
+            looking = instance.spawn(instance.following.look_for_promotion())
         patience = _Patience(STALL_SECONDS)
         await self._wait_received(standby, durable, patience)
         self._report("replay", {"to": str(durable.lsn)})
         while not await standby.replayed_everything(durable.lsn, PROGRESS_SECONDS):
             await self._look(standby, patience, f"it was not replayed up to {durable.lsn}")
+        if looking is not None:
+            await asyncio.wait({looking}, timeout=LOOK_SECONDS)
+        for warning in instance.following.warnings():
+            self._report("check", {"found": warning})
         return standby, durable
 
     async def _wait_received(
@@ -266,18 +294,36 @@ class _Job:
             port=instance.settings.port,
             bucket=self._bucket,
             left=instance.record.fence.left if instance.record.fence is not None else "",
+            warnings=instance.following.warnings(),
         )
         await instance.remember(promotion=promotion, heard=heard)
         instance.bucket.wake()
         instance.following.withdraw()
+        memory = await instance.following.take_promoted_memory()
         complaints = await instance.following.admit_clients()
+        promotion = await self._remember_warnings(promotion)
         answer: dict[str, Any] = msgspec.to_builtins(promotion, enc_hook=plain_lsn)
         answer |= {"opened_lsn": str(opened.lsn), "durable_lsn": str(durable.lsn)}
         answer["lost"] = describe_loss(promotion)
         answer["complaints"] = list(complaints)
+        answer["memory"] = memory
         self._report("record", {})
         log.warning("promoted", instance=instance.name, lost=answer["lost"], port=promotion.port)
         return answer
+
+    async def _remember_warnings(self, promotion: Promotion) -> Promotion:
+        """As they are now; clients do not wait for it."""
+        looking = self._instance.spawn(self._instance.following.look_for_promotion())
+        await asyncio.wait({looking}, timeout=LATER_LOOK_SECONDS)
+        warnings = self._instance.following.warnings()
+        if warnings != promotion.warnings:
+            promotion = msgspec.structs.replace(promotion, warnings=warnings)
+            try:
+                await self._instance.remember(promotion=promotion)
+            except LogshipError as error:
+                # It is open, and that is on record.
+                log.warning("the promotion's warnings are not on record", **error.as_dict())
+        return promotion
 
 
 class _Patience:

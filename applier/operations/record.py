@@ -63,6 +63,8 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     """Why more may lie in the bucket than was fetched, in words; "" if that is not so."""
     left: str = ""
     """What is not in it because an older cluster was promoted, in words; "" if that is not so."""
+    warnings: tuple[str, ...] = ()
+    """What the standby was found to have otherwise than its primary, and what to do about it."""
 
 
 class KeptIncarnation(msgspec.Struct, frozen=True, kw_only=True):

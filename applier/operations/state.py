@@ -48,6 +48,7 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
         "other_roads": _other_roads(instance),
         "compat": _compat(instance),
         "promotion": _promotion(instance),
+        "budget": instance.budget.status(),
         "alarms": instance.alarms.as_list(),
     }
 
@@ -220,7 +221,7 @@ def _other_roads(instance: Instance) -> list[status.OtherRoadStatus] | None:
 
 
 def _compat(instance: Instance) -> status.CompatStatus | None:
-    verdict = instance.following.verdict
+    verdict = instance.following.whole_verdict
     if verdict is None:
         return None
     return {

@@ -10,11 +10,11 @@ import structlog
 
 from applier.compat import DataDirectoryFacts, StandbyProfile, Verdict, check
 from applier.standby import StandbyLayout
+from logship.environment import library_list
 from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Profile
 from logship.postgres.control_file import read_control_file
 from logship.postgres.installations import Installation, choose
-from logship.postgres.probe import probe
 
 if TYPE_CHECKING:
     from applier.operations.instance import Instance
@@ -34,25 +34,30 @@ class VersionCheck:
         """What an operator has it tried on, in place of what would be chosen."""
         self.installation: Installation | None = None
         self.verdict: Verdict | None = None
+        self._compared: Profile | None = None
+        """The primary that `verdict` is of."""
 
     @property
     def passes(self) -> bool:
         """Whether the standby may replay."""
         return self.verdict is not None and not self.verdict.blocked
 
-    async def look(self, layout: StandbyLayout, *, seeded: bool) -> None:
+    async def look(self, layout: StandbyLayout, *, seeded: bool, runs: bool = False) -> None:
         """Choose an installation and compare it with the recorded primary, and with the data
         directory if there is one (`seeded`).  What is blocked is remembered when this returns.
 
+        runs: whether the standby does, on `installation`.
         Raises LogshipError: the record can't be written.
         """
         instance = self._instance
         profile = instance.record.profile
         assert profile is not None
-        before = self.verdict
+        if runs and profile == self._compared and self._was_removed():
+            return
+        before, self._compared = self.verdict, profile
         try:
             self.installation = self._choose(profile)
-            self.verdict = await self._compare(profile, self.installation, layout, seeded)
+            self.verdict = await self.compare(self.installation, layout, seeded=seeded)
         except LogshipError as error:
             self.installation = self._newest_of(profile.major)
             self.verdict = None
@@ -60,7 +65,7 @@ class VersionCheck:
                 # What can't be compared (a damaged data directory) blocks the standby only:
                 # WAL is received all the same.
                 with contextlib.suppress(LogshipError):
-                    self.verdict = await self._compare(profile, self.installation, layout, seeded)
+                    self.verdict = await self.compare(self.installation, layout, seeded=seeded)
             if self.verdict is None:
                 instance.alarms.raise_error(error)
         else:
@@ -85,9 +90,7 @@ class VersionCheck:
 
         Raises LogshipError: that can't be told.
         """
-        profile = self._instance.record.profile
-        assert profile is not None
-        return await self._compare(profile, installation, layout, True)
+        return await self.compare(installation, layout, seeded=True)
 
     def _choose(self, profile: Profile) -> Installation:
         """An operator's choice while it fits, else the nearest to the primary.  Raises
@@ -195,25 +198,55 @@ class VersionCheck:
         same = [one for one in self._instance.host.installations if one.major == major]
         return max(same, key=lambda one: one.version_num, default=None)
 
-    async def _compare(
-        self, profile: Profile, installation: Installation, layout: StandbyLayout, seeded: bool
+    def _was_removed(self) -> bool:
+        """Whether the programs of a server that runs, and passed, are gone: it goes on as it was
+        checked, and may be promoted, but can't be started again."""
+        installation = self.installation
+        if installation is None or not self.passes or (installation.bin_dir / "postgres").exists():
+            return False
+        self._instance.alarms.raise_error(
+            LogshipError(
+                Code.NO_INSTALLATION,
+                f"PostgreSQL {installation.version}, which the standby runs on, was removed from "
+                f"{installation.bin_dir}",
+                "install it again: the standby runs, but could not be started",
+            )
+        )
+        return True
+
+    async def compare(
+        self, installation: Installation, layout: StandbyLayout, *, seeded: bool
     ) -> Verdict:
-        host = self._instance.host
-        made = await probe(installation, host.run_as, host.probe_cache)
+        """Compare the recorded primary with `installation`; nothing is remembered.
+
+        Raises LogshipError: it, or the data directory, can't be read.
+        """
+        host, name = self._instance.host, self._instance.name
+        profile = self._instance.record.profile
+        assert profile is not None
+        # First: an instance may be removed meanwhile.
+        overrides = frozenset(self._instance.settings.overrides)
+        parameters = {
+            key.lower(): value for key, value in host.settings.parameters_of(name).items()
+        }
+        preloaded = str(parameters.get("shared_preload_libraries", ""))
+        async with host.probing:
+            made, surroundings = await host.surroundings.describe(installation, profile.environment)
         facts = None
         if seeded:
-            control = await asyncio.to_thread(read_control_file, layout.data)
-            facts = DataDirectoryFacts(
-                system_identifier=control.system_identifier,
-                wal_segment_size=control.wal_segment_size,
-                data_checksums=control.data_checksum_version != 0,
-            )
+            facts = DataDirectoryFacts.of(await asyncio.to_thread(read_control_file, layout.data))
         no_private_paths = None
         if profile.environment is not None and profile.environment.tablespaces:
             no_private_paths = await asyncio.to_thread(host.path_permission.why_not)
         return check(
             profile,
-            StandbyProfile.of(made, facts, no_private_paths=no_private_paths),
+            StandbyProfile.of(
+                made,
+                facts,
+                host=surroundings,
+                preload_libraries=library_list(preloaded),
+                no_private_paths=no_private_paths,
+            ),
             self._instance.record.incarnation,
-            frozenset(self._instance.settings.overrides),
+            overrides,
         )

@@ -48,6 +48,9 @@ from logship.seal import INLINE_BYTES, unseal
 
 log = structlog.get_logger(__name__)
 
+MAX_CORRUPT_SPANS = 16
+"""One after the other: then the connection ends.  Its shipper pauses before it comes again, so that
+a road that corrupts everything does not keep us busy with nothing else."""
 _ACK_RECEIVED_PART = 8
 """Of the window: how much may be written before it is looked whether to say so."""
 
@@ -164,6 +167,7 @@ class Connection:
         self._worker = asyncio.create_task(self._handle_in_order())
         self._working = False
         self._unacked_bytes = 0
+        self._corrupt_spans = 0
         self._seed_ending: asyncio.Task[None] | None = None
         self._alarm = Alarm(self._on_timer)
         self._alarm.set(self._session.deadline)
@@ -359,6 +363,7 @@ class Connection:
     def _span_written(self, raw_bytes: int) -> None:
         """Acknowledged with what becomes durable next: nobody waits for "received", unless the
         window is about to close."""
+        self._corrupt_spans = 0
         self._unacked_bytes += raw_bytes
         if self._unacked_bytes * _ACK_RECEIVED_PART >= self._receiver.window_bytes:
             self.positions_changed()
@@ -377,8 +382,10 @@ class Connection:
                 return
         if isinstance(error, LogshipError) and code in (Code.CHECKSUM_MISMATCH, Code.WAL_GAP):
             log.warning("a span can't be used", **error.as_dict())
-            self._take(self._session.span_failed(received, error, now))
-            return
+            self._corrupt_spans += code is Code.CHECKSUM_MISMATCH
+            if self._corrupt_spans < MAX_CORRUPT_SPANS:
+                self._take(self._session.span_failed(received, error, now))
+                return
         self._failed(received, error)
 
     async def _seed_begin(self, intake: Intake, begun: SeedBegun) -> None:

@@ -29,12 +29,16 @@ class StandbyFiles:
     ) -> None:
         """Raises UsageError(SETTINGS) for settings that no start could work with."""
         self.profile = profile
-        self._settings = settings
         self._layout = layout
         self._run_as = run_as
-        self._operator = check_operator_settings(settings.settings)
         self._floors = ParameterFloors()
         self._control_file_mtime_ns = 0
+        self.change_settings(settings)
+
+    def change_settings(self, settings: StandbySettings) -> None:
+        """What the next `write` writes.  Raises as when this is made."""
+        self._settings = settings
+        self._operator = check_operator_settings(settings.settings)
         # Settings that can't work are the operator's to mend: said now, not at each start.
         self._render()
 

@@ -63,13 +63,15 @@ class Positions(NamedTuple):
     replay_idle: bool
 
 
-async def connect(layout: StandbyLayout, port: int, superuser: str) -> Connection:
-    """A session of the bootstrap superuser, in autocommit.
+async def connect(
+    layout: StandbyLayout, port: int, superuser: str, databases: tuple[str, ...] = _DATABASES
+) -> Connection:
+    """A session of the bootstrap superuser, in autocommit, in the first of `databases` that is.
 
     Raises LogshipError(STANDBY_FAILED, retryable): not running, or not consistent yet.
     """
     failure: psycopg.Error | None = None
-    for database in _DATABASES:
+    for database in databases:
         try:
             return await psycopg.AsyncConnection.connect(
                 host=str(layout.socket_directory),
@@ -109,6 +111,12 @@ async def read_positions(connection: Connection) -> Positions:
         timeline=int(wal_file[:8], 16) if wal_file else int(recovery_timeline),
         replay_idle=wait_event in IDLE_WAIT_EVENTS,
     )
+
+
+async def read_shared_buffers(connection: Connection) -> str:
+    """shared_buffers as in force, "128MB".  Raises as `read_positions`."""
+    with standby_errors():
+        return str((await fetch_row(connection, "show shared_buffers"))[0])
 
 
 async def fetch_row(connection: Connection, query: LiteralString) -> tuple[Any, ...]:

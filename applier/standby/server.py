@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import NamedTuple
 
 import structlog
 
@@ -36,6 +36,8 @@ from applier.standby.life import (
 from applier.standby.liveness import ProcessEnd
 from applier.standby.placement import undo_unfinished_opening
 from applier.standby.promotion import Opened, ReplayWatch, admit_clients, promote
+from applier.standby.session import Session
+from applier.standby.status import StandbyStatus
 from applier.standby.tablespaces import Note, StandbyTablespaces
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
@@ -49,25 +51,9 @@ _TICK_SECONDS = 2.0
 _START_TIMEOUT_SECONDS = 60.0
 _TICKS_PER_TRIM = 60
 _RETRY_SECONDS = 0.05
-
-
-class StandbyStatus(NamedTuple):
-    """For operators.  state_seconds: how long it has been in `state`.  start_in_seconds: until
-    the next start after a failure (None unless waiting for it).  opened: it is no standby any
-    more.  complaints: rules of the primary's pg_hba.conf that had to be left out."""
-
-    state: LifeState
-    pid: int | None
-    state_seconds: float
-    restarts: int
-    last_failure: str
-    start_in_seconds: float | None
-    opened: bool
-    complaints: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, object]:
-        """The `--json` and HTTP form."""
-        return {**self._asdict(), "complaints": list(self.complaints)}
+_SERVER_THREADS = ThreadPoolExecutor(8, "standby-server")
+"""Of all standbys, for what may take a minute: starting and stopping.  In the loop's own threads
+a few servers that are slow to start would hold up every other instance's WAL."""
 
 
 class Standby:
@@ -75,7 +61,8 @@ class Standby:
 
     tablespaces: whose notes are kept up to date while the server runs.  opened: whether the
     server may be out of recovery, because a promotion was begun.  Without it a data directory
-    that is no standby any more is not started.
+    that is no standby any more is not started.  contain: is called in a thread with the process
+    id of each server that was started or adopted.
 
     Make sure first that the version check passes and that `prepare` was called once for the
     seed.  Then either keep `watch` running as a task, or call the other methods on their own
@@ -93,9 +80,11 @@ class Standby:
         tablespaces: StandbyTablespaces,
         *,
         opened: bool = False,
+        contain: Callable[[int], None] = lambda pid: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._contain = contain
         self._layout = layout
         self._server = server
         self._tablespaces = tablespaces
@@ -108,8 +97,7 @@ class Standby:
         self._process_end: ProcessEnd | None = None
         self._files = StandbyFiles(settings, layout, server.run_as, profile)
         self._log_offset_bytes = 0
-        self._connection: probes.Connection | None = None
-        self._connecting = asyncio.Lock()
+        self._session = Session(self._connect, clock)
         self._complaints: tuple[str, ...] = ()
 
     # --- what an operator sees ------------------------------------------------------------
@@ -175,6 +163,7 @@ class Standby:
                 ticks += 1
                 try:
                     await self._look()
+                    await self._session.end_if_idle()
                     if ticks % _TICKS_PER_TRIM == 0:
                         await asyncio.to_thread(server_log.trim, self._layout.log_file)
                 except (LogshipError, OSError) as error:
@@ -225,8 +214,8 @@ class Standby:
         Raises LogshipError (STANDBY_FAILED), OSError.
         """
         if not await asyncio.to_thread(self._tablespaces.are_settled):
-            connection = await self._connected()
-            with probes.standby_errors():
+            with self._session.in_use(), probes.standby_errors():
+                connection = await self._session.connected()
                 await connection.execute("checkpoint")
         await asyncio.to_thread(self._tablespaces.settle)
 
@@ -243,18 +232,19 @@ class Standby:
     async def close(self) -> None:
         """Let go of the server without stopping it."""
         self._unwatch_pid()
-        await self._disconnect()
+        await self._session.end()
 
     # --- what it says ---------------------------------------------------------------------
 
     async def positions(self) -> probes.Positions:
         """Ask the server.  Raises LogshipError(STANDBY_FAILED, retryable)."""
-        try:
-            return await probes.read_positions(await self._connected())
-        except LogshipError:
-            # The session is of a server that ended meanwhile; there may be another.
-            await self._disconnect()
-            return await probes.read_positions(await self._connected())
+        with self._session.in_use():
+            try:
+                return await probes.read_positions(await self._session.connected())
+            except LogshipError:
+                # The session is of a server that ended meanwhile; there may be another.
+                await self._session.end()
+                return await probes.read_positions(await self._session.connected())
 
     async def progress(self) -> tuple[object, ...]:
         """Changes whenever the server gets further, also while it lets nobody in: received,
@@ -300,8 +290,11 @@ class Standby:
         Clients are let in by `admit_clients`, afterwards.
         """
         self._may_be_open = True
-        connection = await self._connected_within(timeout_seconds)
-        opened = await promote(connection, self._layout.data, self._server.promote, timeout_seconds)
+        with self._session.in_use():
+            connection = await self._connected_within(timeout_seconds)
+            opened = await promote(
+                connection, self._layout.data, self._server.promote, timeout_seconds
+            )
         _log.info(
             "standby promoted",
             instance=self._settings.instance,
@@ -324,12 +317,29 @@ class Standby:
                 f"the standby of {self._settings.instance} is not promoted: it admits nobody",
                 "promote it first",
             )
-        connection = await self._connected_within(_START_TIMEOUT_SECONDS)
-        with probes.standby_errors():
+        with self._session.in_use(), probes.standby_errors():
+            connection = await self._connected_within(_START_TIMEOUT_SECONDS)
             self._complaints = await admit_clients(
                 connection, self._layout, self._files.profile.bootstrap_superuser
             )
         return self._complaints
+
+    async def change_settings(self, settings: StandbySettings) -> str:
+        """Give a server that is open other parameters.  What takes a restart is in force from
+        its next start on: it serves clients, and is not started anew for that.
+
+        Returns shared_buffers as in force.  Raises UsageError(SETTINGS), OSError, and
+        LogshipError(CONTROL_FILE, STANDBY_FAILED).
+        """
+        async with self._acting:
+            self._settings = settings
+            self._files.change_settings(settings)
+            await asyncio.to_thread(self._files.write)
+            await asyncio.to_thread(self._server.reload)
+            if self._life.pid is not None:
+                await asyncio.to_thread(self._contain, self._life.pid)
+        with self._session.in_use():
+            return await probes.read_shared_buffers(await self._session.connected())
 
     @property
     def admits_nobody(self) -> bool:
@@ -368,7 +378,8 @@ class Standby:
             pid = await asyncio.to_thread(self._server.running_pid)
             if pid is None:
                 changed = False
-                pid = await asyncio.to_thread(self._start_server)
+                loop = asyncio.get_running_loop()
+                pid = await loop.run_in_executor(_SERVER_THREADS, self._start_server)
             elif await asyncio.to_thread(self._server.runs_other_program):
                 # It may replay only what it was version-checked against.
                 changed = True
@@ -386,6 +397,7 @@ class Standby:
                 await self._learn()
                 return [Exited(why)]
         self._watch_pid(pid)
+        await asyncio.to_thread(self._contain, pid)
         _log.info("standby runs", instance=self._settings.instance, pid=pid)
         # One that is open serves clients: only its operator may restart it.
         if changed and not self.is_opened:
@@ -410,11 +422,12 @@ class Standby:
         )
 
     async def _stop(self) -> list[Event]:
-        await self._disconnect()
+        await self._session.end()
+        loop = asyncio.get_running_loop()
         modes: tuple[StopMode, ...] = ("fast", "immediate")
         for mode in modes:
             try:
-                await asyncio.to_thread(self._server.stop, mode)
+                await loop.run_in_executor(_SERVER_THREADS, self._server.stop, mode)
             except LogshipError as error:
                 _log.error(
                     "standby does not stop",
@@ -443,7 +456,7 @@ class Standby:
     async def _look(self) -> None:
         life = self._life
         if life.pid is not None and await self._has_ended(pid := life.pid):
-            await self._disconnect()
+            await self._session.end()
             why = await self._why()
             if life.state is LifeState.RUNNING:
                 _log.error("standby ended", instance=self._settings.instance, why=why)
@@ -488,8 +501,8 @@ class Standby:
     async def _end_pause(self) -> None:
         """Somebody paused replay, or PostgreSQL did for want of larger parameters."""
         await self._raise_floors()
-        connection = await self._connected()
-        with probes.standby_errors():
+        with self._session.in_use(), probes.standby_errors():
+            connection = await self._session.connected()
             await connection.execute("select pg_wal_replay_resume()")
 
     async def _why(self) -> str:
@@ -508,31 +521,21 @@ class Standby:
 
     # --- what is held ---------------------------------------------------------------------
 
-    async def _connected(self) -> probes.Connection:
-        """The one session, opened when first needed and again when it broke."""
-        async with self._connecting:
-            if self._connection is None or self._connection.closed:
-                self._connection = await probes.connect(
-                    self._layout, self._settings.port, self._files.profile.bootstrap_superuser
-                )
-            return self._connection
+    async def _connect(self) -> probes.Connection:
+        superuser = self._files.profile.bootstrap_superuser
+        return await probes.connect(self._layout, self._settings.port, superuser)
 
     async def _connected_within(self, timeout_seconds: float) -> probes.Connection:
-        """`_connected`, waiting for a server that has just been started to let us in."""
+        """The session, waiting for a server that has just been started to let us in."""
         deadline = self._clock() + timeout_seconds
         while True:
             try:
-                return await self._connected()
+                return await self._session.connected()
             except LogshipError:
                 if self._clock() >= deadline:
                     raise
             await self._look()
             await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
 
     def _watch_pid(self, pid: int) -> None:
         self._unwatch_pid()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +20,7 @@ from applier.store.syncing import SyncThread
 from logship.durable import Bytes, Disk, RealDisk
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
-from logship.threads import run_to_the_end
+from logship.threads import IdleExecutor, run_to_the_end
 from logship.wal import History, WalLine
 
 _log = structlog.get_logger(__name__)
@@ -46,9 +45,9 @@ class Store:
         self._disk = disk
         self._lock = lock
         self._writing = asyncio.Lock()
-        self._write_thread = ThreadPoolExecutor(1, "store-write")
+        self._write_thread = IdleExecutor("store-write")
         self._sync_thread = SyncThread("store-sync")
-        self._spare_thread = ThreadPoolExecutor(1, "store-spare")
+        self._spare_thread = IdleExecutor("store-spare")
         self._spare_running = False
         self._flush_running = False
         self._flush_waiters: asyncio.Future[None] | None = None

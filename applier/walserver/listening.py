@@ -11,6 +11,8 @@ from logship.errors import Code, LogshipError
 
 MAX_SOCKET_PATH_BYTES = 107
 """`sockaddr_un.sun_path` on Linux, without its closing NUL."""
+_WAITING_CONNECTIONS = 1024
+"""After a restart all standbys come at once; one that finds no room waits for two seconds."""
 
 
 def listen_at(path: Path) -> socket.socket:
@@ -34,7 +36,7 @@ def listen_at(path: Path) -> socket.socket:
         listener.bind(str(path))
         # As PostgreSQL's unix_socket_permissions: who may be served is asked of the kernel.
         path.chmod(0o777)
-        listener.listen(128)
+        listener.listen(_WAITING_CONNECTIONS)
         listener.setblocking(False)
     except BaseException:
         listener.close()

@@ -353,7 +353,8 @@ class ApplierSession:
         return [self._send(SeedAborted(seed_id=seed_id, code=str(error.code), what=what), now)]
 
     def heartbeat(self, sent_at: float, now: float) -> list[ApplierOutput]:
-        """When asked by HeartbeatDue.  Repeats the last ack, in case it was lost."""
+        """When asked by HeartbeatDue.  Repeats the last ack, in case it was lost; that we live
+        is said in so many words only where there is nothing to repeat."""
         outputs: list[ApplierOutput] = []
         if self.state is ApplierState.OPEN:
             if not self._seed.chain_begins_for and self._acks.told.timeline:
@@ -363,7 +364,8 @@ class ApplierSession:
                 outputs.append(self._send(frame, now))
         self._move(ApplierTrigger.SEND_HEARTBEAT)
         self._heartbeat_at = now + self._heartbeat_seconds
-        return [Send(ApplierHeartbeat(sent_at=sent_at)), *outputs]
+        # Any frame is a sign of life, and frames are what idle links cost.
+        return outputs or [Send(ApplierHeartbeat(sent_at=sent_at))]
 
     # --- what happens -----------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -33,6 +34,8 @@ class Instances(Generic[PeerT]):
     def __init__(self, allowed: Mapping[str, frozenset[str]]) -> None:
         self._allowed = dict(allowed)
         self._holders: dict[str, Holder[PeerT]] = {}
+        self._held: defaultdict[PeerT, set[str]] = defaultdict(set)
+        """The instances that a peer holds: it is asked for with each heartbeat of each peer."""
 
     def claim(
         self, peer: PeerT, public_key: str, hello: Hello, *, address: str = ""
@@ -61,6 +64,9 @@ class Instances(Generic[PeerT]):
                 "within seconds",
                 retryable=True,
             )
+        if holder is not None:
+            self._let_go(holder.peer, instance)
+        self._held[peer].add(instance)
         self._holders[instance] = Holder(
             peer, public_key, hello.shipper_id, hello.boot_id, address, hello.primary_reachable
         )
@@ -68,16 +74,23 @@ class Instances(Generic[PeerT]):
 
     def primary_seen(self, peer: PeerT, *, reachable: bool) -> None:
         """`peer` says whether it reaches its primary."""
-        for name, holder in self._holders.items():
-            if holder.peer == peer and holder.primary_reachable != reachable:
+        for name in self._held.get(peer, ()):
+            holder = self._holders[name]
+            if holder.primary_reachable != reachable:
                 self._holders[name] = replace(holder, primary_reachable=reachable)
 
     def release(self, peer: PeerT) -> list[str]:
         """`peer` is gone: free what it holds.  Returns the names of those instances."""
-        names = [name for name, holder in self._holders.items() if holder.peer == peer]
+        names = sorted(self._held.pop(peer, ()))
         for name in names:
             del self._holders[name]
         return names
+
+    def _let_go(self, peer: PeerT, instance: str) -> None:
+        held = self._held[peer]
+        held.discard(instance)
+        if not held:
+            del self._held[peer]
 
     def holder(self, instance: str) -> Holder[PeerT] | None:
         return self._holders.get(instance)

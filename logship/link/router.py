@@ -26,6 +26,8 @@ from logship.link.pump import Pump, configure, contents, send_now
 _RECEIVE_MESSAGES: Final = 64
 _SEND_MESSAGES: Final = 10_000
 _DROPPED_PEERS: Final = 4096
+_WAITING_CONNECTIONS: Final = 1024
+"""After a restart all shippers come at once."""
 _ZAP_DOMAIN: Final = b"logship"
 _ZAP_PARTS: Final = 7
 
@@ -84,6 +86,7 @@ class Router:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.RCVHWM, _RECEIVE_MESSAGES)
         socket.setsockopt(zmq.SNDHWM, _SEND_MESSAGES)
+        socket.setsockopt(zmq.BACKLOG, _WAITING_CONNECTIONS)
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt_string(zmq.CURVE_SECRETKEY, keys.secret)
         socket.setsockopt(zmq.ZAP_DOMAIN, _ZAP_DOMAIN)

@@ -70,6 +70,9 @@ def discover(
 
     Blocks for a few milliseconds for each installation not asked before: call it in a thread.
     """
+    for directory in configured:
+        if not any(_in_configured(directory)):
+            log.warning("No PostgreSQL in a configured directory", directory=str(directory))
     found: dict[Path, Installation] = {}
     for bin_dir, origin in _candidates(configured, debian_directory):
         real = bin_dir.resolve()
@@ -80,6 +83,13 @@ def discover(
         except LogshipError as error:
             log.warning("PostgreSQL installation left out", directory=str(bin_dir), why=error.what)
     return sorted(found.values(), key=lambda installation: installation.version_num)
+
+
+def programs(
+    configured: Sequence[Path] = (), *, debian_directory: Path = DEBIAN_DIRECTORY
+) -> list[Path]:
+    """The `postgres` of each place where `discover` would look now.  Blocks for microseconds."""
+    return [bin_dir / "postgres" for bin_dir, _ in _candidates(configured, debian_directory)]
 
 
 def choose(
@@ -119,10 +129,7 @@ def choose(
 
 def _candidates(configured: Sequence[Path], debian_directory: Path) -> Iterator[tuple[Path, str]]:
     for directory in configured:
-        found = list(_in_configured(directory))
-        if not found:
-            log.warning("No PostgreSQL in a configured directory", directory=str(directory))
-        for bin_dir in found:
+        for bin_dir in _in_configured(directory):
             yield bin_dir, "configured"
     for bin_dir in _in_children(debian_directory):
         yield bin_dir, "debian"

@@ -13,6 +13,7 @@ import hashlib
 import platform
 import shutil
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -38,55 +39,83 @@ async def probe(installation: Installation, run_as: RunAs, cache_directory: Path
     installation.  Takes about a second the first time; then the answer is kept in
     `cache_directory` until the `postgres` program changes.
 
-    Raises LogshipError(NO_INSTALLATION) when initdb fails, with its words, or is not there any
-    more.
+    Raises LogshipError(NO_INSTALLATION) when initdb fails, with its words.
     """
-    try:
-        cached = cache_directory / f"{_key(installation)}.json"
-        with contextlib.suppress(OSError, *UNREADABLE):
-            return msgspec.json.decode(cached.read_bytes(), type=Profile)
-        made = await _make(installation, run_as)
-    except OSError as error:
-        raise _failed(installation, str(error)) from error
-    await asyncio.to_thread(_keep, cached, made)
-    return made
+    known = await asyncio.to_thread(known_profile, installation, cache_directory)
+    if known is not None:
+        return known
+    async with throw_away_cluster(installation, run_as) as data:
+        return await asyncio.to_thread(learn_profile, installation, data, cache_directory)
 
 
-def _key(installation: Installation) -> str:
+def known_profile(installation: Installation, cache_directory: Path) -> Profile | None:
+    """What `probe` found out before and kept.  Raises LogshipError as `probe`."""
+    with contextlib.suppress(OSError, *UNREADABLE):
+        kept = (cache_directory / f"{build_key(installation)}.json").read_bytes()
+        return msgspec.json.decode(kept, type=Profile)
+    return None
+
+
+def learn_profile(installation: Installation, data: Path, cache_directory: Path) -> Profile:
+    """The answer of `probe` from a cluster that `installation` made; keeps it.  Blocks."""
+    made = read_control_file(data).profile(
+        server_version_num=installation.version_num, architecture=platform.machine()
+    )
+    profile = msgspec.structs.replace(made, system_identifier=0)
+    keep_answer(cache_directory / f"{build_key(installation)}.json", msgspec.json.encode(profile))
+    return profile
+
+
+def build_key(installation: Installation) -> str:
+    """Names one build of one installation: another program has another key.
+
+    Raises LogshipError(NO_INSTALLATION): the program is gone.
+    """
     program = installation.bin_dir / "postgres"
-    state = program.stat()
+    try:
+        state = program.stat()
+    except OSError as error:
+        raise LogshipError(
+            Code.NO_INSTALLATION,
+            f"PostgreSQL {installation.version} in {installation.bin_dir} is gone: "
+            f"{error.strerror}",
+            "install it again; it is found by itself",
+        ) from error
     build = f"{program}\0{state.st_mtime_ns}\0{state.st_size}\0{platform.machine()}"
     return f"{installation.version}-{hashlib.sha256(build.encode()).hexdigest()[:16]}"
 
 
-def _keep(path: Path, profile: Profile) -> None:
+def keep_answer(path: Path, document: bytes) -> None:
+    """Write what was found out of an installation, for the next start.  Blocks."""
     try:
         durable.make_directory(path.parent)
-        durable.write_file(path, msgspec.json.encode(profile))
+        durable.write_file(path, document)
     except (OSError, LogshipError) as error:
         # Only the next start's second is lost.
         log.warning("A probe's answer could not be kept", path=str(path), error=str(error))
 
 
-async def _make(installation: Installation, run_as: RunAs) -> Profile:
+@contextlib.asynccontextmanager
+async def throw_away_cluster(installation: Installation, run_as: RunAs) -> AsyncIterator[Path]:
+    """The data directory of a new cluster, which is removed afterwards.  Takes about a second.
+
+    Raises LogshipError(NO_INSTALLATION) when initdb fails, with its words.
+    """
     place = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="logship-probe-"))
     try:
         run_as.chown(place)
-        data = place / "data"
-        await _initdb(installation, data, run_as)
-        control = await asyncio.to_thread(read_control_file, data)
+        await _initdb(installation, place / "data", run_as)
+        yield place / "data"
     finally:
         await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
-    profile = control.profile(
-        server_version_num=installation.version_num, architecture=platform.machine()
-    )
-    return msgspec.structs.replace(profile, system_identifier=0)
 
 
 async def _initdb(installation: Installation, data: Path, run_as: RunAs) -> None:
     process = await asyncio.create_subprocess_exec(
         installation.bin_dir / "initdb",
-        *("-D", data, "-U", "postgres", "--auth", "reject", "--no-sync", "--locale", "C"),
+        *("-D", data, "-U", "postgres", "--auth", "reject", "--no-sync"),
+        # ICU's collations are known in encodings that ICU knows, of which C's own is none.
+        *("--locale", "C", "--encoding", "UTF8"),
         cwd=data.parent,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from logship.commandline import add_json_argument, print_json
 from logship.errors import Code, ExitCode, RefusedError
 from logship.progress import Progress
 from logship.status_command import add_applier_argument
+from logship.status_view import promoted_memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +72,19 @@ def _readable(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "promoted", f"after {record['promote_seconds']:.3f} s"
     yield "first write", f"after {record['first_write_seconds']:.3f} s"
     yield "lost", record["lost"]
-    for complaint in record["complaints"]:
+    if record.get("memory"):
+        yield "memory", _memory(record["memory"])
+    for complaint in [*record.get("warnings", ()), *record["complaints"]]:
         yield "look at", complaint
+
+
+def _memory(memory: dict[str, Any]) -> str:
+    parameters = dict(memory["parameters"])
+    in_force = memory["shared_buffers_in_force"]
+    if in_force not in (None, parameters["shared_buffers"]):
+        parameters["shared_buffers"] += f" when it is started anew, {in_force} until then"
+    listed = ", ".join(f"{key} {value}" for key, value in parameters.items())
+    return f"{memory['share_mb']} MB ({listed})"
 
 
 def _promote_online(events: Iterator[dict[str, Any]], progress: Progress) -> dict[str, Any]:
@@ -103,11 +115,14 @@ def _promote_offline(
 
 def _confirm(client: ApplierClient, name: str) -> None:
     """Asks only where a mistake is likely: a terminal, and a primary that seems to live."""
-    status = client.instance(name)
+    status: Mapping[str, Any] = client.instance(name)
     if status["link"]["state"] != "connected" or not status["primary"]["reachable"]:
         return
     print(f"The primary of {name} still answers. Promoting ends its protection:", file=sys.stderr)
     print("its shipper will be fenced, and two servers will take writes.", file=sys.stderr)
+    memory = (status.get("budget") or {}).get("memory")
+    if memory:
+        print(f"It would have {promoted_memory(memory)}.", file=sys.stderr)
     print("Promote all the same? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise RefusedError(

@@ -7,6 +7,8 @@ the method and, between its markers, what the last full run found.
     __main__      the command line: which measures, in which order, saved after each
     sizes         how much of everything a full or a quick run does
     site          the primary, its native standbys, Logship's pair of processes, the workload
+    fleet         many instances on one applier, made cheaply
+    simulated     their shippers, in a process of its own; writers: small commits, likewise
     machine       what is read of /proc, and memory touched before a repetition
     receivers     pg_receivewal and pgBackRest, whose CPU is compared
     measures/     one module per measure: takes the site, returns figures

@@ -15,6 +15,7 @@ MEASURES = {
     "seed": "Seeding",
     "promote": "Promote to first write",
     "bucket": "Commit to visible through a bucket",
+    "fleet": "Many instances on one applier",
 }
 """In the order of a run: the cheap ones first."""
 
@@ -126,4 +127,24 @@ CATALOG = (
     Row("bucket_1s_p99_s", "bucket", "max_delay 1 s: p99", "s"),
     Row("bucket_200ms_p50_s", "bucket", "max_delay 0.2 s: p50", "s"),
     Row("bucket_200ms_p99_s", "bucket", "max_delay 0.2 s: p99", "s"),
+    Row("fleet_idle_mb", "fleet", "an idle instance adds to the applier, PSS", "MB", 1),
+    Row("fleet_idle_cpu", "fleet", "an idle instance adds to the applier, CPU", "ms/s", 1),
+    Row("fleet_lag_p99_ratio", "fleet", "visible p99 of a busy one, among all ÷ alone", "×", 2),
+    Row("fleet_lag_p50_ratio", "fleet", "visible p50 of a busy one, among all ÷ alone", "×"),
+    Row("fleet_busy_p99_ratio", "fleet", "p99, among the busy ones only ÷ alone", "×"),
+    Row("fleet_alone_p50_ms", "fleet", "visible p50 alone", "ms"),
+    Row("fleet_alone_p99_ms", "fleet", "visible p99 alone", "ms"),
+    Row("fleet_lag_p50_ms", "fleet", "visible p50 among all", "ms"),
+    Row("fleet_lag_p99_ms", "fleet", "visible p99 among all", "ms"),
+    Row("fleet_standby_mb", "fleet", "an idle standby's server, PSS", "MB"),
+    Row("fleet_standby_cpu", "fleet", "an idle standby's server, CPU", "ms/s"),
+    Row("fleet_applier_mb", "fleet", "the applier with all standbys, PSS", "MB"),
+    Row("fleet_start_seconds", "fleet", "until all standbys of a restarted applier stream", "s"),
+    Row("fleet_status_ms", "fleet", "status of all instances, asked of the API", "ms"),
+    Row("fleet_simulated_mb", "fleet", "the applier with simulated instances, PSS", "MB"),
+    Row("fleet_simulated_cpu", "fleet", "the applier with simulated instances, CPU", "ms/s"),
+    Row("fleet_simulated_each_mb", "fleet", "of it for each instance, PSS", "MB", 1),
+    Row("fleet_simulated_each_cpu", "fleet", "of it for each instance, CPU", "ms/s", 1),
+    Row("fleet_simulated_threads", "fleet", "its threads", "threads"),
+    Row("fleet_simulated_files", "fleet", "its open files, for each instance", "files"),
 )

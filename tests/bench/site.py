@@ -109,7 +109,10 @@ class LogshipPair(Pair):
 
     def stop_standby(self, number: signal.Signals = signal.SIGINT) -> None:
         """End the standby's server; an applier that runs starts it again."""
-        pid = self.standby_pid(self.instance)
+        self.stop_standby_of(self.instance, number)
+
+    def stop_standby_of(self, name: str, number: signal.Signals = signal.SIGINT) -> None:
+        pid = self.standby_pid(name)
         os.kill(pid, number)
         wait_until(lambda: not Path(f"/proc/{pid}/cwd").exists(), 60, "end of the standby")
 
@@ -319,7 +322,7 @@ class Site:
         try:
             yield pair
         except BaseException:
-            self._keep_logs(pair)
+            self.keep_logs(pair)
             raise
         finally:
             pair.destroy()
@@ -332,7 +335,8 @@ class Site:
         self.wait_attached(f"logship_{pair.instance}")
         self.wait_replayed(pair.standby_conninfo, self.flush_lsn())
 
-    def _keep_logs(self, pair: LogshipPair) -> None:
+    def keep_logs(self, pair: LogshipPair) -> None:
+        """Show the last words of its processes: their logs are about to be removed."""
         for process in (pair.applier, *pair.shippers.values()):
             for line in process.log.splitlines()[-15:]:
                 print(f"  {process.program}: {line}", file=sys.stderr)

@@ -26,6 +26,14 @@ class Sizes(NamedTuple):
     promotions: int
     idle_seconds: float
     command_runs: int
+    fleet_idle: int
+    """Standbys of an applier that have nothing to do."""
+    fleet_busy: int
+    fleet_simulated: int
+    """Instances without a server."""
+    fleet_samples: int
+    fleet_seconds: float
+    """Of watching the fleet do nothing."""
     touch_bytes: int
     """Memory touched and freed before a repetition."""
     needed_disk_bytes: int
@@ -44,6 +52,11 @@ FULL = Sizes(
     promotions=20,
     idle_seconds=30.0,
     command_runs=20,
+    fleet_idle=100,
+    fleet_busy=8,
+    fleet_simulated=500,
+    fleet_samples=800,
+    fleet_seconds=20.0,
     touch_bytes=5 * GB,
     needed_disk_bytes=30 * GB,
     max_wal_size="16GB",
@@ -61,6 +74,11 @@ QUICK = Sizes(
     promotions=2,
     idle_seconds=2.0,
     command_runs=3,
+    fleet_idle=3,
+    fleet_busy=2,
+    fleet_simulated=12,
+    fleet_samples=20,
+    fleet_seconds=2.0,
     touch_bytes=100 * MB,
     needed_disk_bytes=4 * GB,
     max_wal_size="2GB",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -25,6 +26,27 @@ def test_our_own_cpu_time_is_counted() -> None:
     while time.process_time() - spent < 0.1:
         pass
     assert machine.times_of(os.getpid()).own_seconds - before >= 0.05
+
+
+def test_what_uses_less_than_a_tick_is_counted_too() -> None:
+    before = machine.run_seconds(os.getpid())
+    spent = time.thread_time()
+    while time.thread_time() - spent < 0.003:
+        pass
+    assert 0.002 < machine.run_seconds(os.getpid()) - before < 5
+    assert machine.run_seconds(2**22 + 1) == 0  # beyond the largest process id there can be
+
+
+def test_children_threads_and_files_are_found() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert machine.with_children(os.getpid())[0] == os.getpid()
+        assert child.pid in machine.with_children(os.getpid())
+        assert machine.count_of(child.pid, "task") == 1
+        assert machine.count_of(child.pid, "fd") >= 3
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_memory_is_that_of_the_process_and_its_peak_can_be_forgotten() -> None:

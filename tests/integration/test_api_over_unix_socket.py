@@ -35,7 +35,7 @@ class Operations:
         self.promoted: list[str] = []
         self.chosen: Incarnation | None = None
 
-    def instances(self) -> list[InstanceStatus]:
+    async def instances(self) -> list[InstanceStatus]:
         return [self.instance("main")]
 
     def instance(self, name: str) -> InstanceStatus:
@@ -60,6 +60,9 @@ class Operations:
 
     async def enroll(self, name: str, address: str, hours: float) -> dict[str, Any]:
         return {"instance": name, "address": address, "hours": hours}
+
+    async def compat(self, name: str, against: str) -> dict[str, Any]:
+        return {"name": name, "against": against}
 
     async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
         self.seeds.append((name, why, source))
@@ -126,6 +129,14 @@ async def raw(path: Path, request: bytes) -> tuple[int, dict[str, Any]]:
     await writer.wait_closed()
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
+
+
+async def test_the_check_is_asked_for_with_any_name_of_an_installation(
+    client: ApplierClient,
+) -> None:
+    for against in ("", "17.10", "/usr/lib/postgresql/17/bin", "a b&c=d?"):
+        answer = await asyncio.to_thread(client.compat, "main", against)
+        assert answer == {"name": "main", "against": against}
 
 
 async def test_status_of_all_and_of_one(client: ApplierClient) -> None:

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from applier.operations.instance import Instance
-from applier.receivers.link import LinkReceiver
+from applier.receivers.link import MAX_CORRUPT_SPANS, LinkReceiver
 from applier.service import Service
 from applier.settings import load_applier_settings
 from applier.store import Store
@@ -326,6 +326,36 @@ async def test_a_part_beyond_the_limit_ends_the_connection(rig: Rig, part: int) 
 
 
 # --- spans that are not what they say -------------------------------------------------------
+
+
+async def test_a_road_that_corrupts_every_span_is_ended_before_it_keeps_the_applier_busy(
+    rig: Rig,
+) -> None:
+    raw = await rig.begin()
+    good = GOOD_SPAN[0]
+    for number in range(MAX_CORRUPT_SPANS):
+        assert not raw._of(Refuse)
+        raw.frame(msgspec.structs.replace(good, crc32c=good.crc32c ^ 1), GOOD_SPAN[1])
+        await until(
+            lambda number=number: raw._of(Refuse) or len(raw._of(ResumeAt)) > number, "an answer"
+        )
+    refusal = await raw.refusal()
+    assert refusal.code == Code.CHECKSUM_MISMATCH
+    assert refusal.retryable
+    await rig.good_shipper_goes_on()
+
+
+async def test_one_corrupt_span_now_and_then_ends_nothing(rig: Rig) -> None:
+    raw = await rig.begin()
+    place = HERE
+    for number in range(MAX_CORRUPT_SPANS + 1):
+        raw.span(place, 100, crc32c=1)
+        await until(lambda number=number: len(raw._of(ResumeAt)) > number, "it is asked for again")
+        raw.span(place, 100)
+        place += 100
+    await raw.until_durable(place)
+    assert not raw._of(Refuse)
+    await rig.good_shipper_goes_on(expected=place)
 
 
 SPOILT: dict[str, Callable[[RawShipper], None]] = {

@@ -34,6 +34,7 @@ RECORD: dict[str, Any] = {
     "promote_seconds": 0.0341,
     "first_write_seconds": 0.0359,
     "lost": "not known: never heard",
+    "warnings": ["standby-collations (app/de 1 / app/de 2): REINDEX"],
     "complaints": ["a rule was left out"],
 }
 
@@ -59,7 +60,7 @@ class Operations:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def instances(self) -> list[InstanceStatus]:
+    async def instances(self) -> list[InstanceStatus]:
         return [self.instance("main")]
 
     def instance(self, name: str) -> InstanceStatus:
@@ -90,6 +91,12 @@ class Operations:
             raise RefusedError(Code.USAGE, "there is main already", "choose another name")
         address = address or "tcp://recovery:7432"
         return {"instance": name, "token": "AQAB", "address": address, "expires_at": 3600 * hours}
+
+    async def compat(self, name: str, against: str) -> dict[str, Any]:
+        self.instance(name)
+        outcome = "block" if against == "17.7" else "pass"
+        finding = {"rule": "minor-order", "outcome": outcome, "primary": "17.9", "standby": against}
+        return {"name": name, "blocked": outcome == "block", "findings": [finding]}
 
     async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
         self.instance(name)
@@ -220,6 +227,7 @@ async def test_promote_prints_each_step_and_the_result(applier: str) -> None:
         "promoted        after 0.034 s",
         "first write     after 0.036 s",
         "lost            not known: never heard",
+        "look at         standby-collations (app/de 1 / app/de 2): REINDEX",
         "look at         a rule was left out",
     ]
 
@@ -236,6 +244,19 @@ async def test_a_refused_promotion_exits_with_3(applier: str, operations: Operat
     outcome = await run("shipper", "promote", "main", "--applier", applier)
     assert outcome.code == 3
     assert outcome.err == "error: main is open already\nhint: connect to it\n"
+
+
+async def test_compat_shows_the_rules_and_exits_with_3_if_they_block(applier: str) -> None:
+    passed = await run("shipper", "compat", "main", "--applier", applier)
+    assert passed.code == 0
+    assert "minor-order  pass     17.9     -" in passed.out.splitlines()
+    command = ("shipper", "compat", "main", "--against", "17.7", "--applier", applier)
+    blocked = await run(*command)
+    assert blocked.code == 3
+    assert "minor-order  block    17.9     17.7" in blocked.out.splitlines()
+    as_json = await run(*command, "--json")
+    assert as_json.code == 3
+    assert as_json.document["blocked"] is True
 
 
 async def test_a_seed_is_asked_for(applier: str) -> None:

@@ -28,6 +28,7 @@ from applier.standby import (
     StandbyTablespaces,
     TablespaceNotes,
     prepare,
+    session,
 )
 from applier.standby.files import StandbyFiles
 from applier.standby.probes import IDLE_WAIT_EVENTS, NOT_PAUSED
@@ -114,6 +115,15 @@ class Site:
                 "select wait_event from pg_stat_activity where backend_type = 'startup'"
             ).fetchone()
         return row[0] if row else None
+
+    def sessions_of_ours(self) -> int:
+        with psycopg.connect(
+            host=str(self.layout.socket_directory), port=self.port, user="postgres"
+        ) as connection:
+            row = connection.execute(
+                "select count(*) from pg_stat_activity where application_name = 'logship'"
+            ).fetchone()
+        return row[0] if row else -1
 
     async def destroy(self) -> None:
         for standby in self._standbys:
@@ -272,7 +282,10 @@ async def test_the_next_applier_adopts_the_running_standby(site: Callable[[int],
     assert place.server.running_pid() is None
 
 
-async def test_a_killed_standby_is_started_again(site: Callable[[int], Site]) -> None:
+async def test_a_killed_standby_is_started_again_and_a_session_not_kept_for_nothing(
+    site: Callable[[int], Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "IDLE_SECONDS", 0.1)
     place = site(MAJORS[-1])
     place.seed()
     standby = place.standby()
@@ -280,6 +293,12 @@ async def test_a_killed_standby_is_started_again(site: Callable[[int], Site]) ->
     pid = standby.status().pid
     assert pid is not None
     async with watched(standby):
+        await follows(standby, place.primary)
+
+        async def left_alone() -> bool:
+            return place.sessions_of_ours() == 0
+
+        await until(left_alone, "end of the session")
         await follows(standby, place.primary)
         os.kill(pid, signal.SIGKILL)
         await running_as(standby, pid)

@@ -317,6 +317,7 @@ class SimRouter:
         on_message: Any,
         on_gone: Any,
         on_denied: Any = None,
+        may_join: Any = None,
     ) -> None:
         self.context = copy_context()
         self.process = PROCESS.get()

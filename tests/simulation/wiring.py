@@ -39,6 +39,7 @@ from applier.operations.sender import Sender
 from applier.operations.version_check import VersionCheck
 from applier.receivers.seed.placement import SeedPlaced
 from applier.receivers.seed.receiver import SeedOutOfOrderError
+from applier.standby.life import LifeState
 from applier.standby.promotion import Opened
 from applier.store import Store
 from logship.errors import Code, LogshipError
@@ -238,6 +239,20 @@ def seed_payload(seed_id: str, sequence: int) -> bytes:
     return f"{seed_id}:{sequence};".encode() * 20
 
 
+class SimEnvironmentWatch:
+    """Nothing surrounds a simulated primary."""
+
+    def __init__(self, queries: Any) -> None: ...
+
+    async def open(self, profile: Profile) -> Profile:
+        return profile
+
+    def refreshed(self, profile: Profile) -> Profile:
+        return profile
+
+    async def stop(self) -> None: ...
+
+
 class SimStandby:
     """`applier.standby.Standby` over a simulated server."""
 
@@ -246,6 +261,9 @@ class SimStandby:
         self._server = here.standbys[name]
         self._placed = placed
         self._here = here
+
+    def status(self) -> Any:
+        return SimpleNamespace(state=LifeState.RUNNING)
 
     async def ensure_started(self) -> None:
         await asyncio.sleep(0.01)
@@ -304,10 +322,16 @@ class SimVersionCheck(VersionCheck):
     def _newest_of(self, major: int) -> Any:
         return INSTALLATION
 
-    async def _compare(self, profile: Any, *_: Any) -> Any:
+    def _was_removed(self) -> bool:
+        return False
+
+    async def compare(self, *_: Any, **__: Any) -> Any:
+        profile: Any = self._instance.record.profile
         await asyncio.sleep(0.001)
         blocked = profile.max_connections > machine().allowed_connections
-        return SimpleNamespace(blocked=blocked, summary=lambda: "simulated", outcome="pass")
+        return SimpleNamespace(
+            blocked=blocked, summary=lambda: "simulated", outcome="pass", concerns=()
+        )
 
     def _look_for_client_rules(self, *_: Any) -> None:
         """There are none here."""
@@ -319,6 +343,9 @@ class SimFollowing(Following):
     async def primary_changed(self, profile: Profile) -> None:
         machine().checker.checked(self._instance.name, profile, self._instance.store)
         await super().primary_changed(profile)
+
+    async def look_for_promotion(self) -> None:
+        """There are no databases."""
 
     def _layout(self) -> Any:
         opened = machine().standbys[self._instance.name].opened is not None
@@ -345,6 +372,7 @@ def _replacements(random: Random) -> list[Any]:
         patch(backoff_module, "random", random),
         patch(stream_module, "ReplicationConnection", SimReplicationConnection),
         patch(stream_module, "PrimaryQueries", SimPrimaryQueries),
+        patch(stream_module, "EnvironmentWatch", SimEnvironmentWatch),
         patch(receiver_module, "Router", SimRouter),
         patch(receiver_module, "time", SimClock),
         patch(instance_module, "Store", SimStore),
@@ -365,7 +393,7 @@ def _replacements(random: Random) -> list[Any]:
         patch(following_module, "prepare", nothing),
         patch(following_module, "discard_previous", nothing),
         patch(following_module, "VersionCheck", SimVersionCheck),
-        patch(version_check_module, "choose", lambda *_: INSTALLATION),
+        patch(version_check_module, "choose", lambda *_, **__: INSTALLATION),
     ]
 
 

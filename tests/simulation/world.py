@@ -14,6 +14,7 @@ from applier.operations.host import Host
 from applier.operations.instance import Instance
 from applier.operations.promotion import promote, resume
 from applier.receivers.link import LinkReceiver
+from applier.settings import BudgetsSettings
 from applier.walserver.server import WalServer
 from logship.errors import Code, LogshipError
 from logship.frames import SeedAborted, SeedBegin, SeedChunk, SeedEnd
@@ -285,8 +286,17 @@ class World:
             store=SimpleNamespace(keep_free_mb=0, volumes=[]),
             seeds=SimpleNamespace(keep=0),
             standby=SimpleNamespace(volumes=[], private_paths="never"),
+            budgets=BudgetsSettings(),
             instances={
-                name: SimpleNamespace(seed="auto", port=1, run_standby=True, overrides=())
+                name: SimpleNamespace(
+                    seed="auto",
+                    port=1,
+                    run_standby=True,
+                    overrides=(),
+                    disk_mb=None,
+                    intake_mb_per_second=None,
+                    priority=5,
+                )
                 for name in self.groups
             },
         )

@@ -184,6 +184,8 @@ class Pair:
         self.keep_free_mb = keep_free_mb
         self.more_store = self.more_standby = ""
         """More lines of these sections of the applier's settings."""
+        self.more = ""
+        """Further sections of the applier's settings."""
         self.instances: dict[str, str] = {}
         self.standby_ports: dict[str, int] = {}
         (directory / "run").mkdir(mode=0o711)
@@ -219,7 +221,8 @@ class Pair:
         )
         if self.bucket is not None:
             text += self.bucket.section(self.bucket.applier)
-        self.applier.settings.write_text(text + "".join(self.instances.values()))
+        text += self.more + "".join(self.instances.values())
+        self.applier.settings.write_text(text)
 
     def shipper(
         self,

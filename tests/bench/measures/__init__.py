@@ -12,6 +12,7 @@ from tests.bench.measures import (
     archives,
     bucket,
     catchup,
+    fleet,
     footprint,
     latency,
     promotion,
@@ -32,4 +33,5 @@ MEASURERS: dict[str, Callable[[Site], Outcome]] = {
     "seed": seeding.measure,
     "promote": promotion.measure,
     "bucket": bucket.measure,
+    "fleet": fleet.measure,
 }

@@ -30,7 +30,7 @@ def measure(site: Site) -> Outcome:
             shipper = f"max_delay_seconds = {delay_seconds}"
             with site.logship_by_bucket(road, shipper) as pair:
                 block = run_block(
-                    site,
+                    site.conninfo(),
                     pair.standby_conninfo,
                     numbers,
                     warm_up=2,

@@ -148,7 +148,7 @@ def measure_sync(site: Site) -> Outcome:
 def _run_block(site: Site, standby_conninfo: str, numbers: Iterator[int]) -> Block:
     sizes = site.sizes
     return run_block(
-        site,
+        site.conninfo(),
         standby_conninfo,
         numbers,
         warm_up=sizes.latency_warm_up,
@@ -181,11 +181,27 @@ def _require(site: Site, road: str) -> None:
 
 
 def run_block(
-    site: Site, standby_conninfo: str, numbers: Iterator[int], *, warm_up: int, samples: int
+    primary_conninfo: str,
+    standby_conninfo: str,
+    numbers: Iterator[int],
+    *,
+    warm_up: int,
+    samples: int,
 ) -> Block:
     """`samples` commits, one after the other, each until it is visible on the standby."""
+    return as_block(*take(primary_conninfo, standby_conninfo, numbers, warm_up, samples))
+
+
+def take(
+    primary_conninfo: str,
+    standby_conninfo: str,
+    numbers: Iterator[int],
+    warm_up: int,
+    samples: int,
+) -> tuple[list[Sample], list[float]]:
+    """The samples of `run_block`, and the seconds of single polls."""
     with (
-        Client(site.conninfo(), _INSERT) as primary,
+        Client(primary_conninfo, _INSERT) as primary,
         Client(standby_conninfo, _LOOK) as standby,
     ):
         pauses = random.Random(0)
@@ -198,7 +214,7 @@ def run_block(
             polls = _time_polls(standby)
         finally:
             gc.enable()
-    return _block(taken, polls)
+    return taken, polls
 
 
 def _sample(primary: Client, standby: Client, number: int, pause_seconds: float) -> Sample:
@@ -222,7 +238,8 @@ def _time_polls(standby: Client) -> list[float]:
     return times
 
 
-def _block(samples: list[Sample], polls: list[float]) -> Block:
+def as_block(samples: list[Sample], polls: list[float]) -> Block:
+    """What `take` took, in figures."""
     acks = [sample.acknowledged * 1e3 for sample in samples]
     visibles = [(sample.visible - sample.acknowledged) * 1e3 for sample in samples]
     sents = [sample.visible * 1e3 for sample in samples]

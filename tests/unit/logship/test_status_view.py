@@ -230,3 +230,29 @@ def test_what_an_instance_was_before_is_shown_with_how_long_it_stays() -> None:
     assert f"{said}stays until it is forgotten" in render_detail(promoted, NOW)
     chosen = {**FOLLOWING, "standby": {**FOLLOWING["standby"], "chosen": "17.10"}}
     assert "PostgreSQL 17.10 (17.10 was chosen), port 5433" in render_detail(chosen, NOW)
+
+
+def test_what_an_instance_may_take_is_shown_where_it_is_limited() -> None:
+    budget = {
+        "memory": {
+            "standby_mb": 400,
+            "promoted_mb": 4400,
+            "standby": {"shared_buffers": "192MB"},
+            "promoted": {"shared_buffers": "1024MB", "work_mem": "28794kB"},
+            "limited_by_kernel": False,
+        },
+        "disk": {"limit_bytes": 6 << 20, "used_bytes": None},
+        "intake_bytes_per_second": 2 << 20,
+        "turn": "waiting",
+    }
+    lines = render_detail({**FOLLOWING, "budget": budget}, NOW).splitlines()
+    shown = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    assert shown["memory"] == (
+        "400 MB as a standby, 4400 MB promoted (shared_buffers 1024MB, work_mem 28794kB)"
+    )
+    assert shown["disk"] == "? of 6.0 MB"
+    assert shown["intake"] == "2.0 MB a second at most"
+    assert shown["turn"] == "waits to be seeded or to catch up"
+    unlimited = render_detail(FOLLOWING, NOW)
+    assert "memory" not in unlimited
+    assert "turn" not in unlimited

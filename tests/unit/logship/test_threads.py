@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 
-from logship.threads import run_to_the_end
+from logship.threads import IdleExecutor, IdleThread, run_to_the_end
 from tests.support.waiting import until
 
 
@@ -34,3 +35,45 @@ async def test_whoever_is_cancelled_waits_for_the_work_however_often(fails: bool
     gate.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def names() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
+
+
+async def test_a_thread_ends_when_nothing_comes_and_begins_anew_when_something_does() -> None:
+    thread = IdleThread("ends", idle_seconds=0.01)
+    for _ in range(2):
+        done = threading.Event()
+        thread.submit(done.set)
+        await until(done.is_set, "the work is done")
+        await until(lambda: "ends" not in names(), "the thread has ended")
+    thread.close()
+
+
+def test_all_work_is_done_in_order_however_close_it_comes_to_a_threads_end() -> None:
+    thread = IdleThread("hurries", idle_seconds=0.0)  # ends whenever it finds nothing
+    done: list[int] = []
+    for number in range(3000):
+        thread.submit(partial(done.append, number))
+    thread.close()
+    assert done == list(range(3000))
+    assert "hurries" not in names()
+
+
+async def test_an_executor_of_one_gives_results_and_errors_and_ends_in_order() -> None:
+    executor = IdleExecutor("one")
+    gate = threading.Event()
+    held = executor.submit(gate.wait, 10)
+    dropped, kept = executor.submit(names), executor.submit(names)
+    assert dropped.cancel()
+    gate.set()
+    assert await asyncio.wrap_future(held)
+    assert (await asyncio.wrap_future(kept)).count("one") == 1
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.get_running_loop().run_in_executor(executor, lambda: 1 // 0)
+    last = executor.submit(names)
+    executor.shutdown()
+    assert last.done()
+    with pytest.raises(RuntimeError):
+        executor.submit(names)

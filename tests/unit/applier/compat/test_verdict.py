@@ -1,4 +1,4 @@
-"""The two forms of a verdict."""
+"""What a verdict says of its findings."""
 
 from __future__ import annotations
 
@@ -16,21 +16,6 @@ def test_the_worst_finding_is_the_outcome() -> None:
     assert Verdict((PASSED, WARNED)).outcome is Outcome.WARN
     assert Verdict((PASSED, BLOCKED, WARNED)).blocked
     assert Verdict((PASSED, WARNED, BLOCKED)).concerns == (BLOCKED, WARNED)
-
-
-def test_the_table_has_a_row_per_rule_and_then_the_reasons() -> None:
-    assert Verdict((PASSED, WARNED, BLOCKED)).table() == "\n".join(
-        [
-            "rule         outcome            primary  standby",
-            "major        pass               17       17",
-            "minor-order  warn (overridden)  17.9     17.7",
-            "block-size   block              8192     4096",
-            "",
-            "block-size: Other pages. Remedy: Rebuild.",
-            "",
-            "minor-order: Older. Remedy: Upgrade.",
-        ]
-    )
 
 
 def test_the_summary_names_only_the_worst() -> None:

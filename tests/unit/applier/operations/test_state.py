@@ -15,7 +15,7 @@ from applier.operations.record import Heard
 from applier.operations.state import instance_status
 from applier.service import Service
 from applier.standby.life import STEADY_SECONDS, LifeState
-from applier.standby.server import StandbyStatus
+from applier.standby.status import StandbyStatus
 from logship.frames import GapFound, OtherRoad, ShipperHeartbeat
 from logship.lsn import Lsn
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
@@ -66,6 +66,7 @@ def test_of_an_instance_that_never_heard_anything_everything_is_unknown(
         "compat": None,
         "promotion": None,
         "alarms": [],
+        "budget": {"memory": None, "disk": None, "intake_bytes_per_second": None, "turn": None},
     }
 
 

@@ -485,7 +485,13 @@ def test_heartbeats_repeat_the_last_ack() -> None:
     session.ack(at(1, S + 100), at(1, S + 100), 0, NOW)
     last = Send(Ack(timeline=1, received_lsn=S + 100, durable_lsn=S + 100))
     assert session.timer(NOW + 2) == [HeartbeatDue()]
-    assert session.heartbeat(1.0, NOW + 2) == [Send(ApplierHeartbeat(sent_at=1.0)), last]
+    assert session.heartbeat(1.0, NOW + 2) == [last]
+    assert session.deadline == NOW + 4
+
+
+def test_where_there_is_nothing_to_repeat_a_heartbeat_says_that_we_live() -> None:
+    session = opened(resume_timeline=0, resume_lsn=0)
+    assert session.heartbeat(1.0, NOW + 2) == [Send(ApplierHeartbeat(sent_at=1.0))]
     assert session.deadline == NOW + 4
 
 

@@ -101,6 +101,21 @@ def test_a_holder_that_left_frees_the_instance() -> None:
     assert arbiter.claim("peer-2", BILLING, hello(shipper_id="shipper-b")) is None
 
 
+def test_a_peer_speaks_for_what_it_holds_now_and_for_nothing_else() -> None:
+    arbiter = instances()
+    arbiter.claim("peer-1", BILLING, hello())
+    arbiter.claim("peer-1", BILLING, hello(instance="billing"))
+    arbiter.claim("peer-2", BILLING, hello())  # it connected again for one of them
+    arbiter.primary_seen("peer-1", reachable=False)
+    reachable = {name: arbiter.holder(name) for name in ("orders", "billing")}
+    assert {name: holder and holder.primary_reachable for name, holder in reachable.items()} == {
+        "orders": True,
+        "billing": False,
+    }
+    assert arbiter.release("peer-1") == ["billing"]
+    assert arbiter.release("peer-2") == ["orders"]
+
+
 def test_withdrawing_a_key_names_the_holders_to_expel() -> None:
     arbiter = instances()
     arbiter.claim("peer-1", ORDERS, hello())

@@ -183,7 +183,7 @@ def test_14_is_asked_for_nothing_that_came_later() -> None:
     assert "pg_get_wal_resource_managers" in cluster_sql(15)
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1])
+@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1], ids=["ours", "nobody's"])
 def test_a_process_that_is_no_session_of_postgresql_tells_nothing(pid: int) -> None:
     """The server runs elsewhere, or in a container, where ids are other processes'."""
     assert host_software(pid, "logship") == ELSEWHERE

@@ -1,0 +1,181 @@
+"""What each installation is and what surrounds it here: asked once, and kept while it is true.
+
+Asking takes a second, for a cluster is made and thrown away.  Answers are kept in files, each
+with the state of everything it depends on: a package that was installed, upgraded or removed
+since makes it void.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict, deque
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from applier.compat import CollationVersion, HostFacts, used_collations
+from applier.standby.host_facts import ICU, MOST_ASKED, Learnt, Locale, learn, versions_of
+from applier.standby.packages import digest, state_of
+from logship.documents import UNREADABLE
+from logship.environment import Environment
+from logship.errors import LogshipError
+from logship.identity import Profile
+from logship.postgres.installations import Installation
+from logship.postgres.probe import (
+    build_key,
+    keep_answer,
+    known_profile,
+    learn_profile,
+    throw_away_cluster,
+)
+from logship.postgres.run_as import RunAs
+
+log = structlog.get_logger(__name__)
+
+FORMAT = 1
+
+MORE_PER_HOUR = 10
+"""How often installations are asked for more locales: no shipper has clusters made at will."""
+_HOUR_SECONDS = 3600.0
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """The file of one installation's host."""
+
+    format: int = FORMAT
+    state: str
+    watched: tuple[str, ...]
+    facts: HostFacts
+    versions: tuple[CollationVersion, ...]
+    asked: frozenset[str]
+    """Locales of ICU that were asked for, known there or not."""
+
+
+class _Known(NamedTuple):
+    """In memory: an answer, and what it is true of."""
+
+    state: str
+    learnt: Learnt
+    asked: frozenset[str]
+
+
+class Surroundings:
+    """Describes installations; one for all instances of a recovery server."""
+
+    def __init__(self, run_as: RunAs, cache_directory: Path) -> None:
+        self._run_as = run_as
+        self._cache = cache_directory
+        self._known: dict[str, _Known] = {}
+        self._unanswered: set[str] = set()
+        self._asked_more_at: deque[float] = deque(maxlen=MORE_PER_HOUR)
+        self._turns: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def watched(self) -> set[Path]:
+        """The files and directories that the answers given so far depend on."""
+        # A copy: threads add to it.
+        return {path for known in list(self._known.values()) for path in known.learnt.watched}
+
+    async def describe(
+        self, installation: Installation, environment: Environment | None
+    ) -> tuple[Profile, HostFacts | None]:
+        """What a cluster of `installation` would be, and what it would find here.
+
+        The versions of the collations that `environment`, the primary's, orders text by are
+        among the facts.  They are None where the installation could not be asked.
+
+        Raises LogshipError(NO_INSTALLATION): it can't make a cluster, or is gone.
+        """
+        locales = used_collations(environment)
+        asked = frozenset(locale for provider, locale in locales if provider == ICU)
+        async with self._turns[installation.bin_dir]:
+            profile, known = await asyncio.to_thread(self._recall, installation)
+            unanswered = build_key(installation) in self._unanswered
+            is_true = unanswered or await asyncio.to_thread(_is_true, known)
+            if profile is None or not is_true or self._may_ask_more(known, asked):
+                everything = asked | (known.asked if known is not None else frozenset())
+                profile, known = await self._ask(
+                    installation, frozenset(sorted(everything)[:MOST_ASKED])
+                )
+        if known is None:
+            return profile, None
+        learnt = known.learnt
+        versions = versions_of(locales, learnt.facts.libc, learnt.versions)
+        return profile, msgspec.structs.replace(learnt.facts, collation_versions=versions)
+
+    def _may_ask_more(self, known: _Known | None, asked: frozenset[str]) -> bool:
+        """Whether something was never asked for, and it is not too soon to do so."""
+        if known is None or known.learnt.facts.icu == "":  # built without ICU: it has no locales
+            return False
+        versions = known.learnt.versions
+        more = {locale for locale in asked - known.asked if (ICU, locale) not in versions}
+        if not more or len(known.asked) >= MOST_ASKED:
+            return False
+        now, times = time.monotonic(), self._asked_more_at
+        if len(times) == MORE_PER_HOUR and now - times[0] < _HOUR_SECONDS:
+            return False
+        times.append(now)
+        return True
+
+    async def _ask(
+        self, installation: Installation, asked: frozenset[str]
+    ) -> tuple[Profile, _Known | None]:
+        async with throw_away_cluster(installation, self._run_as) as data:
+            profile = await asyncio.to_thread(learn_profile, installation, data, self._cache)
+            key = build_key(installation)
+            try:
+                learnt = await learn(installation, data, self._run_as, asked)
+            except LogshipError as error:
+                # Less can be compared then; what PostgreSQL itself needs was found out.
+                log.warning("an installation's host is not known", **error.as_dict())
+                self._unanswered.add(key)
+                return profile, None
+        known = _Known(digest(state_of(learnt.watched)), learnt, asked)
+        self._known[key] = known
+        await asyncio.to_thread(keep_answer, self._path(key), _document(known))
+        return profile, known
+
+    def _recall(self, installation: Installation) -> tuple[Profile | None, _Known | None]:
+        """What was found out before, true still or not."""
+        key = build_key(installation)
+        if key not in self._known:
+            with contextlib.suppress(OSError, *UNREADABLE):
+                kept = msgspec.json.decode(self._path(key).read_bytes(), type=_Kept)
+                if kept.format == FORMAT:
+                    self._known[key] = _known(kept)
+        return known_profile(installation, self._cache), self._known.get(key)
+
+    def _path(self, key: str) -> Path:
+        return self._cache / f"{key}-host.json"
+
+
+def _is_true(known: _Known | None) -> bool:
+    return known is not None and known.state == digest(state_of(known.learnt.watched))
+
+
+def _document(known: _Known) -> bytes:
+    learnt = known.learnt
+    versions = tuple(
+        CollationVersion(provider=provider, locale=locale, version=version)
+        for (provider, locale), version in sorted(learnt.versions.items())
+    )
+    kept = _Kept(
+        state=known.state,
+        watched=tuple(map(str, learnt.watched)),
+        facts=learnt.facts,
+        versions=versions,
+        asked=known.asked,
+    )
+    return msgspec.json.encode(kept, order="deterministic")
+
+
+def _known(kept: _Kept) -> _Known:
+    versions: dict[Locale, str] = {
+        (each.provider, each.locale): each.version for each in kept.versions
+    }
+    learnt = Learnt(kept.facts, versions, tuple(map(Path, kept.watched)))
+    return _Known(kept.state, learnt, kept.asked)

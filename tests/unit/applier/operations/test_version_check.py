@@ -1,0 +1,50 @@
+"""The version check of an instance when what is installed changes under it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from applier.compat import Verdict
+from applier.operations.compat_report import compat_report
+from applier.operations.instance import Instance
+from logship.errors import Code, RefusedError, UsageError
+from logship.postgres.installations import Installation
+from tests.support.link_frames import hello, profile
+from tests.unit.applier.operations.conftest import Listener
+
+REMOVED = Installation(Path("/nowhere/bin"), 170010, "configured")
+
+
+async def test_a_server_whose_programs_were_removed_stays_as_it_was_checked(
+    instance: Instance, listener: Listener
+) -> None:
+    """The day the primary dies may be the day after somebody cleaned up."""
+    await instance.hello(hello(), listener)
+    check = instance.following._version_check
+    check.installation, check.verdict = REMOVED, Verdict(())
+    await check.look(instance.following._layout(), seeded=False, runs=True)
+    assert check.passes
+    assert instance.alarms.has(Code.NO_INSTALLATION)
+    (alarm,) = [one for one in instance.alarms.as_list() if one["code"] == "no-installation"]
+    assert "was removed from /nowhere/bin" in alarm["what"]
+
+    # Of a primary that changed since, nothing was checked: its WAL is held.
+    await instance.remember(profile=profile(max_connections=300))
+    await check.look(instance.following._layout(), seeded=False, runs=True)
+    assert not check.passes
+
+
+async def test_of_an_unknown_primary_or_installation_nothing_is_reported(
+    instance: Instance, listener: Listener
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        await compat_report(instance)
+    assert refused.value.code is Code.COMPATIBILITY
+    await instance.hello(hello(), listener)
+    instance.host.installations = [REMOVED]
+    for wanted in ("16", "17.9", "/nowhere/else", "nowhere"):
+        with pytest.raises(UsageError, match="there is no PostgreSQL") as wrong:
+            await compat_report(instance, wanted)
+        assert "17.10 in /nowhere/bin" in wrong.value.hint

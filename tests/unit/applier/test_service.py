@@ -1,0 +1,105 @@
+"""What one instance of an applier does to the others of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from applier.operations.record import InstanceRecord, record_path, save_record
+from applier.service import Service
+from applier.settings import load_applier_settings
+from tests.support.fake_intake import new_keys
+from tests.support.link_frames import profile
+from tests.support.waiting import until
+
+_SETTINGS = """
+directory = "{directory}/applier"
+store.keep_free_mb = 0
+wal_server.socket_directory = "{directory}/run/wal"
+"""
+_INSTANCE = """
+[instances.{name}]
+public_key = "{key}"
+port = {port}
+run_standby = false
+"""
+
+
+@pytest.fixture
+async def make(shared_tmp_path: Path) -> AsyncIterator[Callable[..., Service]]:
+    """An applier's service of instances by name, each with a record; not open yet."""
+    (shared_tmp_path / "run").mkdir(mode=0o711)
+    services: list[Service] = []
+
+    def made(*names: str) -> Service:
+        text = _SETTINGS.format(directory=shared_tmp_path)
+        for port, name in enumerate(names, start=1):
+            text += _INSTANCE.format(name=name, key=new_keys().public, port=port)
+            directory = shared_tmp_path / "applier" / "instances" / name
+            directory.mkdir(parents=True)
+            save_record(directory, _record(name))
+        file = shared_tmp_path / "applier.toml"
+        file.write_text(text)
+        services.append(Service(load_applier_settings(file)))
+        return services[-1]
+
+    yield made
+    for service in services:
+        await service.close()
+
+
+def _record(name: str) -> InstanceRecord:
+    return InstanceRecord(name=name, incarnation=profile().incarnation, profile=profile())
+
+
+async def test_an_instance_that_is_slow_to_open_does_not_keep_the_others_waiting(
+    make: Callable[..., Service],
+) -> None:
+    service = make("asleep", "awake")
+    stuck = record_path(service.settings.directory / "instances" / "asleep")
+    stuck.unlink()
+    os.mkfifo(stuck)  # a disk that does not answer
+    opening = asyncio.create_task(service.open(["asleep", "awake"]))
+    await until(
+        lambda: "awake" in service.open_instances and service.open_instances["awake"].store,
+        "the other is open",
+    )
+    assert not opening.done()
+    assert service.open_instances["asleep"].store is None
+    await asyncio.to_thread(stuck.write_bytes, msgspec.json.encode(_record("asleep")))
+    await opening
+    assert service.open_instances["asleep"].store is not None
+
+
+async def test_the_status_of_all_instances_lets_others_go_on_in_between(
+    make: Callable[..., Service],
+) -> None:
+    names = ["c", "a", "b"]
+    service = make(*names)
+    await service.open(names)
+    seen: list[int] = []
+    asked = asyncio.create_task(service.instances())
+    while not asked.done():
+        seen.append(len(seen))
+        await asyncio.sleep(0)
+    assert [document["name"] for document in asked.result()] == ["a", "b", "c"]
+    assert len(seen) > len(names)
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_we_may() -> None:
+    code = (
+        "import resource as r\n"
+        "from applier.service import allow_many_files\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (100, 700))\n"
+        "allow_many_files()\n"
+        "print(*r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["700", "700"]
