@@ -231,9 +231,11 @@ class Following:
         start: start the standby where it may run now, or on what is there now.
         Raises LogshipError: the record can't be written.
         """
-        record = self._instance.record
+        instance = self._instance
         async with self._turn:
-            if record.profile is None or record.fence is not None:
+            if instance.following is not self or instance.failure is not None:
+                return  # another cluster was taken up meanwhile, or this one could not be
+            if instance.record.profile is None or instance.record.fence is not None:
                 return
             await self._check()
             if start:

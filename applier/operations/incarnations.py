@@ -231,10 +231,11 @@ class Incarnations:
         async with instance.store_turn:
             try:
                 await instance.arrival.give_up("another cluster takes this one's place")
+                # Who still waits for its server need not, and must not start it again.
+                instance.following.placed = None
                 await instance.following.stop()
                 # One that nothing installed can run, or that is not known, may run all the same.
                 await asyncio.to_thread(stop_server, instance.places.standby / "data", "fast")
-                instance.following.placed = None  # who still waits for its server need not
                 await instance.close_store()
                 await self._become(incarnation, changes_of)
             finally:

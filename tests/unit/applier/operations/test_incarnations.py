@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from applier.compat import Verdict
 from applier.fleet.places import Volumes
 from applier.operations import former as former_module
 from applier.operations import incarnations as incarnations_module
@@ -487,3 +488,40 @@ async def test_a_full_disk_does_not_end_the_removal_of_what_is_not_needed(
     assert instance.alarms.has(Code.RETENTION_FAILED)
     await instance.former.remove_expired_quietly()
     await until(lambda: not previous(instance), "it is removed")
+
+
+async def test_what_could_not_be_opened_is_not_checked_either(
+    not_opened: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows its standby: without that nothing that is held is let go."""
+
+    async def passes(*_: object, **__: object) -> Verdict:
+        return Verdict(())
+
+    monkeypatch.setattr("applier.operations.version_check.VersionCheck.compare", passes)
+    await not_opened.remember(held_lsn=7)
+    await not_opened.following.check_again(start=True)
+    assert not_opened.record.held_lsn == 7
+
+
+async def test_one_that_was_left_neither_checks_nor_starts_anything_again(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def passes(*_: object, **__: object) -> Verdict:
+        return Verdict(())
+
+    await protect(instance, listener)
+    left = instance.following
+    stop, placed = left.stop, []
+
+    async def stopped() -> None:
+        await stop()
+        placed.append(left.placed)
+
+    monkeypatch.setattr(left, "stop", stopped)
+    await instance.hello(hello_of(NEW), Listener())
+    assert placed == [None]
+    monkeypatch.setattr("applier.operations.version_check.VersionCheck.compare", passes)
+    await instance.remember(held_lsn=7)
+    await left.check_again(start=True)
+    assert instance.record.held_lsn == 7
