@@ -48,6 +48,7 @@ from applier.walserver.gate import Gate
 from applier.walserver.server import WalServer
 from applier.walserver.status import StandbyStatus
 from logship import durable
+from logship.environment import library_list
 from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.frames import SeedBegin, SeedChunk
 from logship.postgres.control_file import read_control_file
@@ -198,7 +199,9 @@ class _Restore:
     async def _check(self, installation: Installation, facts: DataDirectoryFacts | None) -> None:
         machine = self._machine
         made = await probe(installation, machine.run_as, machine.probe_cache)
-        standby = StandbyProfile.of(made, facts)
+        parameters = {name.lower(): value for name, value in self._place.settings.items()}
+        preloaded = library_list(str(parameters.get("shared_preload_libraries", "")))
+        standby = StandbyProfile.of(made, facts, preload_libraries=preloaded)
         verdict = check(self._profile, standby, self._profile.incarnation, machine.overrides)
         if verdict.blocked:
             raise RefusedError(
