@@ -273,15 +273,15 @@ class WalServer:
 
 
 def _covers(status: StandbyStatus, position: Position, source: WalSource) -> bool:
-    """Whether a standby's durable WAL includes everything up to `position`."""
+    """Whether a standby's durable WAL includes everything up to `position`.
+
+    Of a later timeline only once the standby is on it: until then it may not know of it, and
+    would give its own new one the same number when it is promoted.
+    """
     if status.state is StandbyState.REFUSED or status.flush_lsn < position.lsn:
         return False
-    if not status.timeline or status.timeline == position.timeline:
-        return bool(status.timeline)
-    newest = max(status.timeline, position.timeline)
-    history = source.histories().get(newest)
-    if history is None:
-        return False
+    if status.timeline <= position.timeline:
+        return status.timeline == position.timeline
     # Both have the same bytes up to where the older one's timeline ended.
-    end = history.end_of(min(status.timeline, position.timeline))
-    return end is not None and (status.timeline == newest or position.lsn <= end)
+    history = source.histories().get(status.timeline)
+    return history is not None and history.end_of(position.timeline) is not None

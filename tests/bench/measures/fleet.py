@@ -92,28 +92,17 @@ def _measure_real(
     busy = [name for name in primaries if name != _ORIGINAL]
     idle = [f"idle{number:03d}" for number in range(site.sizes.fleet_idle)]
     numbers = itertools.count(1)
-    for number, name in enumerate(primaries):
-        primaries[name].start()
-        pair.add(name)
-        pair.shipper(name, site.conninfo(primaries[name]))
-        if number == 0:
-            _restart(pair)
-            pair.shippers[name].start()
-            pair.wait_following(name)
-            alone = _lag(site, pair, primaries, busy[:1], numbers)
+    _seed(site, pair, primaries, busy[:1])
+    alone = _lag(site, pair, primaries, busy[:1], numbers)
     _say(site, "alone", alone)
-    _restart(pair)
-    for name in [*busy[1:], _ORIGINAL]:
-        pair.shippers[name].start()
-    for name in primaries:
-        pair.wait_following(name)
+    _seed(site, pair, primaries, [*busy[1:], _ORIGINAL])
     _drop_original(site, pair, primaries, idle)
     _restart(pair)
     _wait_connected(pair, busy)
     before = _idle(site, pair)
     among_busy = _lag(site, pair, primaries, busy, numbers)
     _say(site, "all busy ones", among_busy)
-    # As small as PostgreSQL's own default would make them: they have nothing to do.
+    # 16 MB, as the floor that an idle standby's memory is compared with.
     pair.add_simulated(idle, more="shared_buffers_mb = 16")
     started_at = time.monotonic()
     _restart(pair)
@@ -168,6 +157,21 @@ def _primaries(site: Site) -> Iterator[dict[str, PrimaryServer]]:
 
 
 _PRIMARY = {"autovacuum": "off", "checkpoint_timeout": "1h"}
+
+
+def _seed(
+    site: Site, pair: FleetPair, primaries: dict[str, PrimaryServer], names: list[str]
+) -> None:
+    """Have the standbys of these primaries come by the road, and wait until they follow."""
+    for name in names:
+        primaries[name].start()
+        pair.add(name)
+        pair.shipper(name, site.conninfo(primaries[name]))
+    _restart(pair)
+    for name in names:
+        pair.shippers[name].start()
+    for name in names:
+        pair.wait_following(name)
 
 
 def _drop_original(
@@ -233,6 +237,7 @@ def _lag(
     """Of commits on each of `busy` in turn, while the others of `busy` have theirs."""
     samples: list[Sample] = []
     polls: list[float] = []
+    site.make_ready()
     for name in busy:
         primaries[name].execute("create table if not exists commits (id bigint primary key)")
     with _writing([site.conninfo(primaries[name]) for name in busy[1:]]):
