@@ -177,19 +177,21 @@ class Service:
     async def _open_again(self, instance: Instance) -> None:
         while True:
             await asyncio.sleep(OPEN_AGAIN_SECONDS)
-            if instance.failure is None:
-                return  # it is, or an older cluster of it was promoted meanwhile
-            await instance.close()
-            try:
-                await instance.open()
-            except LogshipError as error:
-                instance.failure = error
-                instance.alarms.raise_error(error)
-            else:
-                log.info("the instance is open after all", instance=instance.name)
-                if _is_unfinished(instance):
-                    self._finish_in_background(instance)
-                return
+            # An older cluster of it may just be taken up, to be promoted.
+            async with instance.incarnations.turn, instance.store_turn:
+                if instance.failure is None:
+                    return
+                await instance.close()
+                try:
+                    await instance.open()
+                except LogshipError as error:
+                    instance.failure = error
+                    instance.alarms.raise_error(error)
+                    continue
+            log.info("the instance is open after all", instance=instance.name)
+            if _is_unfinished(instance):
+                self._finish_in_background(instance)
+            return
 
     def finish_promotions(self) -> None:
         """Go on with what a crash interrupted."""
@@ -207,7 +209,7 @@ class Service:
             with_bucket = turn % BUCKET_RETENTION_TURNS == 0
             for instance in list(self.open_instances.values()):
                 await instance.retention.run_quietly(with_bucket=with_bucket)
-                await instance.former.remove_expired()
+                await instance.former.remove_expired_quietly()
 
     def keep_looking(self) -> None:
         """From now on look, now and then, for changed packages and into running standbys."""

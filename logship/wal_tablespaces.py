@@ -23,7 +23,9 @@ from logship.wal_records import RECORD_HEADER_BYTES, main_data, page_header_byte
 
 # xl_rmid (RM_TBLSPC_ID), two bytes of padding, xl_crc, and the id of the first header after it:
 # of the main data, short or long, or what may stand before those.  No record has blocks.
-_SIGNATURE = re.compile(rb"\x05\x00\x00.{4}[\xfc-\xff]", re.DOTALL)
+# Most of it is only looked at: bytes right before it (xl_prev) that happen to match take none of
+# it away.
+_SIGNATURE = re.compile(rb"\x05\x00\x00(?=.{4}[\xfc-\xff])", re.DOTALL)
 _RMGR_OFFSET = 17  # offsetof(XLogRecord, xl_rmid)
 _CREATE = 0x00  # XLOG_TBLSPC_CREATE, in xl_info right before it
 _INFO_MASK = 0xF0

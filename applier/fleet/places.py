@@ -10,6 +10,7 @@ record, so no link leads there, and settings that change later move nothing.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,5 +69,19 @@ def check_mounted(places: IncarnationPlaces, volumes: Volumes) -> None:
                 Code.STORE_FAILED,
                 f"{directory} is not there, and files of the instance are in it",
                 f"mount {volume}; it is tried again by itself",
+                retryable=True,
+            )
+
+
+def check_volumes_there(volumes: Volumes) -> None:
+    """Raise LogshipError(STORE_FAILED, retryable) if a volume is not there: what can't be seen
+    must not be taken for removed."""
+    for volume in (volumes.store, volumes.standby):
+        # It was made with the first files, and nothing removes it.
+        if volume and not (Path(volume) / "instances").is_dir():
+            raise LogshipError(
+                Code.STORE_FAILED,
+                f"{volume} is not mounted, and files that are to be removed are on it",
+                f"mount it; if it is gone for good: mkdir -p {shlex.quote(volume)}/instances",
                 retryable=True,
             )

@@ -66,7 +66,8 @@ def standing_of(
             "it begins anew when that is done",
             retryable=True,
         )
-    if found == record.accepted:
+    # What was set aside for a promotion that came to nothing (there is no fence) goes on.
+    if found == record.accepted or (kept is not None and kept.for_promotion):
         return Standing.SUCCESSOR
     # Until its standby is there a successor is on trial: another one, or the one before, may come.
     before = [each.incarnation for each in record.previous if not each.is_removed]

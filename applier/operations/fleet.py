@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from applier.fleet import rules
-from applier.fleet.places import IncarnationPlaces, Volumes
+from applier.fleet.places import IncarnationPlaces, Volumes, check_volumes_there
 from applier.fleet.ports import allot_port, is_port_free, parse_ports
 from applier.fleet.registry import (
     Entry,
@@ -243,6 +243,9 @@ class Fleet:
         with contextlib.suppress(LogshipError):
             record = load_record(places.home, name)
             volumes = [record.volumes, *(each.volumes for each in record.previous)]
+        if not removal.keep_data:
+            for each in volumes:
+                check_volumes_there(each)
         extra = [host.standby_socket_directory(name)]
         if not removal.keep_data and not _is_bucket(self._declared):
             extra.append(self._declared.seeds_directory / name)

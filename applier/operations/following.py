@@ -231,9 +231,11 @@ class Following:
         start: start the standby where it may run now, or on what is there now.
         Raises LogshipError: the record can't be written.
         """
-        record = self._instance.record
+        instance = self._instance
         async with self._turn:
-            if record.profile is None or record.fence is not None:
+            if instance.following is not self or instance.failure is not None:
+                return  # another cluster was taken up meanwhile, or this one could not be
+            if instance.record.profile is None or instance.record.fence is not None:
                 return
             await self._check()
             if start:
@@ -386,15 +388,16 @@ class Following:
         """What it was started on by `run_on` is what the record says now."""
         self._version_check.trial = None
 
-    async def ready_to_promote(self) -> Standby:
-        """The running standby, its gate open.  Raises RefusedError when there is none."""
+    async def ready_to_promote(self, end_lsn: int) -> Standby:
+        """The running standby, its gate open up to `end_lsn`.  Raises RefusedError when there is
+        none, and LogshipError (TABLESPACE_PATH): it can't replay all of that."""
         async with self._turn:
             self._refuse_promotion()
             if self.standby is None:
                 self.standby = self._make_standby()
             await self.standby.ensure_started()
             await self._take_up_tablespaces()
-            self._instance.tablespaces.refuse_unready()
+            self._instance.tablespaces.refuse_unready(end_lsn)
             self._set_gate()
             if self._watcher is None:
                 self._watcher = asyncio.create_task(self.standby.watch())

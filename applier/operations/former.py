@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from applier.fleet.places import IncarnationPlaces, Volumes
+from applier.fleet.places import IncarnationPlaces, Volumes, check_volumes_there
 from applier.operations.kept_incarnations import expired, marked_for_removal, removed, streams_now
 from applier.operations.record import kept_of
 from applier.retention.leases import running_restores
@@ -58,7 +58,8 @@ class FormerClusters:
         if not waiting or self._is_noting or not self._has_arrived():
             return
         self._is_noting = True
-        instance.spawn(self._note_streaming())
+        assert instance.record.incarnation is not None
+        instance.spawn(self._note_streaming(instance.record.incarnation))
 
     def _has_arrived(self) -> bool:
         """Whether the standby streams, and could be opened."""
@@ -71,10 +72,10 @@ class FormerClusters:
             and streamed.apply_lsn >= placed.end_lsn
         )
 
-    async def _note_streaming(self) -> None:
+    async def _note_streaming(self, incarnation: Incarnation) -> None:
         instance = self._instance
         try:
-            await instance.revise(lambda record: streams_now(record, time.time()))
+            await instance.revise(lambda record: streams_now(record, incarnation, time.time()))
         finally:
             self._is_noting = False
         log.info(
@@ -83,15 +84,31 @@ class FormerClusters:
             hours=instance.host.settings.retention.previous_hours,
         )
 
+    async def remove_expired_quietly(self) -> None:
+        """As the service does now and then: what fails is alarmed."""
+        try:
+            await self.remove_expired()
+        except (LogshipError, OSError) as error:  # one instance's must not end it for all
+            what = error.what if isinstance(error, LogshipError) else str(error)
+            self._instance.alarms.raise_error(
+                LogshipError(
+                    Code.RETENTION_FAILED,
+                    f"clusters of before can't be removed: {what}",
+                    "it is tried again every hour",
+                    retryable=True,
+                )
+            )
+
     async def remove_expired(self) -> None:
         """What nobody needs any more goes, in the background."""
         instance = self._instance
         grace_seconds = instance.host.settings.retention.previous_hours * 3600.0
-        chosen = expired(instance.record, time.time(), grace_seconds)
-        if instance.record.fence is None and chosen:
-            if await asyncio.to_thread(running_restores, instance.directory):
-                return  # one of them may read it
-            await self._mark(chosen)
+        async with instance.incarnations.turn:  # one of them may just be taken up again
+            chosen = expired(instance.record, time.time(), grace_seconds)
+            if instance.record.fence is None and chosen:
+                if await asyncio.to_thread(running_restores, instance.directory):
+                    return  # one of them may read it
+                await self._mark(chosen)
         self.go_on_removing()
 
     async def forget(self, incarnation: Incarnation | None) -> dict[str, Any]:
@@ -99,6 +116,15 @@ class FormerClusters:
 
         Returns when that is decided, durably.  Raises RefusedError.
         """
+        instance = self._instance
+        async with instance.incarnations.turn:  # one of them may just be taken up again
+            chosen = self._chosen(incarnation)
+            await asyncio.to_thread(self._refuse_while_used, chosen)
+            await self._mark(chosen)
+        self.go_on_removing()
+        return {"name": instance.name, "forgotten": [str(each) for each in chosen]}
+
+    def _chosen(self, incarnation: Incarnation | None) -> list[Incarnation]:
         instance = self._instance
         kept = [each for each in instance.record.previous if not each.is_removed]
         if incarnation is None:
@@ -118,10 +144,7 @@ class FormerClusters:
                     else ""
                 ),
             )
-        await asyncio.to_thread(self._refuse_while_used, chosen)
-        await self._mark(chosen)
-        self.go_on_removing()
-        return {"name": instance.name, "forgotten": [str(each) for each in chosen]}
+        return chosen
 
     def _refuse_while_used(self, chosen: list[Incarnation]) -> None:
         """Blocks."""
@@ -160,30 +183,37 @@ class FormerClusters:
 
     async def _remove_marked(self) -> None:
         instance = self._instance
+        failures: dict[Incarnation, LogshipError | OSError] = {}
         while True:
-            marked = [each for each in instance.record.previous if each.is_removed]
-            if not marked:
-                return
-            incarnation = marked[0].incarnation
+            marked = [each.incarnation for each in instance.record.previous if each.is_removed]
+            incarnation = next((each for each in marked if each not in failures), None)
+            if incarnation is None:
+                break
             try:
                 await asyncio.to_thread(self._remove, incarnation)
-            except OSError as error:
-                raise LogshipError(
-                    Code.RETENTION_FAILED,
-                    f"what was kept of {incarnation} can't be removed: {error}",
-                    "it is tried again every hour",
-                    retryable=True,
-                ) from error
+            except (LogshipError, OSError) as error:
+                failures[incarnation] = error  # the others go all the same
+                continue
             await instance.revise(partial(removed, incarnation=incarnation))
             log.info(
                 "removed what was kept of a cluster",
                 instance=instance.name,
                 cluster=str(incarnation),
             )
+        for cluster, failure in failures.items():
+            raise LogshipError(
+                Code.RETENTION_FAILED,
+                f"what was kept of {cluster} can't be removed: {failure}",
+                "it is tried again every hour",
+                retryable=True,
+            ) from failure
 
     def _remove(self, incarnation: Incarnation) -> None:
         """Blocks.  Its kept seeds as well: without the WAL they lead nowhere."""
         instance = self._instance
+        kept_of_it = kept_of(instance.record, incarnation)
+        if kept_of_it is not None:
+            check_volumes_there(kept_of_it.volumes)
         for directory in self._places_of(incarnation):
             durable.remove_tree(directory)
         kept = instance.arrival.kept

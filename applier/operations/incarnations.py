@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from applier.fleet.places import Volumes
+from applier.fleet.places import Volumes, check_mounted
 from applier.fleet.volumes import place
 from applier.operations.admission import Standing, check_same_segments, standing_of
-from applier.operations.kept_incarnations import left_behind, replaced
+from applier.operations.kept_incarnations import as_before, left_behind, replaced
 from applier.operations.record import Fence, InstanceRecord, KeptIncarnation, kept_of
 from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import Hello
@@ -61,8 +61,11 @@ class Incarnations:
             standing = standing_of(
                 found, instance.record, is_empty=is_empty, has_standby=has_standby
             )
+            kept = kept_of(instance.record, found)
             if standing is Standing.SAME:
                 check_same_segments(instance.record.profile, hello.profile)
+            elif kept is not None:
+                check_same_segments(kept.profile, hello.profile)
         except RefusedError as error:
             # The one who can let it in reads the status here, not the shipper's log.
             instance.alarms.raise_error(error)
@@ -75,7 +78,15 @@ class Incarnations:
                 cluster=str(instance.record.incarnation),
             )
             await instance.close_store()
-            await instance.remember(incarnation=None, profile=None, volumes=Volumes())
+            instance.sender.begin_anew(None)
+            await instance.remember(
+                incarnation=None,
+                profile=None,
+                volumes=Volumes(),
+                heard=None,
+                held_lsn=None,
+                installation="",
+            )
         for code in MISMATCHES:
             instance.alarms.clear(code)
 
@@ -88,6 +99,7 @@ class Incarnations:
                 "start it",
                 retryable=True,
             )
+        await instance.host.discover()  # its PostgreSQL may have been installed since the start
         self._refuse_while_occupied()
         async with instance.promotion_turn:
             log.warning(
@@ -100,7 +112,11 @@ class Incarnations:
                 Code.LINK_LOST, "another cluster takes this one's place", retryable=True
             )
             instance.tell_failed(why)
-            await self._change(profile)
+            # What is kept was written by the primary as it is known.  Whether the one that comes
+            # now writes what is next is seen once its WAL is there to compare with.
+            kept = kept_of(instance.record, profile.incarnation)
+            known = kept.profile if kept is not None else profile
+            await instance.host.to_the_end(self._change_to(known), instance.name)
 
     def _refuse_while_occupied(self) -> None:
         instance = self._instance
@@ -119,13 +135,15 @@ class Incarnations:
         """Take up what is kept of an older cluster, fenced with the same write, to promote it.
 
         Call it with the instance's `promotion_turn` held.  Raises RefusedError (nothing was
-        changed), or LogshipError: it can't be, and nothing is fenced.
+        changed), or LogshipError: it can't be, nothing is fenced, and the instance is what it was.
         """
         instance = self._instance
-        kept, newer = self._promotable(incarnation), instance.record.incarnation
-        assert newer is not None, "something was before it"
-        fence = Fence(at=time.time(), reason="promotion", left=left_behind(newer, kept.at))
+        await instance.host.discover()  # what was removed since, or installed for this
         async with self.turn:
+            before = instance.record
+            kept, newer = await self._promotable(incarnation), before.incarnation
+            assert newer is not None, "something was before it"
+            left = left_behind(newer, kept.at)
             if not instance.arrival.give_up_abandoned(connected=False):
                 raise RefusedError(
                     Code.PROMOTE_REFUSED,
@@ -135,9 +153,29 @@ class Incarnations:
             instance.tell_failed(
                 LogshipError(Code.LINK_LOST, "an older cluster is promoted", retryable=True)
             )
-            await self._change(kept.profile, fence=fence)
+            fence = Fence(at=time.time(), reason="promotion", left=left)
+            await instance.host.to_the_end(self._go_back(kept, before, fence), instance.name)
 
-    def _promotable(self, incarnation: Incarnation) -> KeptIncarnation:
+    async def _go_back(self, kept: KeptIncarnation, before: InstanceRecord, fence: Fence) -> None:
+        instance = self._instance
+        try:
+            await self._change_to(kept.profile, fence)
+        except LogshipError:
+            # What can't be used must not keep out the cluster that is protected now.
+            if instance.failure is not None and instance.record.fence == fence:
+                with contextlib.suppress(LogshipError):  # it is alarmed, and tried again
+                    await self._undo(before)
+            raise
+
+    async def _undo(self, before: InstanceRecord) -> None:
+        instance = self._instance
+        assert before.incarnation is not None
+        async with instance.store_turn:
+            await instance.leave_cluster()
+            await self._become(before.incarnation, lambda _: as_before(before))
+            await self._take_up()
+
+    async def _promotable(self, incarnation: Incarnation) -> KeptIncarnation:
         instance = self._instance
         kept = kept_of(instance.record, incarnation)
         if kept is None or kept.is_removed:
@@ -153,15 +191,16 @@ class Incarnations:
             raise RefusedError(
                 Code.PROMOTE_REFUSED,
                 f"no PostgreSQL {incarnation.major} is here any more to run {incarnation}",
-                "install it again, then restart the applier",
+                "install it again",
             )
+        places = instance.places_of(incarnation, kept.volumes)
+        try:
+            await asyncio.to_thread(check_mounted, places, kept.volumes)
+        except LogshipError as error:
+            raise RefusedError(Code.PROMOTE_REFUSED, error.what, error.hint) from error
         return kept
 
-    async def _change(self, profile: Profile, fence: Fence | None = None) -> None:
-        instance = self._instance
-        await instance.host.to_the_end(self._change_to(profile, fence), instance.name)
-
-    async def _change_to(self, profile: Profile, fence: Fence | None) -> None:
+    async def _change_to(self, profile: Profile, fence: Fence | None = None) -> None:
         """If it fails the instance goes on with whichever its record names."""
         instance = self._instance
         placed = instance.following.placed
@@ -169,6 +208,8 @@ class Incarnations:
         end = store.durable_of(placed.seed_id) if store is not None and placed is not None else None
         await instance.sender.save_heard()
         incarnation = profile.incarnation
+        # What could not be opened may have one, and is not to be thrown away unseen.
+        has_standby = placed is not None or instance.failure is not None
         chosen = Volumes()
         if kept_of(instance.record, incarnation) is None:
             places = instance.host.places(instance.name)
@@ -181,19 +222,20 @@ class Incarnations:
                 volumes=chosen,
                 now=time.time(),
                 durable=str(end) if end is not None else "",
-                has_standby=placed is not None,
+                has_standby=has_standby,
                 for_promotion=fence is not None,
+                left=fence.left if fence is not None else "",
             )
             return changes if fence is None else changes | {"fence": fence}
 
         async with instance.store_turn:
             try:
                 await instance.arrival.give_up("another cluster takes this one's place")
+                # Who still waits for its server need not, and must not start it again.
+                instance.following.placed = None
                 await instance.following.stop()
-                if placed is not None:
-                    # One that nothing installed can run may run all the same.
-                    await asyncio.to_thread(stop_server, instance.places.standby / "data", "fast")
-                instance.following.placed = None  # who still waits for its server need not
+                # One that nothing installed can run, or that is not known, may run all the same.
+                await asyncio.to_thread(stop_server, instance.places.standby / "data", "fast")
                 await instance.close_store()
                 await self._become(incarnation, changes_of)
             finally:
@@ -220,12 +262,13 @@ class Incarnations:
     async def _take_up_again(self) -> None:
         await asyncio.sleep(TAKE_UP_AGAIN_SECONDS)
         async with self._instance.store_turn:
-            await self._instance.leave_cluster()
             failure = self._instance.failure
+            if failure is None:
+                return  # somebody else did it, or another cluster was taken up
+            await self._instance.leave_cluster()
             with contextlib.suppress(LogshipError):  # it is tried again
                 await self._take_up()
-                if failure is not None:
-                    self._instance.alarms.clear(failure.code)
+                self._instance.alarms.clear(failure.code)
 
     async def _become(
         self, incarnation: Incarnation, changes_of: Callable[[InstanceRecord], dict[str, Any]]

@@ -28,6 +28,7 @@ from applier.operations.former import FormerClusters
 from applier.operations.gaps import Gaps
 from applier.operations.host import Host
 from applier.operations.incarnations import Incarnations
+from applier.operations.kept_incarnations import left_out
 from applier.operations.record import (
     Fence,
     Heard,
@@ -111,7 +112,8 @@ class Instance:
         """
         try:
             await asyncio.to_thread(durable.make_directory, self.directory, 0o711)
-            self.record = await asyncio.to_thread(load_record, self.directory, self.name)
+            async with self._record_turn:
+                self.record = await asyncio.to_thread(load_record, self.directory, self.name)
             self.sender.recall(self.record.heard)
             await self.take_up_cluster()
         except OSError as error:
@@ -559,7 +561,8 @@ class Instance:
     async def fence(self, reason: str) -> None:
         """From now on nothing of the old line is accepted, also after a crash."""
         if self.record.fence is None:
-            await self.remember(fence=Fence(at=time.time(), reason=reason), heard=self.heard)
+            fence = Fence(at=time.time(), reason=reason, left=left_out(self.record))
+            await self.remember(fence=fence, heard=self.heard)
         self.tell_fenced()
 
     async def unfence(self) -> None:

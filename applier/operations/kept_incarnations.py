@@ -25,18 +25,19 @@ def replaced(
     durable: str,
     has_standby: bool,
     for_promotion: bool = False,
+    left: str = "",
 ) -> dict[str, Any]:
     """The changes that make the cluster of `profile` the instance's, and keep the one that it
     is.  What was kept of the cluster before is taken up again.
 
     volumes: where the new one's files go, unless there are some already.  durable: up to where
     WAL of the one that it is can be replayed.  has_standby: without one it is worth nothing, and
-    is to be removed.
+    is to be removed.  left: what a promotion of the cluster of `profile` leaves out, in words.
     """
     assert record.incarnation is not None and record.profile is not None
     found = profile.incarnation
     before = kept_of(record, found)
-    left = KeptIncarnation(
+    aside = KeptIncarnation(
         incarnation=record.incarnation,
         profile=record.profile,
         protection=record.protection,
@@ -48,6 +49,7 @@ def replaced(
         at=now,
         durable=durable,
         for_promotion=for_promotion,
+        left=left,
         is_removed=not has_standby,
     )
     others = tuple(each for each in record.previous if each.incarnation != found)
@@ -60,9 +62,32 @@ def replaced(
         "held_lsn": before.held_lsn if before else None,
         "installation": before.installation if before else "",
         "volumes": before.volumes if before else volumes,
-        "previous": (*others, left),
+        "previous": (*others, aside),
         "accepted": None if record.accepted == found else record.accepted,
     }
+
+
+def as_before(before: InstanceRecord) -> dict[str, Any]:
+    """The changes that take `replaced` back, and the fence that came with it.  before: the record
+    of then."""
+    return {
+        "incarnation": before.incarnation,
+        "profile": before.profile,
+        "protection": before.protection,
+        "heard": before.heard,
+        "bucket_seed_id": before.bucket_seed_id,
+        "held_lsn": before.held_lsn,
+        "installation": before.installation,
+        "volumes": before.volumes,
+        "previous": before.previous,
+        "accepted": before.accepted,
+        "fence": before.fence,
+    }
+
+
+def left_out(record: InstanceRecord) -> str:
+    """What a promotion of the cluster that the instance is leaves out, in words; "": nothing."""
+    return next((each.left for each in reversed(record.previous) if each.for_promotion), "")
 
 
 def left_behind(newer: Incarnation, since: float) -> str:
@@ -71,8 +96,11 @@ def left_behind(newer: Incarnation, since: float) -> str:
     return f"nothing of what {newer} wrote is in it, which came in its place at {when}"
 
 
-def streams_now(record: InstanceRecord, now: float) -> dict[str, Any]:
-    """The change, now that the standby of the kept ones' successor streams."""
+def streams_now(record: InstanceRecord, incarnation: Incarnation, now: float) -> dict[str, Any]:
+    """The change, now that the standby of `incarnation` streams, the kept ones' successor; none
+    if another cluster has come since."""
+    if record.incarnation != incarnation:
+        return {}
     previous = tuple(
         each
         if each.for_promotion or each.replaced_at is not None

@@ -108,8 +108,9 @@ class _Job:
         self._bucket = ""
 
     async def promote_kept(self, incarnation: Incarnation) -> dict[str, Any]:
-        """Back to a cluster of before.  A failure before `promote` takes the fence back; the
-        instance then is the older cluster, until the sender of the newer one comes again."""
+        """Back to a cluster of before.  A failure before `promote` takes the fence back; if its
+        files could be used the instance then is the older cluster, until the sender of the newer
+        one comes again."""
         instance = self._instance
         self._refuse_if_promoted()
         failure = instance.failure
@@ -222,7 +223,7 @@ class _Job:
         await instance.store.flush()
         durable = self._recoverable()
         self._report("flush", {"durable": str(durable)})
-        standby = await instance.following.ready_to_promote()
+        standby = await instance.following.ready_to_promote(durable.lsn)
         looking: asyncio.Task[None] | None = None
         if not instance.following.live.findings:
             looking = instance.spawn(instance.following.look_for_promotion())

@@ -88,6 +88,8 @@ class KeptIncarnation(msgspec.Struct, frozen=True, kw_only=True):
     """Up to where its WAL is here (timeline, then position); "": there is none."""
     for_promotion: bool = False
     """It was set aside so that an older cluster could be promoted: nothing removes it by itself."""
+    left: str = ""
+    """What a promotion of that older cluster leaves out, in words."""
     replaced_at: float | None = None
     """Since when its successor's standby streams; None: it does not yet."""
     is_removed: bool = False

@@ -142,9 +142,10 @@ class Tablespaces:
         else:
             self._instance.alarms.clear(Code.TABLESPACE_PATH)
 
-    def refuse_unready(self) -> None:
-        """Raise LogshipError (TABLESPACE_PATH) while the standby has to be held."""
-        if self.unready:
+    def refuse_unready(self, end_lsn: int) -> None:
+        """Raise LogshipError (TABLESPACE_PATH) while the standby has to be held below `end_lsn`.
+        What was noted and not stored any more is in nobody's way."""
+        if self.unready and self.unready[0].start_lsn < end_lsn:
             raise self._error()
 
     def _error(self) -> LogshipError:

@@ -48,6 +48,7 @@ from applier.walserver.gate import Gate
 from applier.walserver.server import WalServer
 from applier.walserver.status import StandbyStatus
 from logship import durable
+from logship.environment import library_list
 from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.frames import SeedBegin, SeedChunk
 from logship.postgres.control_file import read_control_file
@@ -198,7 +199,9 @@ class _Restore:
     async def _check(self, installation: Installation, facts: DataDirectoryFacts | None) -> None:
         machine = self._machine
         made = await probe(installation, machine.run_as, machine.probe_cache)
-        standby = StandbyProfile.of(made, facts)
+        parameters = {name.lower(): value for name, value in self._place.settings.items()}
+        preloaded = library_list(str(parameters.get("shared_preload_libraries", "")))
+        standby = StandbyProfile.of(made, facts, preload_libraries=preloaded)
         verdict = check(self._profile, standby, self._profile.incarnation, machine.overrides)
         if verdict.blocked:
             raise RefusedError(
@@ -222,7 +225,8 @@ class _Restore:
         server = Server(installation, layout.data, self._machine.run_as)
         notes = TablespaceNotes(place.into)
         # Nothing holds this server before them: it must have its own path for each.
-        await asyncio.to_thread(notes.add, self._sources.tablespaces, "private")
+        created = self._sources.tablespaces_below(self._stop.lsn)
+        await asyncio.to_thread(notes.add, created, "private")
         why_not = PathPermission(self._machine.run_as, wanted=self._machine.private_paths).why_not
         tablespaces = StandbyTablespaces(layout, self._machine.run_as, notes, why_not)
         standby = Standby(self._settings(), layout, server, self._profile, tablespaces)

@@ -88,6 +88,10 @@ class Sources:
             raise nothing_kept(self.name, self.kept, self.seeds)
         return window
 
+    def tablespaces_below(self, lsn: int) -> tuple[Note, ...]:
+        """Those that a replay that stops at `lsn` may come to."""
+        return tuple(note for note in self.tablespaces if note.start_lsn < lsn)
+
     def hold_only(self, seed: SeedChoice) -> None:
         """From now on nothing before this seed is needed."""
         info = seed.info

@@ -156,7 +156,8 @@ def _enter(plan: _Plan) -> None:
         mode = stat.S_IMODE(directory.stat().st_mode)
         _mount("tmpfs", f"{plan.root}{directory}", "tmpfs", 0, f"mode={mode:o}")
         _mirror(directory, plan)
-    for path, ours in plan.paths.items():
+    # One that is below another one after that, which would cover it.
+    for path, ours in sorted(plan.paths.items(), key=lambda item: len(Path(item[0]).parts)):
         Path(plan.root + path).mkdir(mode=0o755, parents=True, exist_ok=True)
         _mount(ours, plan.root + path, None, _MS_BIND | _MS_REC)
     old = Path(plan.root, ".machine")

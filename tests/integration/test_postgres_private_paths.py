@@ -93,3 +93,18 @@ def test_what_can_not_be_shown_is_said_and_nothing_runs(shared_tmp_path: Path) -
         f"no mounts of its own: No such file or directory ({shared_tmp_path}/missing)\n"
     )
     assert not (shared_tmp_path / "ran").exists()
+
+
+def test_a_path_below_another_one_is_seen_too(shared_tmp_path: Path) -> None:
+    ours, other, root = (shared_tmp_path / name for name in ("ours", "other", "root"))
+    for directory in (ours, other):
+        make_server_directory(directory)
+    root.mkdir()
+    above = shared_tmp_path / "beside"
+    paths = PrivatePaths(root, {above / "below": other, above: ours})
+    command = paths.command(RUN_AS, ["/bin/sh", "-c", "echo there && exec sleep 60"])
+    with running(command, shared_tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        assert sees(process.pid, above, ours)
+        assert sees(process.pid, above / "below", other)

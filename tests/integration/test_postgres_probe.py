@@ -110,3 +110,12 @@ async def test_an_initdb_that_fails_is_quoted(shared_tmp_path: Path, temporary_f
     with pytest.raises(LogshipError, match="out of luck") as caught:
         await probe(Installation(programs, 170010, "configured"), RUN_AS, shared_tmp_path / "cache")
     assert caught.value.code is Code.NO_INSTALLATION
+
+
+async def test_an_installation_that_was_removed_meanwhile_is_an_error_of_ours(
+    shared_tmp_path: Path,
+) -> None:
+    gone = Installation(shared_tmp_path / "gone/bin", 170009, "debian")
+    with pytest.raises(LogshipError) as caught:
+        await probe(gone, RUN_AS, shared_tmp_path / "cache")
+    assert caught.value.code is Code.NO_INSTALLATION

@@ -287,6 +287,8 @@ class World:
             seeds=SimpleNamespace(keep=0),
             standby=SimpleNamespace(volumes=[], private_paths="never"),
             budgets=BudgetsSettings(),
+            parameters_of=lambda _: {},
+            shared_buffers_mb_of=lambda _: 16,
             instances={
                 name: SimpleNamespace(
                     seed="auto",
@@ -403,6 +405,8 @@ class World:
             self.note("promotion failed", instance=instance.name, why=str(error))
             group.promoting = False
             group.promotion_failure = str(error)
+        except Exception as error:  # a promotion that can't work must not look like none
+            self.loop.errors.append(error)
 
     def look_after(self, group: Group) -> None:
         """An operator reads the alarms, and seeds again where that is the remedy."""

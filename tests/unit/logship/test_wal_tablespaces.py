@@ -99,3 +99,12 @@ def test_wal_that_does_not_go_on_joins_no_halves() -> None:
     scan = TablespaceScan(factory.line)
     assert scan.feed(START, bytes(factory.data[:middle])) == []
     assert scan.feed(START + middle + MEGABYTE, bytes(factory.data[middle:])) == []
+
+
+def test_one_is_found_whatever_looks_like_one_right_before_it() -> None:
+    """From 5 TiB of WAL on, what points to the record before ends as the search begins."""
+    factory = RecordFactory(wal_line(17), 0x500 << 32)
+    factory.filler(10)
+    made = [factory.create_tablespace(16385 + number, b"/mnt/fast") for number in range(500)]
+    found = TablespaceScan(factory.line).feed(factory.start, bytes(factory.data))
+    assert found == made

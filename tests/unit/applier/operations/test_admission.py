@@ -72,6 +72,13 @@ def test_a_clone_and_a_lower_major_come_in_only_once_they_are_accepted(found: Pr
         standing(found, record(NEW, accepted=NEWEST.incarnation))
 
 
+def test_what_was_set_aside_for_a_promotion_that_came_to_nothing_comes_back() -> None:
+    aside = kept(SAME_MAJOR, for_promotion=True)
+    assert standing(SAME_MAJOR, record(OLD, aside)) is Standing.SUCCESSOR
+    with pytest.raises(RefusedError):
+        standing(AGAIN, record(NEW, aside))
+
+
 def test_nothing_takes_the_place_of_a_first_seed_that_is_on_its_way() -> None:
     with pytest.raises(RefusedError):
         standing(SAME_MAJOR, record(OLD), has_standby=False)
@@ -158,8 +165,9 @@ def test_there_and_back_nothing_is_forgotten() -> None:
 def test_it_goes_only_after_its_successor_has_been_streaming_for_the_grace_time() -> None:
     known = record(NEW, kept(OLD), kept(NEWEST, for_promotion=True))
     assert expired(known, NOW + 1e9, 60.0) == []
-    known = after(known, streams_now(known, NOW))
-    known = after(known, streams_now(known, NOW + 50))
+    assert streams_now(known, OLD.incarnation, NOW) == {}, "that was another's standby"
+    known = after(known, streams_now(known, NEW.incarnation, NOW))
+    known = after(known, streams_now(known, NEW.incarnation, NOW + 50))
     assert expired(known, NOW + 59, 60.0) == []
     assert expired(known, NOW + 60, 60.0) == [OLD.incarnation]
     known = after(known, marked_for_removal(known, [OLD.incarnation]))

@@ -236,6 +236,21 @@ async def test_what_is_removed_is_gone_everywhere(
     assert service.open_instances[NAME].record.incarnation is None
 
 
+async def test_one_whose_volume_is_away_is_removed_when_that_is_back(
+    shared_tmp_path: Path, service: Service, listener: Listener
+) -> None:
+    await add(service)
+    await fill(service.open_instances[NAME], listener)
+    mounted, away = shared_tmp_path / "wal/instances", shared_tmp_path / "away"
+    mounted.rename(away)
+    with pytest.raises(LogshipError, match="not mounted"):
+        await service.remove_instance(NAME, keep_data=False, promoted=False)
+    assert NAME in service._fleet.registered.entries
+    away.rename(mounted)
+    await service.remove_instance(NAME, keep_data=False, promoted=False)
+    assert files_of(shared_tmp_path) == []
+
+
 async def test_what_was_kept_is_taken_up_again(
     shared_tmp_path: Path, service: Service, listener: Listener
 ) -> None:

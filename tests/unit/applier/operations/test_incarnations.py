@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from applier.compat import Verdict
 from applier.fleet.places import Volumes
 from applier.operations import former as former_module
 from applier.operations import incarnations as incarnations_module
@@ -26,6 +29,7 @@ from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import Hello
 from logship.identity import Incarnation, Profile
 from logship.lsn import Lsn
+from logship.postgres.installations import Installation
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
 from tests.support.wal_factory import WalFactory, wal_line
@@ -74,6 +78,8 @@ async def test_the_upgraded_cluster_begins_anew_and_the_old_one_is_kept(
     resume = await instance.hello(hello_of(NEW, protection="async", flush_lsn=2 * S), Listener())
     assert resume.position is None and resume.seed_wanted
     assert instance.record.incarnation == NEW.incarnation
+    used = instance.following.installation
+    assert used is not None and used.version == "18.99", "found when it came, not at the start"
     assert instance.heard is not None and instance.heard.lsn == 2 * S, "not what the old one wrote"
     (failed,) = [what for name, what in listener.told if name == "failed"]
     assert isinstance(failed, LogshipError) and failed.retryable
@@ -109,6 +115,33 @@ async def test_the_old_one_comes_back_as_it_was_before_the_new_one_is_seeded(
     assert instance.following.placed.seed_id == "aa"
     await until(lambda: not previous(instance), "what was never seeded is removed")
     assert not place.exists()
+
+
+async def test_what_was_kept_comes_back_with_the_primary_that_wrote_it(
+    instance: Instance, listener: Listener
+) -> None:
+    """Its standby was checked against that one; who comes may be one that was left behind."""
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    older = msgspec.structs.replace(OLD, server_version_num=170001)
+    cut = msgspec.structs.replace(OLD, wal_segment_size=2 * S)
+    with pytest.raises(RefusedError) as caught:
+        await instance.hello(hello_of(cut), Listener())
+    assert caught.value.code is Code.SEGMENT_SIZE_MISMATCH
+    assert instance.record.incarnation == NEW.incarnation
+    await instance.hello(hello_of(older, timeline=0), Listener())
+    assert instance.record.profile == OLD
+    await instance.hello(hello_of(older), Listener())
+    assert instance.record.profile == older
+
+
+async def test_what_a_first_try_gone_wrong_was_heard_to_have_is_nobodys(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello_of(OLD, flush_lsn=9 * S), listener)
+    await instance.hello(hello_of(NEW, primary_reachable=False), listener)
+    assert instance.record.incarnation == NEW.incarnation
+    assert instance.heard is instance.record.heard is None
 
 
 async def test_who_does_not_reach_its_primary_takes_nobodys_place(
@@ -267,6 +300,21 @@ async def test_it_is_forgotten_on_request_but_unneeded_only_if_it_is_named(
     assert instance_status(instance)["previous"] == []
 
 
+async def test_what_is_just_taken_up_is_not_forgotten(
+    service: Service, instance: Instance, listener: Listener
+) -> None:
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    async with instance.incarnations.turn:
+        forgetting = asyncio.create_task(service.forget("orders", OLD.incarnation))
+        done, _ = await asyncio.wait({forgetting}, timeout=0.1)
+        assert not done
+        await instance.remember(previous=())
+    with pytest.raises(RefusedError):
+        await forgetting
+    assert directory_of(instance, OLD.incarnation).exists()
+
+
 async def test_a_removal_that_a_crash_cut_off_is_finished_at_the_next_start(
     service: Service,
     instance: Instance,
@@ -293,6 +341,26 @@ async def test_a_removal_that_a_crash_cut_off_is_finished_at_the_next_start(
         await again.close()
 
 
+async def test_files_on_a_volume_that_is_away_are_not_taken_for_removed(
+    instance: Instance, listener: Listener, tmp_path: Path
+) -> None:
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    (kept,) = instance.record.previous
+    away = msgspec.structs.replace(kept, volumes=Volumes(standby=str(tmp_path)), is_removed=True)
+    other = msgspec.structs.replace(
+        kept, incarnation=Incarnation(16, 16), volumes=Volumes(), is_removed=True
+    )
+    await instance.remember(previous=(away, other))
+    instance.former.go_on_removing()
+    await until(lambda: not instance.former.is_removing, "what can be removed is")
+    assert previous(instance) == [OLD.incarnation]
+
+    (tmp_path / "instances").mkdir()
+    instance.former.go_on_removing()
+    await until(lambda: not previous(instance), "it is back")
+
+
 async def test_what_is_not_kept_cant_be_promoted_and_nothing_is_changed(
     service: Service, instance: Instance, listener: Listener
 ) -> None:
@@ -302,3 +370,158 @@ async def test_what_is_not_kept_cant_be_promoted_and_nothing_is_changed(
     assert caught.value.code is Code.PROMOTE_REFUSED
     assert instance.record.fence is None
     assert instance.record.incarnation == OLD.incarnation
+
+
+# --- back to what was before ------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def an_old_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough to be counted on."""
+    found = [
+        Installation(Path("/nowhere"), 170009, "configured"),
+        Installation(Path("/nowhere"), 180099, "configured"),
+    ]
+    monkeypatch.setattr("applier.operations.host.discover", lambda *_, **__: found)
+
+
+async def go_back(instance: Instance) -> None:
+    async with instance.promotion_turn:
+        await instance.incarnations.go_back(OLD.incarnation)
+
+
+@pytest.fixture
+async def not_opened(
+    service: Service, instance: Instance, listener: Listener, settings: ApplierSettings
+) -> AsyncIterator[Instance]:
+    """The new cluster is in the old one's place, and could not be opened at the last start."""
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    (instance.incarnation_directory / "seed.json").write_text("damaged")
+    await service.close()
+    again = Service(settings)
+    await again.open(["orders"])
+    yield again.open_instances["orders"]
+    await again.close()
+
+
+async def test_what_could_not_be_opened_is_stopped_and_kept_when_an_older_one_is_promoted(
+    not_opened: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not_opened.failure is not None
+    place = not_opened.incarnation_directory
+    stopped: list[Path] = []
+    monkeypatch.setattr(incarnations_module, "stop_server", lambda data, _: stopped.append(data))
+    await go_back(not_opened)
+    assert not_opened.failure is None
+    assert stopped == [place / "data"], "its server may run, with the port"
+    (kept,) = not_opened.record.previous
+    assert (kept.incarnation, kept.is_removed) == (NEW.incarnation, False)
+    assert (place / "seed.json").exists()
+
+
+async def test_what_cant_be_taken_up_is_not_gone_back_to(
+    instance: Instance, listener: Listener
+) -> None:
+    """The cluster that is protected now goes on, whatever became of the older one's files."""
+    await protect(instance, listener)
+    file = instance.incarnation_directory / "seed.json"
+    await instance.hello(hello_of(NEW, flush_lsn=2 * S), Listener())
+    before = instance.record
+    content = file.read_bytes()
+    file.write_bytes(b"damaged")
+    with pytest.raises(LogshipError) as caught:
+        await go_back(instance)
+    assert caught.value.code is Code.SEED_FAILED
+    assert instance.record == load_record(instance.directory, "orders") == before
+    assert instance.failure is None
+    assert instance.heard is not None and instance.heard.lsn == 2 * S
+    await instance.hello(hello_of(NEW, flush_lsn=3 * S), Listener())
+
+    file.write_bytes(content)
+    (kept,) = before.previous
+    aside = msgspec.structs.replace(kept, volumes=Volumes(store="/not/mounted"))
+    await instance.remember(previous=(aside,))
+    with pytest.raises(RefusedError, match="/not/mounted"):
+        await go_back(instance)
+    assert instance.record.fence is None
+
+
+async def test_a_promotion_that_is_tried_again_says_too_what_it_leaves_out(
+    instance: Instance, listener: Listener
+) -> None:
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    await go_back(instance)
+    assert instance.record.fence is not None
+    left = instance.record.fence.left
+    assert str(NEW.incarnation) in left
+    await instance.unfence()
+    await instance.fence("promotion")
+    assert instance.record.fence.left == left
+
+
+async def test_what_is_taken_up_is_left_alone_by_those_who_tried_before(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incarnations_module, "TAKE_UP_AGAIN_SECONDS", 0.02)
+    await protect(instance, listener)
+    store = instance.store
+    await instance.incarnations._take_up_again()
+    assert instance.store is store
+
+
+async def test_a_full_disk_does_not_end_the_removal_of_what_is_not_needed(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await protect(instance, listener)
+    await instance.hello(hello_of(NEW), Listener())
+    (kept,) = instance.record.previous
+    await instance.remember(previous=(msgspec.structs.replace(kept, replaced_at=1.0),))
+
+    def full(*_: object) -> None:
+        raise LogshipError(Code.DISK_FULL, "no room", retryable=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("applier.operations.instance.save_record", full)
+        await instance.former.remove_expired_quietly()
+    assert instance.alarms.has(Code.RETENTION_FAILED)
+    await instance.former.remove_expired_quietly()
+    await until(lambda: not previous(instance), "it is removed")
+
+
+async def test_what_could_not_be_opened_is_not_checked_either(
+    not_opened: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows its standby: without that nothing that is held is let go."""
+
+    async def passes(*_: object, **__: object) -> Verdict:
+        return Verdict(())
+
+    monkeypatch.setattr("applier.operations.version_check.VersionCheck.compare", passes)
+    await not_opened.remember(held_lsn=7)
+    await not_opened.following.check_again(start=True)
+    assert not_opened.record.held_lsn == 7
+
+
+async def test_one_that_was_left_neither_checks_nor_starts_anything_again(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def passes(*_: object, **__: object) -> Verdict:
+        return Verdict(())
+
+    await protect(instance, listener)
+    left = instance.following
+    stop, placed = left.stop, []
+
+    async def stopped() -> None:
+        await stop()
+        placed.append(left.placed)
+
+    monkeypatch.setattr(left, "stop", stopped)
+    await instance.hello(hello_of(NEW), Listener())
+    assert placed == [None]
+    monkeypatch.setattr("applier.operations.version_check.VersionCheck.compare", passes)
+    await instance.remember(held_lsn=7)
+    await left.check_again(start=True)
+    assert instance.record.held_lsn == 7
