@@ -164,8 +164,14 @@ def _apply_gap(instance: Instance) -> status.ApplyGap:
 
 
 def _room(instance: Instance) -> status.RoomStatus:
+    if instance.record.incarnation is not None:
+        directory = instance.places.store
+    elif not instance.host.settings.store.volumes:
+        directory = instance.directory
+    else:  # on which volume its WAL will be is decided when its primary is known
+        return {"bytes": None, "free_bytes": None}
     try:
-        free_bytes = shutil.disk_usage(instance.directory).free
+        free_bytes = shutil.disk_usage(directory).free
     except OSError:
         return {"bytes": None, "free_bytes": None}
     return {

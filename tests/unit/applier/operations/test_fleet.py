@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -466,3 +467,26 @@ def test_a_registered_one_is_known_to_a_promotion_offline(settings: ApplierSetti
     with pytest.raises(UsageError) as caught:
         promote_offline(settings, "none", lambda *_: None)
     assert caught.value.hint == "instances here: billing, orders"
+
+
+async def test_the_room_that_is_shown_is_that_of_the_volume_with_its_wal(
+    settings: ApplierSettings, service: Service, listener: Listener
+) -> None:
+    await add(service)
+    real = shutil.disk_usage
+    free_bytes = {settings.store.volumes[0]: 7 << 20, settings.standby.volumes[0]: 5 << 20}
+
+    def disk_usage(path: Path) -> object:
+        for volume, free in free_bytes.items():
+            if path.is_relative_to(volume):
+                return real(path)._replace(free=free)
+        return real(path)._replace(free=3 << 20)
+
+    with mock.patch.object(shutil, "disk_usage", disk_usage):
+        before = service.instance(NAME)["room"]
+        assert before["free_bytes"] is None, "it has no volume yet"
+        await fill(service.open_instances[NAME], listener)
+        room = service.instance(NAME)["room"]
+        assert service.instance("orders")["room"]["free_bytes"] is None
+    assert room["free_bytes"] == 7 << 20
+    assert room["bytes"] == (7 << 20) - service.host.keep_free_bytes
