@@ -180,6 +180,8 @@ class Service:
             await asyncio.sleep(RETENTION_SECONDS)
             with_bucket = turn % BUCKET_RETENTION_TURNS == 0
             for instance in list(self.open_instances.values()):
+                if self.open_instances.get(instance.name) is not instance:
+                    continue  # it was removed meanwhile
                 await instance.retention.run_quietly(with_bucket=with_bucket)
                 await instance.former.remove_expired()
 

@@ -84,7 +84,22 @@ class FormerClusters:
         )
 
     async def remove_expired(self) -> None:
-        """What nobody needs any more goes, in the background."""
+        """What nobody needs any more goes, in the background.  What fails is alarmed: it must not
+        end the turns of the other instances."""
+        try:
+            await self._remove_expired()
+        except (LogshipError, OSError) as error:
+            what = error.what if isinstance(error, LogshipError) else str(error)
+            self._instance.alarms.raise_error(
+                LogshipError(
+                    Code.RETENTION_FAILED,
+                    f"a cluster that {self._instance.name} was before can't be removed: {what}",
+                    "it is tried again every hour; until then more stays than has to",
+                    retryable=True,
+                )
+            )
+
+    async def _remove_expired(self) -> None:
         instance = self._instance
         grace_seconds = instance.host.settings.retention.previous_hours * 3600.0
         chosen = expired(instance.record, time.time(), grace_seconds)
