@@ -82,6 +82,8 @@ def _is_cut_off(document: Document) -> bool:
     state = get(document, "link", "state")
     if state == "lost" or get(document, "primary", "reachable") is False:
         return True
+    if get(document, "phase") in ("following", "gap") and state not in ("connected", "bucket"):
+        return True  # a standby is there, and nothing is known to feed it
     return bool(state == "bucket" and get(document, "bucket", "state") == "failed")
 
 

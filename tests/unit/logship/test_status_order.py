@@ -44,6 +44,8 @@ SYNC = {"configured": "sync", "in_effect": "sync"}
         ({"phase": "promoting"}, Concern.PROMOTING),
         ({"alarms": [ALARM]}, Concern.ALARMED),
         ({"link": {"state": "lost"}}, Concern.CUT_OFF),
+        ({"link": {"state": "never"}}, Concern.CUT_OFF),
+        ({"link": None}, Concern.CUT_OFF),
         ({"primary": {"reachable": False}}, Concern.CUT_OFF),
         ({"link": {"state": "bucket"}, "bucket": {"state": "failed"}}, Concern.CUT_OFF),
         ({"link": {"state": "bucket"}, "bucket": {"state": "up-to-date"}}, Concern.WELL),
