@@ -145,8 +145,11 @@ def _transfer_gap(instance: Instance) -> status.TransferGap:
     )
     if gap_bytes is None:
         return {"bytes": None, "seconds": None}
+    if gap_bytes == 0:
+        return {"bytes": 0, "seconds": 0.0}
+    # Not known after a restart, until the sender comes again.
     since = instance.sender.behind_since
-    seconds = time.monotonic() - since if gap_bytes and since is not None else 0.0
+    seconds = time.monotonic() - since if since is not None else None
     return {"bytes": gap_bytes, "seconds": seconds}
 
 

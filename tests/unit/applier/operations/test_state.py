@@ -14,6 +14,7 @@ from applier.operations.instance import Instance
 from applier.operations.record import Heard
 from applier.operations.state import instance_status
 from applier.service import Service
+from applier.settings import ApplierSettings
 from applier.standby.life import STEADY_SECONDS, LifeState
 from applier.standby.server import StandbyStatus
 from logship.frames import GapFound, OtherRoad, ShipperHeartbeat
@@ -113,6 +114,19 @@ async def test_what_is_missing_here_is_counted_from_what_was_heard(
     assert gap["seconds"] is not None and gap["seconds"] >= 0
     instance.sender.heard = Heard(timeline=1, lsn=4 * S + 50_000, at=0.0)
     assert instance_status(instance)["transfer_gap"] == {"bytes": 0, "seconds": 0.0}
+
+
+async def test_since_when_something_is_missing_is_not_known_after_a_restart(
+    service: Service, settings: ApplierSettings, instance: Instance, listener: Listener
+) -> None:
+    await stream(instance, listener)
+    await service.close()
+    again = Service(settings)
+    await again.open()
+    document: Any = again.instance("orders")
+    await again.close()
+    assert document["link"]["state"] == "lost"
+    assert document["transfer_gap"] == {"bytes": S - 50_000, "seconds": None}
 
 
 async def test_what_is_not_replayed_has_an_age(instance: Instance, listener: Listener) -> None:
