@@ -10,6 +10,7 @@ record, so no link leads there, and settings that change later move nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ import msgspec
 
 from logship.errors import Code, LogshipError
 from logship.identity import Incarnation
+
+_INSTANCES = "instances"
 
 
 class Volumes(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +54,7 @@ class InstancePlaces(NamedTuple):
 
     def on(self, volume: str | Path) -> Path:
         """The instance's directory on one volume."""
-        return (Path(volume) if volume else self.directory) / "instances" / self.name
+        return (Path(volume) if volume else self.directory) / _INSTANCES / self.name
 
     def of(self, incarnation: Incarnation, volumes: Volumes) -> IncarnationPlaces:
         return IncarnationPlaces(
@@ -68,5 +71,19 @@ def check_mounted(places: IncarnationPlaces, volumes: Volumes) -> None:
                 Code.STORE_FAILED,
                 f"{directory} is not there, and files of the instance are in it",
                 f"mount {volume}; it is tried again by itself",
+                retryable=True,
+            )
+
+
+def check_volumes(volumes: Iterable[Volumes]) -> None:
+    """Raise LogshipError(STORE_FAILED, retryable) if one of them is not there: files on it would
+    count as removed."""
+    for volume in dict.fromkeys(path for each in volumes for path in (each.store, each.standby)):
+        instances = Path(volume) / _INSTANCES
+        if volume and not instances.is_dir():
+            raise LogshipError(
+                Code.STORE_FAILED,
+                f"{instances} is not there, and files of the instance are in it",
+                f"mount {volume}, and try again; if it is gone for good: mkdir -p {instances}",
                 retryable=True,
             )

@@ -169,17 +169,29 @@ def plan_removal(name: str, found: OnDisk, *, keep_data: bool, promoted: bool) -
             Code.ALREADY_PROMOTED,
             f"{name} was promoted: its server is production"
             if found.is_readable
-            else f"the record of {name} can't be read: it may have been promoted",
+            else _may_be_promoted(name),
             "--keep-data leaves the server and its data alone, --promoted removes both",
         )
     return Removal(keep_data=keep_data, keep_server=keep_data and maybe)
 
 
-def check_port_change(name: str, is_promoted: bool, old: int, new: int) -> None:
+def check_port_change(name: str, found: OnDisk, old: int, new: int) -> None:
     """Raises RefusedError(ALREADY_PROMOTED): clients connect to the port."""
-    if new != old and is_promoted:
+    if new == old:
+        return
+    if not found.is_readable:
+        raise RefusedError(
+            Code.ALREADY_PROMOTED,
+            _may_be_promoted(name),
+            f"mend it first: shipper status {name}",
+        )
+    if found.is_promoted:
         raise RefusedError(
             Code.ALREADY_PROMOTED,
             f"{name} was promoted: its clients connect to port {old}",
             "take the server over first: run_standby=false, then change it in its own settings",
         )
+
+
+def _may_be_promoted(name: str) -> str:
+    return f"the record of {name} can't be read: it may have been promoted"

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from applier.fleet import rules
-from applier.fleet.places import IncarnationPlaces, Volumes
+from applier.fleet.places import IncarnationPlaces, Volumes, check_volumes
 from applier.fleet.ports import allot_port, is_port_free, parse_ports
 from applier.fleet.registry import (
     Entry,
@@ -176,9 +176,8 @@ class Fleet:
             own = settings_of(name, settings)
             self._check(host.settings, name, own)
             if own.port != entry.settings.port:
-                rules.check_port_change(
-                    name, instance.record.fence is not None, entry.settings.port, own.port
-                )
+                found = await self._on_disk(host, instance)
+                rules.check_port_change(name, found, entry.settings.port, own.port)
                 await self._check_port_is_free(own.port)
             if own.has_link and self.roads is not None:
                 self.roads.ensure_link()
@@ -243,6 +242,8 @@ class Fleet:
         with contextlib.suppress(LogshipError):
             record = load_record(places.home, name)
             volumes = [record.volumes, *(each.volumes for each in record.previous)]
+        if not removal.keep_data:
+            check_volumes(volumes)
         extra = [host.standby_socket_directory(name)]
         if not removal.keep_data and not _is_bucket(self._declared):
             extra.append(self._declared.seeds_directory / name)
@@ -264,14 +265,13 @@ class Fleet:
 def _leaving(instance: Instance) -> Iterator[None]:
     """From here on nothing is taken for it, and no promotion of it begins; unless the block
     fails."""
-    before = instance.failure
-    instance.failure = LogshipError(
+    instance.leaving = LogshipError(
         Code.UNKNOWN_INSTANCE, f"{instance.name} is being removed", "it is not protected here"
     )
     try:
         yield
     except BaseException:
-        instance.failure = before
+        instance.leaving = None
         raise
 
 
@@ -288,7 +288,7 @@ def _refuse_while_promoting(instance: Instance) -> None:
     if instance.promotion_turn.locked():
         raise RefusedError(
             Code.PROMOTE_REFUSED,
-            f"{instance.name} is just being promoted",
+            f"a promotion of {instance.name}, or a change of its standby, is running",
             f"wait for it: shipper status {instance.name} shows how far it is",
         )
 

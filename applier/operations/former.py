@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from applier.fleet.places import IncarnationPlaces, Volumes
+from applier.fleet.places import IncarnationPlaces, Volumes, check_volumes
 from applier.operations.kept_incarnations import expired, marked_for_removal, removed, streams_now
 from applier.operations.record import kept_of
 from applier.retention.leases import running_restores
@@ -199,6 +199,8 @@ class FormerClusters:
     def _remove(self, incarnation: Incarnation) -> None:
         """Blocks.  Its kept seeds as well: without the WAL they lead nowhere."""
         instance = self._instance
+        kept_files = kept_of(instance.record, incarnation)
+        check_volumes([kept_files.volumes] if kept_files is not None else [])
         for directory in self._places_of(incarnation):
             durable.remove_tree(directory)
         kept = instance.arrival.kept

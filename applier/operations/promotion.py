@@ -79,6 +79,8 @@ async def resume(instance: Instance, report: Report) -> dict[str, Any]:
 
 
 def _refuse_if_running(instance: Instance) -> None:
+    if instance.leaving is not None:
+        raise RefusedError(instance.leaving.code, instance.leaving.what, instance.leaving.hint)
     if instance.promotion_turn.locked():
         raise RefusedError(
             Code.PROMOTE_REFUSED,
@@ -104,9 +106,6 @@ class _Job:
         instance then is the older cluster, until the sender of the newer one comes again."""
         instance = self._instance
         self._refuse_if_promoted()
-        failure = instance.failure
-        if failure is not None and failure.code is Code.UNKNOWN_INSTANCE:
-            raise RefusedError(failure.code, failure.what, failure.hint)  # it is being removed
         self._report("go back", {"to": str(incarnation)})
         try:
             await instance.incarnations.go_back(incarnation)

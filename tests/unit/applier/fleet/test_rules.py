@@ -199,10 +199,14 @@ def test_what_is_not_removed_by_a_slip(found: OnDisk, code: Code, what: str) -> 
 
 
 def test_the_port_of_a_promoted_server_stays() -> None:
-    check_port_change("orders", False, 5433, 5434)
-    check_port_change("orders", True, 5433, 5433)
+    promoted, unknown = OnDisk(True, True, 0), OnDisk(False, False, 0)
+    check_port_change("orders", OnDisk(True, False, 0), 5433, 5434)
+    check_port_change("orders", promoted, 5433, 5433)
+    check_port_change("orders", unknown, 5433, 5433)
     with pytest.raises(RefusedError, match="clients connect to port 5433"):
-        check_port_change("orders", True, 5433, 5434)
+        check_port_change("orders", promoted, 5433, 5434)
+    with pytest.raises(RefusedError, match="may have been promoted"):
+        check_port_change("orders", unknown, 5433, 5434)
 
 
 def test_the_list_says_where_each_is_from_and_what_is_wrong() -> None:

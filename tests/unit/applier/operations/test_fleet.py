@@ -12,8 +12,9 @@ from unittest import mock
 import msgspec
 import pytest
 
-from applier.fleet.registry import Registry, Removal
+from applier.fleet.registry import Registration, Registry, Removal
 from applier.operations.instance import Instance
+from applier.operations.promotion import promote
 from applier.operations.record import Fence, Promotion
 from applier.retention.leases import HeldLease
 from applier.service import Service, promote_offline
@@ -283,6 +284,61 @@ async def test_a_record_that_can_not_be_read_may_hide_a_promotion(
         await again.remove_instance(NAME, keep_data=False, promoted=False)
     await again.remove_instance(NAME, keep_data=False, promoted=True)
     await again.close()
+
+
+async def test_clients_keep_their_port_also_if_the_record_can_not_be_read(
+    service: Service, settings: ApplierSettings
+) -> None:
+    port = (await add(service))["port"]
+    await service.open_instances[NAME].remember(**promoted())
+    await service.close()
+    (settings.directory / "instances" / NAME / "instance.json").write_text("{")
+    again = Service(settings)
+    await again.open()
+    with pytest.raises(RefusedError, match="may have been promoted"):
+        await again.change_instance(NAME, {"port": free_port()}, [])
+    assert again.open_instances[NAME].settings.port == port
+    await again.close()
+
+
+async def test_nothing_of_a_volume_that_is_away_counts_as_removed(
+    settings: ApplierSettings, shared_tmp_path: Path, service: Service, listener: Listener
+) -> None:
+    await add(service)
+    await fill(service.open_instances[NAME], listener)
+    volume = settings.store.volumes[0]
+    away = volume.rename(volume.with_name("unmounted"))
+    volume.mkdir()
+    with pytest.raises(LogshipError) as caught:
+        await service.remove_instance(NAME, keep_data=False, promoted=False)
+    assert caught.value.retryable and f"mount {volume}" in caught.value.hint
+    (listed,) = [each for each in await service.fleet() if each["name"] == NAME]
+    assert listed["removing"]
+    volume.rmdir()
+    away.rename(volume)
+    await service.remove_instance(NAME, keep_data=False, promoted=False)
+    assert files_of(shared_tmp_path) == []
+
+
+async def test_one_that_could_be_opened_while_it_goes_lets_nobody_in(
+    service: Service, listener: Listener
+) -> None:
+    await add(service)
+    instance = service.open_instances[NAME]
+    save = Registry.save
+    seen: list[str] = []
+
+    def save_and_open(registry: Registry, registration: Registration) -> None:
+        save(registry, registration)
+        # As an attempt to open it does that was under way.
+        instance.failure = None
+        with pytest.raises(LogshipError, match="being removed") as caught:
+            asyncio.run(promote(instance, lambda *_: None))
+        seen.append(caught.value.what)
+
+    with mock.patch.object(Registry, "save", save_and_open):
+        await service.remove_instance(NAME, keep_data=False, promoted=False)
+    assert len(seen) == 1
 
 
 async def test_what_a_restore_reads_stays(service: Service, listener: Listener) -> None:
