@@ -15,7 +15,7 @@ from typing import Final
 
 from logship.checks import check_directory
 from logship.commandline import add_json_argument, print_json
-from logship.errors import Code, ExitCode, RefusedError, UsageError
+from logship.errors import Code, ExitCode, LogshipError, RefusedError, UsageError
 from logship.frames import Joined
 from logship.identity import Profile
 from logship.link.token import MAX_TOKEN_CHARACTERS, JoinToken
@@ -118,6 +118,16 @@ async def read_profile(settings: ShipperSettings) -> Profile:
     try:
         await primary.primary_state()
         return await primary.profile()
+    except LogshipError as error:
+        if error.code is not Code.PRIMARY_UNREACHABLE:
+            raise
+        raise LogshipError(
+            error.code,
+            error.what,
+            "check that it runs and that --conninfo leads to it, then repeat the command: the "
+            "token is still good",
+            retryable=True,
+        ) from error
     finally:
         await primary.close()
 
@@ -142,4 +152,5 @@ def _show(joined: Joined, files: JoinFiles, public_key: str, *, as_json: bool) -
         print(f"standby port  {joined.standby_port}, on the recovery server, after a promotion")
     for note in joined.notes:
         print(f"look at       {note}")
-    print(f"next          shipper check --config {files.settings}, then shipper run")
+    print(f"next          shipper check --config {files.settings}")
+    print(f"              shipper run --config {files.settings}")

@@ -121,5 +121,6 @@ async def test_what_is_wrong_beforehand_leaves_nothing_and_costs_no_token(
     assert "hunter2" not in conninfo.out + conninfo.err
     nobody = await recovery.join(token, f"host=127.0.0.1 port={free_port()}")
     assert error_of(nobody)["code"] == Code.PRIMARY_UNREACHABLE
+    assert "by itself" not in error_of(nobody)["hint"], "a command ends"
     assert recovery.instances.registered == []
     assert recovery.left() == []
