@@ -136,8 +136,15 @@ def check_together(settings: ApplierSettings, name: str, candidate: InstanceSett
         )
 
 
-def check_key_is_its_own(name: str, key: str, owners: Mapping[str, str]) -> None:
-    """owners: instance by public key.  Raises RefusedError(KEY_NOT_ALLOWED)."""
+def check_key_is_its_own(name: str, key: str, owners: Mapping[str, str], ours: str) -> None:
+    """owners: instance by public key.  ours: the applier's.  Raises
+    RefusedError(KEY_NOT_ALLOWED)."""
+    if key == ours:
+        raise RefusedError(
+            Code.KEY_NOT_ALLOWED,
+            f"the key {key} is the applier's own",
+            f"give the one of the shipper of {name}: it is in the .pub file on the primary's host",
+        )
     owner = owners.get(key, name)
     if owner != name:
         raise RefusedError(

@@ -34,7 +34,7 @@ from applier.operations.roads import Roads
 from applier.retention.leases import running_restores
 from applier.settings import ApplierSettings, InstanceSettings
 from logship.errors import Code, LogshipError, RefusedError
-from logship.link.keys import load_public
+from logship.link.keys import load_pair, load_public
 from logship.settings_network import parse_tcp_endpoint
 
 log = structlog.get_logger(__name__)
@@ -148,7 +148,10 @@ class Fleet:
     def _check(self, settings: ApplierSettings, name: str, own: InstanceSettings) -> None:
         rules.check_together(settings, name, own)
         if own.has_link and self.roads is not None:
-            rules.check_key_is_its_own(name, load_public(own.shipper_key), self.roads.key_owners)
+            ours = load_pair(settings.link.secret_key_file).public
+            rules.check_key_is_its_own(
+                name, load_public(own.shipper_key), self.roads.key_owners, ours
+            )
 
     async def _register(
         self, host: Host, registration: Registration, own: InstanceSettings

@@ -156,9 +156,11 @@ def test_one_that_is_changed_is_not_compared_with_itself() -> None:
 
 def test_a_key_that_is_in_a_file_elsewhere_is_not_shared_either() -> None:
     with pytest.raises(RefusedError, match="the one of orders"):
-        check_key_is_its_own("new", KEY, {KEY: "orders"})
-    check_key_is_its_own("orders", KEY, {KEY: "orders"})
-    check_key_is_its_own("new", OTHER_KEY, {KEY: "orders"})
+        check_key_is_its_own("new", KEY, {KEY: "orders"}, "ours")
+    check_key_is_its_own("orders", KEY, {KEY: "orders"}, "ours")
+    check_key_is_its_own("new", OTHER_KEY, {KEY: "orders"}, "ours")
+    with pytest.raises(RefusedError, match="the applier's own"):
+        check_key_is_its_own("new", KEY, {}, KEY)
 
 
 def test_ports_that_are_spoken_for() -> None:

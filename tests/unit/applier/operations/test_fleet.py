@@ -22,7 +22,7 @@ from applier.settings import ApplierSettings
 from logship import durable
 from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.frames import SeedBegin
-from logship.link.keys import generate
+from logship.link.keys import generate, load_pair
 from tests.support.fake_intake import new_keys
 from tests.support.link_frames import SEGMENT_BYTES, hello
 from tests.support.waiting import free_port
@@ -165,6 +165,9 @@ async def test_a_port_in_use_and_a_key_in_use_are_refused(service: Service) -> N
     assert caught.value.code is Code.PORT_TAKEN
     server.close()
     await server.wait_closed()
+    ours = load_pair(service.host.settings.link.secret_key_file).public
+    with pytest.raises(RefusedError, match="the applier's own"):
+        await add(service, public_key=ours)
     with pytest.raises(UsageError, match="same public key"):
         await add(service, public_key=service.host.settings.instances["orders"].public_key)
     await service.close_roads()
