@@ -34,6 +34,7 @@ from applier.operations.roads import Roads
 from applier.retention.leases import running_restores
 from applier.settings import ApplierSettings, InstanceSettings
 from logship.errors import Code, LogshipError, RefusedError
+from logship.identity import Profile
 from logship.link.keys import load_pair, load_public
 from logship.settings_network import parse_tcp_endpoint
 
@@ -89,6 +90,11 @@ class Fleet:
     def check_new_name(self, name: str) -> None:
         """Raises UsageError, or RefusedError(INSTANCE_EXISTS), as `add` does."""
         rules.check_new_name(name, self._declared, self.registered)
+
+    def why_refused(self, name: str, profile: Profile) -> LogshipError | None:
+        """What the shipper of an instance would be refused with now, as where data were kept."""
+        instance = self._instances.get(name)
+        return instance.incarnations.why_refused(profile) if instance is not None else None
 
     async def describe(self) -> list[dict[str, Any]]:
         """See `applier.fleet.report.describe`."""
