@@ -71,7 +71,9 @@ class StoreStatus(TypedDict):
 
 
 class StandbyStatus(TypedDict):
-    """The standby server.  state: stopped, starting, running, failed, promoted."""
+    """The standby server.  state: stopped, starting, running, stopping, waiting (it failed, and is
+    started again in a moment), promoted.  last_error: why it failed, until it has run for a
+    while."""
 
     state: str | None
     version: str | None

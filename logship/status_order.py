@@ -18,7 +18,7 @@ class Concern(IntEnum):
     """What is the worst of an instance; the smaller, the sooner it wants a person."""
 
     STUCK = 0
-    """It does not go on by itself: a gap, blocked, or its standby failed."""
+    """It does not go on by itself: a gap, blocked, or its standby does not stay up."""
     PROMOTING = 1
     ALARMED = 2
     CUT_OFF = 3
@@ -44,8 +44,7 @@ def concern_of(document: Document) -> Concern:
     """The worst of what the document says; what is not known is not well."""
     phase = get(document, "phase")
     filling = bool(get(document, "gap", "filling"))
-    failed = get(document, "standby", "state") == "failed"
-    if phase == "blocked" or (phase == "gap" and not filling) or failed:
+    if phase == "blocked" or (phase == "gap" and not filling) or _is_failing(document):
         return Concern.STUCK
     if phase == "promoting":
         return Concern.PROMOTING
@@ -76,6 +75,14 @@ def _key(document: Document) -> tuple[Concern, float, float, str]:
         return (concern, 0.0, 0.0, name)
     gap = get(document, "transfer_gap")
     return (concern, -_amount(get(gap, "seconds")), -_amount(get(gap, "bytes")), name)
+
+
+def _is_failing(document: Document) -> bool:
+    """Whether its standby does not stay up.  An error is told until it has run for a while, so
+    that one that is started again and again is not well in between."""
+    state = get(document, "standby", "state")
+    failed = state == "waiting" or bool(get(document, "standby", "last_error"))
+    return failed and state != "promoted"
 
 
 def _is_cut_off(document: Document) -> bool:
