@@ -124,8 +124,9 @@ def transfer_gap(document: Document, now: float) -> str:
     seconds = get(document, "transfer_gap", "seconds")
     if byte_count is None and seconds is None:
         return UNKNOWN
-    if get(document, "link", "state") == "bucket":
-        # As of the newest object: nobody here knows what the primary has done since.
+    is_away = get(document, "primary", "reachable") is False
+    if is_away or get(document, "link", "state") in ("bucket", "lost"):
+        # As of the newest object, or the last word: nobody here knows what it has done since.
         return f"{size(byte_count)}, {ago(get(document, 'primary', 'heard_at'), now)}"
     return f"{size(byte_count)}, {duration(seconds)}"
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from logship.status_table import summary, table_lines
+from logship.status_words import transfer_gap
 from logship.terminal import Tone
 from tests.unit.logship.test_status_view import FOLLOWING, NOW, UNKNOWN_STATUS
 
@@ -169,6 +170,10 @@ def test_no_instances_are_said() -> None:
 
 def test_the_summary_counts_what_needs_a_person() -> None:
     lost = {**FOLLOWING, "link": {"state": "lost", "since": NOW}}
+    # What the primary has done since it was last heard is not known, so nobody says 0.0 s.
+    away = {**FOLLOWING, "primary": {"reachable": False, "heard_at": NOW - 30}}
+    for cut_off in ({**away, **lost, "primary": away["primary"]}, away):
+        assert transfer_gap(cut_off, NOW).endswith(", 30 s ago")
     assert summary([FOLLOWING]) == "1 instance, none needs attention"
     assert summary([FOLLOWING, lost]) == "2 instances, 1 needs attention"
     assert summary([lost, FOLLOWING, lost]) == "3 instances, 2 need attention"
