@@ -11,6 +11,7 @@ from applier.fleet.registry import Entry, Registered, Removal, Said
 from applier.settings import ApplierSettings, InstanceSettings
 from logship.errors import Code, RefusedError, UsageError
 from logship.identity import check_instance_name
+from logship.settings import suggestion
 
 _TABLE = "settings"
 """The one setting of an instance that is a table; its entries are said one by one."""
@@ -43,6 +44,7 @@ def with_changes(said: Mapping[str, Any], changes: Mapping[str, Any], unset: Ite
     result: Said = {**said, _TABLE: dict(said.get(_TABLE) or {})}
     for key in unset:
         table, name = _place(result, key)
+        _check_can_be_unset(key, table is not result, name in table)
         table.pop(name, None)
         if key == _TABLE:
             result[_TABLE] = {}
@@ -52,6 +54,17 @@ def with_changes(said: Mapping[str, Any], changes: Mapping[str, Any], unset: Ite
     if result[_TABLE] == {}:
         del result[_TABLE]
     return result
+
+
+def _check_can_be_unset(key: str, is_entry: bool, is_set: bool) -> None:
+    known = InstanceSettings.__struct_fields__
+    if not is_entry and key not in known:
+        hint = suggestion(key, known) or f"there are {', '.join(known)}"
+        raise UsageError(Code.SETTINGS, f"{key} is not a setting of an instance", hint)
+    if is_entry and not is_set:
+        raise UsageError(
+            Code.SETTINGS, f"{key} is not set for this instance", "`applier list --json` shows all"
+        )
 
 
 def _place(said: Said, key: str) -> tuple[dict[str, Any], str]:

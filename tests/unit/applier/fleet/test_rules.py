@@ -85,6 +85,19 @@ def test_what_is_wrong_is_named_as_in_a_settings_file(changes: dict[str, Any], w
     assert caught.value.code is Code.SETTINGS
 
 
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("portt", "portt is not a setting"),
+        ("settings.work_men", "settings.work_men is not set"),
+        ("setting.work_mem", "setting.work_mem is not a setting"),
+    ],
+)
+def test_a_slip_of_the_hand_is_not_unset(key: str, what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        with_changes({"port": 5434, "settings": {"work_mem": "8MB"}}, {}, [key])
+
+
 def test_a_key_stands_in_the_registration_itself() -> None:
     with pytest.raises(UsageError, match="not in a file"):
         with_changes({}, {"public_key_file": "/etc/logship/x.pub"}, ())
