@@ -106,7 +106,8 @@ def settings_of(
 
 
 async def read_profile(settings: ShipperSettings) -> Profile:
-    """What the primary is.  Raises LogshipError."""
+    """What the primary is, with what surrounds it.  Raises LogshipError."""
+    from shipper.sources.environment import EnvironmentWatch
     from shipper.sources.primary import PrimaryQueries
 
     primary = PrimaryQueries(
@@ -117,7 +118,7 @@ async def read_profile(settings: ShipperSettings) -> Profile:
     )
     try:
         await primary.primary_state()
-        return await primary.profile()
+        return await EnvironmentWatch(primary).open(await primary.profile())
     except LogshipError as error:
         if error.code is not Code.PRIMARY_UNREACHABLE:
             raise

@@ -90,6 +90,9 @@ async def test_joining_makes_all_that_a_shipper_needs(
         "notes": ["main is PostgreSQL 18"],
     }
     assert recovery.instances.keys == {"main": pair.public}
+    (told,) = recovery.instances.told
+    assert told.environment is not None and told.environment.is_complete
+    assert {each.name for each in told.environment.databases} >= {"postgres"}
     assert pair.secret not in outcome.out + outcome.err
     settings = load_settings(recovery.file, ShipperSettings)
     assert (settings.instance, settings.primary.conninfo) == ("main", server.dsn())
