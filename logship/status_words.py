@@ -16,6 +16,20 @@ UNKNOWN = "?"
 Document = Mapping[str, Any]
 
 
+def printable(document: Document) -> dict[str, Any]:
+    """The document with nothing in its texts that a terminal obeys, or that begins a line: much
+    of it is what a primary said of itself, and that may be in other hands."""
+    return {name: _plain(value) for name, value in document.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return "".join(each if each.isprintable() else "?" for each in value)
+    if isinstance(value, Mapping):
+        return printable(value)
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
 def get(document: Any, *path: str) -> Any:
     """What stands at `path`; None if it is null, or any part of the way is missing."""
     for name in path:
