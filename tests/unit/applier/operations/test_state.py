@@ -227,6 +227,22 @@ async def test_a_standbys_last_error_is_shown_until_it_has_run_for_a_while(
         instance.following.standby = None
 
 
+async def test_a_standby_that_is_started_again_and_again_is_an_alarm(instance: Instance) -> None:
+    def alarms(restarts: int, state: LifeState, state_seconds: float) -> list[str]:
+        server = StandbyStatus(state, 1, state_seconds, restarts, "PANIC: gone", None, False, ())
+        instance.following.standby = SimpleNamespace(status=lambda: server)  # type: ignore[assignment]
+        return [each["what"] for each in instance_status(instance)["alarms"]]
+
+    try:
+        assert alarms(3, LifeState.WAITING, 1.0) == []
+        (what,) = alarms(4, LifeState.WAITING, 1.0)
+        assert "does not stay up" in what and "PANIC: gone" in what
+        assert alarms(4, LifeState.STARTING, 1.0) == alarms(4, LifeState.RUNNING, 1.0) == [what]
+        assert alarms(4, LifeState.RUNNING, STEADY_SECONDS) == []
+    finally:
+        instance.following.standby = None
+
+
 async def test_a_gap_is_shown_until_wal_flows_again(instance: Instance, listener: Listener) -> None:
     await stream(instance, listener)
     instance.gap_found(
