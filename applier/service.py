@@ -208,8 +208,10 @@ class Service:
             await asyncio.sleep(RETENTION_SECONDS)
             with_bucket = turn % BUCKET_RETENTION_TURNS == 0
             for instance in list(self.open_instances.values()):
+                if self.open_instances.get(instance.name) is not instance:
+                    continue  # it was removed meanwhile
                 await instance.retention.run_quietly(with_bucket=with_bucket)
-                await instance.former.remove_expired_quietly()
+                await instance.former.remove_expired()
 
     def keep_looking(self) -> None:
         """From now on look, now and then, for changed packages and into running standbys."""

@@ -398,6 +398,7 @@ class InstanceSettings(Section, frozen=True, kw_only=True):
         Meta(
             description="The file of its shipper's public key, as `keygen` wrote it (.pub).",
             examples=["/etc/logship/main.pub"],
+            extra={"suggested": True},
         ),
     ] = None
     port: Annotated[

@@ -4,8 +4,8 @@ The annotations of a `Section` carry everything there is to know about a key: it
 limits, what it means (`Meta.description`), an example for a key without a default
 (`Meta.examples`), and in `Meta.extra` how to name its shape in messages ("shape"), a look
 at its value ("check") and, for a table of named things, at each name ("check_name") or at
-each (name, value) ("check_entry").  A subsection that may be left out stands in comments in
-what `init` writes, unless "suggested" is true.
+each (name, value) ("check_entry").  A subsection that may be left out, and the example of
+such a key, stand in comments in what `init` writes, unless "suggested" is true.
 """
 
 from __future__ import annotations

@@ -32,13 +32,14 @@ _NO_VALUES: Values = MappingProxyType({})
 def render_commented(kind: type[Section], title: str, values: Values = _NO_VALUES) -> str:
     """A settings file of `kind` with every key explained.
 
-    Keys in `values` and keys without a default stand as settings (the latter with their
-    example); the others stand in comments with their defaults, and so does a named table for
-    which there are no values.  Reading it back gives the defaults plus `values` plus the
-    examples.
+    Keys in `values` and keys that are required or suggested stand as settings (the latter with
+    their example); the others stand in comments with their defaults, or an example where they
+    have none, and so does a named table for which there are no values.  Reading it back gives
+    the defaults plus `values` plus the examples of the first.
     """
     lines = [f"# {line}" for line in textwrap.wrap(title, _WIDTH)]
-    lines += ["# A line that starts with #name shows a default: remove the # to change it."]
+    lines += ["# A line that starts with #name shows a default, or an example where there is none:"]
+    lines += ["# remove the # to change it."]
     lines += _section_lines(kind, (), values)
     return "\n".join(lines) + "\n"
 
@@ -92,7 +93,10 @@ def _key_lines(key: Key, full_name: str, values: Values) -> Iterator[str]:
     if full_name in values:
         yield f"{key.name} = {toml_value(values[full_name])}"
     elif key.meta.examples:
-        yield f"{key.name} = {toml_value(key.meta.examples[0])}"
+        # One that may be left out is not there by itself: it may name what this host has not.
+        suggested = key.required or (key.meta.extra or {}).get("suggested")
+        sign = "" if suggested else "#"
+        yield f"{sign}{key.name} = {toml_value(key.meta.examples[0])}"
     elif key.default is None:
         yield f"#{key.name} ="
     else:

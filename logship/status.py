@@ -71,7 +71,9 @@ class StoreStatus(TypedDict):
 
 
 class StandbyStatus(TypedDict):
-    """The standby server.  state: stopped, starting, running, failed, promoted."""
+    """The standby server.  state: stopped, starting, running, stopping, waiting (it failed, and is
+    started again in a moment), promoted.  last_error: why it failed, until it has run for a
+    while."""
 
     state: str | None
     version: str | None
@@ -104,7 +106,8 @@ class ApplyGap(TypedDict):
 
 class RoomStatus(TypedDict):
     """Room on the file system where the instance's WAL is.  bytes: what can still be received,
-    which is `free_bytes` without `store.keep_free_mb`."""
+    which is `free_bytes` without `store.keep_free_mb`.  None also before one of `store.volumes` is
+    chosen, which is when its primary is first heard of."""
 
     bytes: int | None
     free_bytes: int | None

@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from logship.applier_client import ApplierClient, find_socket
 from logship.commandline import add_json_argument, print_json
 from logship.errors import Code, ExitCode, LogshipError
 from logship.status_table import summary, table_lines
 from logship.status_view import render_detail
+from logship.status_words import printable
 from logship.terminal import Line, Terminal, Tone, draw, paint
 
 _WATCH_SECONDS = 1.0
@@ -63,8 +64,13 @@ def _document(client: ApplierClient, name: str | None) -> object:
 def _lines(client: ApplierClient, name: str | None, width: int | None) -> list[Line]:
     now = time.time()
     if name is not None:
-        return [Line(text) for text in render_detail(client.instance(name), now).splitlines()]
-    return table_lines(client.instances(), now, width)
+        document = printable(client.instance(name))
+        return [Line(text) for text in render_detail(document, now).splitlines()]
+    return table_lines(_shown(client), now, width)
+
+
+def _shown(client: ApplierClient) -> list[dict[str, Any]]:
+    return [printable(document) for document in client.instances()]
 
 
 def _watch(client: ApplierClient, args: argparse.Namespace) -> NoReturn:
@@ -90,7 +96,7 @@ def _watched(client: ApplierClient, name: str | None, width: int | None) -> list
     at = time.strftime("%H:%M:%S")
     if name is not None:
         return [Line(at, Tone.FAINT), *_lines(client, name, width)]
-    documents = client.instances()
+    documents = _shown(client)
     heading = Line(f"{at}  {summary(documents)}", Tone.FAINT)
     return [heading, Line(""), *table_lines(documents, time.time(), width)]
 

@@ -18,7 +18,7 @@ class Concern(IntEnum):
     """What is the worst of an instance; the smaller, the sooner it wants a person."""
 
     STUCK = 0
-    """It does not go on by itself: a gap, blocked, or its standby failed."""
+    """It does not go on by itself: a gap, blocked, or its standby does not stay up."""
     PROMOTING = 1
     ALARMED = 2
     CUT_OFF = 3
@@ -44,8 +44,7 @@ def concern_of(document: Document) -> Concern:
     """The worst of what the document says; what is not known is not well."""
     phase = get(document, "phase")
     filling = bool(get(document, "gap", "filling"))
-    failed = get(document, "standby", "state") == "failed"
-    if phase == "blocked" or (phase == "gap" and not filling) or failed:
+    if phase == "blocked" or (phase == "gap" and not filling) or _is_failing(document):
         return Concern.STUCK
     if phase == "promoting":
         return Concern.PROMOTING
@@ -78,10 +77,20 @@ def _key(document: Document) -> tuple[Concern, float, float, str]:
     return (concern, -_amount(get(gap, "seconds")), -_amount(get(gap, "bytes")), name)
 
 
+def _is_failing(document: Document) -> bool:
+    """Whether its standby does not stay up.  An error is told until it has run for a while, so
+    that one that is started again and again is not well in between."""
+    state = get(document, "standby", "state")
+    failed = state == "waiting" or bool(get(document, "standby", "last_error"))
+    return failed and state != "promoted"
+
+
 def _is_cut_off(document: Document) -> bool:
     state = get(document, "link", "state")
     if state == "lost" or get(document, "primary", "reachable") is False:
         return True
+    if get(document, "phase") in ("following", "gap") and state not in ("connected", "bucket"):
+        return True  # a standby is there, and nothing is known to feed it
     return bool(state == "bucket" and get(document, "bucket", "state") == "failed")
 
 

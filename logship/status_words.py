@@ -16,6 +16,20 @@ UNKNOWN = "?"
 Document = Mapping[str, Any]
 
 
+def printable(document: Document) -> dict[str, Any]:
+    """The document with nothing in its texts that a terminal obeys, or that begins a line: much
+    of it is what a primary said of itself, and that may be in other hands."""
+    return {name: _plain(value) for name, value in document.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return "".join(each if each.isprintable() else "?" for each in value)
+    if isinstance(value, Mapping):
+        return printable(value)
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
 def get(document: Any, *path: str) -> Any:
     """What stands at `path`; None if it is null, or any part of the way is missing."""
     for name in path:
@@ -124,8 +138,9 @@ def transfer_gap(document: Document, now: float) -> str:
     seconds = get(document, "transfer_gap", "seconds")
     if byte_count is None and seconds is None:
         return UNKNOWN
-    if get(document, "link", "state") == "bucket":
-        # As of the newest object: nobody here knows what the primary has done since.
+    is_away = get(document, "primary", "reachable") is False
+    if is_away or get(document, "link", "state") in ("bucket", "lost"):
+        # As of the newest object, or the last word: nobody here knows what it has done since.
         return f"{size(byte_count)}, {ago(get(document, 'primary', 'heard_at'), now)}"
     return f"{size(byte_count)}, {duration(seconds)}"
 

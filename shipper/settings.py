@@ -129,6 +129,7 @@ class LinkSettings(Section, frozen=True, kw_only=True):
         Meta(
             description="The file of the applier's public key, as `keygen` wrote it (.pub).",
             examples=["/etc/logship/applier.pub"],
+            extra={"suggested": True},
         ),
     ] = None
     secret_key_file: Annotated[

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     client = ApplierClient(find_socket(args.applier))
-    if not (args.yes or args.keep_data or args.json) and sys.stdin.isatty():
+    if not (args.yes or args.keep_data or args.json):
         _confirm(args.name)
     removed = client.remove(args.name, keep_data=args.keep_data, promoted=args.promoted)
     if args.json:
@@ -50,7 +50,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _confirm(name: str) -> None:
-    """A slip of the hand must not cost the only copy."""
+    """A slip of the hand, or of a script, must not cost the only copy."""
+    if not sys.stdin.isatty():
+        raise RefusedError(
+            Code.REMOVE_REFUSED,
+            f"{name} is not removed: nobody can be asked here whether that is meant",
+            "give --yes; --keep-data only forgets the instance",
+        )
     print(f"This removes {name}, its standby and all WAL kept of it here.", file=sys.stderr)
     print("Remove it? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -46,6 +46,9 @@ class FleetInstances:
         host = self._host()
         own = host.settings.instances.get(name)
         notes = await foresee(host, profile)
+        why = self._fleet.why_refused(name, profile)
+        if why is not None:
+            notes.insert(0, f"its shipper will be refused: {why.what}. {why.hint}")
         bucket = host.settings.bucket
         if bucket is not None and bucket.place.directory is None:
             notes.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from applier.compat import Outcome, StandbyProfile, check
 from applier.operations.host import Host
 from logship.errors import LogshipError
@@ -21,7 +23,11 @@ async def foresee(host: Host, profile: Profile) -> list[str]:
         made = await probe(installation, host.run_as, host.probe_cache)
     except LogshipError as error:
         return [f"{error.what}. {error.hint}"]
-    concerns = check(profile, StandbyProfile.of(made), None).concerns
+    no_private_paths = None
+    if profile.environment is not None and profile.environment.tablespaces:
+        no_private_paths = await asyncio.to_thread(host.path_permission.why_not)
+    standby = StandbyProfile.of(made, no_private_paths=no_private_paths)
+    concerns = check(profile, standby, None).concerns
     return [
         f"{each.rule} {'blocks' if each.outcome is Outcome.BLOCK else 'warns'} "
         f"({each.primary} / {each.standby}): {each.why} Remedy: {each.remedy}"

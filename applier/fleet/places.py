@@ -11,6 +11,7 @@ record, so no link leads there, and settings that change later move nothing.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ import msgspec
 
 from logship.errors import Code, LogshipError
 from logship.identity import Incarnation
+
+_INSTANCES = "instances"
 
 
 class Volumes(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +55,7 @@ class InstancePlaces(NamedTuple):
 
     def on(self, volume: str | Path) -> Path:
         """The instance's directory on one volume."""
-        return (Path(volume) if volume else self.directory) / "instances" / self.name
+        return (Path(volume) if volume else self.directory) / _INSTANCES / self.name
 
     def of(self, incarnation: Incarnation, volumes: Volumes) -> IncarnationPlaces:
         return IncarnationPlaces(
@@ -73,15 +76,15 @@ def check_mounted(places: IncarnationPlaces, volumes: Volumes) -> None:
             )
 
 
-def check_volumes_there(volumes: Volumes) -> None:
-    """Raise LogshipError(STORE_FAILED, retryable) if a volume is not there: what can't be seen
+def check_volumes(volumes: Iterable[Volumes]) -> None:
+    """Raise LogshipError(STORE_FAILED, retryable) if one of them is not there: what can't be seen
     must not be taken for removed."""
-    for volume in (volumes.store, volumes.standby):
+    for volume in dict.fromkeys(path for each in volumes for path in (each.store, each.standby)):
         # It was made with the first files, and nothing removes it.
-        if volume and not (Path(volume) / "instances").is_dir():
+        if volume and not (Path(volume) / _INSTANCES).is_dir():
             raise LogshipError(
                 Code.STORE_FAILED,
                 f"{volume} is not mounted, and files that are to be removed are on it",
-                f"mount it; if it is gone for good: mkdir -p {shlex.quote(volume)}/instances",
+                f"mount it; if it is gone for good: mkdir -p {shlex.quote(volume)}/{_INSTANCES}",
                 retryable=True,
             )

@@ -11,6 +11,7 @@ from applier.fleet.registry import Entry, Registered, Removal, Said
 from applier.settings import ApplierSettings, InstanceSettings
 from logship.errors import Code, RefusedError, UsageError
 from logship.identity import check_instance_name
+from logship.settings import suggestion
 
 _TABLE = "settings"
 """The one setting of an instance that is a table; its entries are said one by one."""
@@ -43,6 +44,7 @@ def with_changes(said: Mapping[str, Any], changes: Mapping[str, Any], unset: Ite
     result: Said = {**said, _TABLE: dict(said.get(_TABLE) or {})}
     for key in unset:
         table, name = _place(result, key)
+        _check_can_be_unset(key, table is not result, name in table)
         table.pop(name, None)
         if key == _TABLE:
             result[_TABLE] = {}
@@ -52,6 +54,17 @@ def with_changes(said: Mapping[str, Any], changes: Mapping[str, Any], unset: Ite
     if result[_TABLE] == {}:
         del result[_TABLE]
     return result
+
+
+def _check_can_be_unset(key: str, is_entry: bool, is_set: bool) -> None:
+    known = InstanceSettings.__struct_fields__
+    if not is_entry and key not in known:
+        hint = suggestion(key, known) or f"there are {', '.join(known)}"
+        raise UsageError(Code.SETTINGS, f"{key} is not a setting of an instance", hint)
+    if is_entry and not is_set:
+        raise UsageError(
+            Code.SETTINGS, f"{key} is not set for this instance", "`applier list --json` shows all"
+        )
 
 
 def _place(said: Said, key: str) -> tuple[dict[str, Any], str]:
@@ -136,8 +149,15 @@ def check_together(settings: ApplierSettings, name: str, candidate: InstanceSett
         )
 
 
-def check_key_is_its_own(name: str, key: str, owners: Mapping[str, str]) -> None:
-    """owners: instance by public key.  Raises RefusedError(KEY_NOT_ALLOWED)."""
+def check_key_is_its_own(name: str, key: str, owners: Mapping[str, str], ours: str) -> None:
+    """owners: instance by public key.  ours: the applier's.  Raises
+    RefusedError(KEY_NOT_ALLOWED)."""
+    if key == ours:
+        raise RefusedError(
+            Code.KEY_NOT_ALLOWED,
+            f"the key {key} is the applier's own",
+            f"give the one of the shipper of {name}: it is in the .pub file on the primary's host",
+        )
     owner = owners.get(key, name)
     if owner != name:
         raise RefusedError(
@@ -169,17 +189,29 @@ def plan_removal(name: str, found: OnDisk, *, keep_data: bool, promoted: bool) -
             Code.ALREADY_PROMOTED,
             f"{name} was promoted: its server is production"
             if found.is_readable
-            else f"the record of {name} can't be read: it may have been promoted",
+            else _may_be_promoted(name),
             "--keep-data leaves the server and its data alone, --promoted removes both",
         )
     return Removal(keep_data=keep_data, keep_server=keep_data and maybe)
 
 
-def check_port_change(name: str, is_promoted: bool, old: int, new: int) -> None:
+def check_port_change(name: str, found: OnDisk, old: int, new: int) -> None:
     """Raises RefusedError(ALREADY_PROMOTED): clients connect to the port."""
-    if new != old and is_promoted:
+    if new == old:
+        return
+    if not found.is_readable:
+        raise RefusedError(
+            Code.ALREADY_PROMOTED,
+            _may_be_promoted(name),
+            f"mend it first: shipper status {name}",
+        )
+    if found.is_promoted:
         raise RefusedError(
             Code.ALREADY_PROMOTED,
             f"{name} was promoted: its clients connect to port {old}",
             "take the server over first: run_standby=false, then change it in its own settings",
         )
+
+
+def _may_be_promoted(name: str) -> str:
+    return f"the record of {name} can't be read: it may have been promoted"

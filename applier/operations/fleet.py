@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from applier.fleet import rules
-from applier.fleet.places import IncarnationPlaces, Volumes, check_volumes_there
+from applier.fleet.places import IncarnationPlaces, Volumes, check_volumes
 from applier.fleet.ports import allot_port, is_port_free, parse_ports
 from applier.fleet.registry import (
     Entry,
@@ -34,7 +34,8 @@ from applier.operations.roads import Roads
 from applier.retention.leases import running_restores
 from applier.settings import ApplierSettings, InstanceSettings
 from logship.errors import Code, LogshipError, RefusedError
-from logship.link.keys import load_public
+from logship.identity import Profile
+from logship.link.keys import load_pair, load_public
 from logship.settings_network import parse_tcp_endpoint
 
 log = structlog.get_logger(__name__)
@@ -89,6 +90,11 @@ class Fleet:
     def check_new_name(self, name: str) -> None:
         """Raises UsageError, or RefusedError(INSTANCE_EXISTS), as `add` does."""
         rules.check_new_name(name, self._declared, self.registered)
+
+    def why_refused(self, name: str, profile: Profile) -> LogshipError | None:
+        """What the shipper of an instance would be refused with now, as where data were kept."""
+        instance = self._instances.get(name)
+        return instance.incarnations.why_refused(profile) if instance is not None else None
 
     async def describe(self) -> list[dict[str, Any]]:
         """See `applier.fleet.report.describe`."""
@@ -148,7 +154,10 @@ class Fleet:
     def _check(self, settings: ApplierSettings, name: str, own: InstanceSettings) -> None:
         rules.check_together(settings, name, own)
         if own.has_link and self.roads is not None:
-            rules.check_key_is_its_own(name, load_public(own.shipper_key), self.roads.key_owners)
+            ours = load_pair(settings.link.secret_key_file).public
+            rules.check_key_is_its_own(
+                name, load_public(own.shipper_key), self.roads.key_owners, ours
+            )
 
     async def _register(
         self, host: Host, registration: Registration, own: InstanceSettings
@@ -176,9 +185,8 @@ class Fleet:
             own = settings_of(name, settings)
             self._check(host.settings, name, own)
             if own.port != entry.settings.port:
-                rules.check_port_change(
-                    name, instance.record.fence is not None, entry.settings.port, own.port
-                )
+                found = await self._on_disk(host, instance)
+                rules.check_port_change(name, found, entry.settings.port, own.port)
                 await self._check_port_is_free(own.port)
             if own.has_link and self.roads is not None:
                 self.roads.ensure_link()
@@ -244,8 +252,7 @@ class Fleet:
             record = load_record(places.home, name)
             volumes = [record.volumes, *(each.volumes for each in record.previous)]
         if not removal.keep_data:
-            for each in volumes:
-                check_volumes_there(each)
+            check_volumes(volumes)
         extra = [host.standby_socket_directory(name)]
         if not removal.keep_data and not _is_bucket(self._declared):
             extra.append(self._declared.seeds_directory / name)
@@ -267,14 +274,13 @@ class Fleet:
 def _leaving(instance: Instance) -> Iterator[None]:
     """From here on nothing is taken for it, and no promotion of it begins; unless the block
     fails."""
-    before = instance.failure
-    instance.failure = LogshipError(
+    instance.leaving = LogshipError(
         Code.UNKNOWN_INSTANCE, f"{instance.name} is being removed", "it is not protected here"
     )
     try:
         yield
     except BaseException:
-        instance.failure = before
+        instance.leaving = None
         raise
 
 
@@ -291,7 +297,7 @@ def _refuse_while_promoting(instance: Instance) -> None:
     if instance.promotion_turn.locked():
         raise RefusedError(
             Code.PROMOTE_REFUSED,
-            f"{instance.name} is just being promoted",
+            f"a promotion of {instance.name}, or a change of its standby, is running",
             f"wait for it: shipper status {instance.name} shows how far it is",
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from applier.fleet.places import IncarnationPlaces, Volumes, check_volumes_there
+from applier.fleet.places import IncarnationPlaces, Volumes, check_volumes
 from applier.operations.kept_incarnations import expired, marked_for_removal, removed, streams_now
 from applier.operations.record import kept_of
 from applier.retention.leases import running_restores
@@ -84,23 +84,23 @@ class FormerClusters:
             hours=instance.host.settings.retention.previous_hours,
         )
 
-    async def remove_expired_quietly(self) -> None:
-        """As the service does now and then: what fails is alarmed."""
+    async def remove_expired(self) -> None:
+        """What nobody needs any more goes, in the background.  What fails is alarmed: it must not
+        end the turns of the other instances."""
         try:
-            await self.remove_expired()
-        except (LogshipError, OSError) as error:  # one instance's must not end it for all
+            await self._remove_expired()
+        except (LogshipError, OSError) as error:
             what = error.what if isinstance(error, LogshipError) else str(error)
             self._instance.alarms.raise_error(
                 LogshipError(
                     Code.RETENTION_FAILED,
-                    f"clusters of before can't be removed: {what}",
-                    "it is tried again every hour",
+                    f"a cluster that {self._instance.name} was before can't be removed: {what}",
+                    "it is tried again every hour; until then more stays than has to",
                     retryable=True,
                 )
             )
 
-    async def remove_expired(self) -> None:
-        """What nobody needs any more goes, in the background."""
+    async def _remove_expired(self) -> None:
         instance = self._instance
         grace_seconds = instance.host.settings.retention.previous_hours * 3600.0
         async with instance.incarnations.turn:  # one of them may just be taken up again
@@ -211,9 +211,8 @@ class FormerClusters:
     def _remove(self, incarnation: Incarnation) -> None:
         """Blocks.  Its kept seeds as well: without the WAL they lead nowhere."""
         instance = self._instance
-        kept_of_it = kept_of(instance.record, incarnation)
-        if kept_of_it is not None:
-            check_volumes_there(kept_of_it.volumes)
+        kept_files = kept_of(instance.record, incarnation)
+        check_volumes([kept_files.volumes] if kept_files is not None else [])
         for directory in self._places_of(incarnation):
             durable.remove_tree(directory)
         kept = instance.arrival.kept

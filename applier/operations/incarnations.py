@@ -53,19 +53,9 @@ class Incarnations:
     async def admit(self, hello: Hello) -> None:
         """Let in the cluster of `hello`, in the place of another one if it may take that.  Call
         it with `turn` held.  Raises LogshipError: it is refused, or can't be now."""
-        instance, found = self._instance, hello.profile.incarnation
-        store = instance.store
-        has_standby = instance.following.placed is not None
-        is_empty = store is not None and store.start is None and not has_standby
+        instance = self._instance
         try:
-            standing = standing_of(
-                found, instance.record, is_empty=is_empty, has_standby=has_standby
-            )
-            kept = kept_of(instance.record, found)
-            if standing is Standing.SAME:
-                check_same_segments(instance.record.profile, hello.profile)
-            elif kept is not None:
-                check_same_segments(kept.profile, hello.profile)
+            standing = self._standing_of(hello.profile)
         except RefusedError as error:
             # The one who can let it in reads the status here, not the shipper's log.
             instance.alarms.raise_error(error)
@@ -89,6 +79,40 @@ class Incarnations:
             )
         for code in MISMATCHES:
             instance.alarms.clear(code)
+
+    def _standing_of(self, profile: Profile) -> Standing:
+        """Raises RefusedError."""
+        instance = self._instance
+        store = instance.store
+        has_standby = instance.following.placed is not None
+        is_empty = store is not None and store.start is None and not has_standby
+        standing = standing_of(
+            profile.incarnation, instance.record, is_empty=is_empty, has_standby=has_standby
+        )
+        kept = kept_of(instance.record, profile.incarnation)
+        if standing is Standing.SAME:
+            check_same_segments(instance.record.profile, profile)
+        elif kept is not None:
+            check_same_segments(kept.profile, profile)
+        return standing
+
+    def why_refused(self, profile: Profile) -> LogshipError | None:
+        """What a sender with this primary would be refused with now; None: it would be let in."""
+        instance = self._instance
+        if instance.failure is not None:
+            return instance.failure
+        if instance.record.fence is not None:
+            return RefusedError(
+                Code.FENCED,
+                f"{instance.name} is here already, and it was promoted",
+                f"to protect this primary choose another name; shipper status {instance.name} "
+                "shows the promotion",
+            )
+        try:
+            self._standing_of(profile)
+        except LogshipError as error:
+            return error
+        return None
 
     async def _succeed(self, hello: Hello) -> None:
         instance, profile = self._instance, hello.profile

@@ -88,9 +88,9 @@ class Instance:
         self.bucket = BucketRoad(self)
         self.incarnations = Incarnations(self)
         self.former = FormerClusters(self)
-        self.failure: LogshipError | None = None
-        """Why the instance could not be opened, or that it is being removed: nothing is received
-        or promoted while it stands."""
+        self._failure: LogshipError | None = None
+        self.leaving: LogshipError | None = None
+        """That it is being removed; only who removes it may take that back."""
         self._listener: IntakeListener | None = None
         self.store_turn = asyncio.Lock()
         """Held while the store is opened or closed."""
@@ -102,6 +102,17 @@ class Instance:
     def settings(self) -> InstanceSettings:
         """As they are now: an operator may change them."""
         return self.host.settings.instances[self.name]
+
+    @property
+    def failure(self) -> LogshipError | None:
+        """Why the instance could not be opened, or that it is being removed: nothing is received
+        or promoted while it stands."""
+        return self.leaving or self._failure
+
+    @failure.setter
+    def failure(self, why: LogshipError | None) -> None:
+        # An attempt to open it that is under way does not end its being removed.
+        self._failure = why
 
     # --- life -----------------------------------------------------------------------------
 

@@ -87,6 +87,8 @@ async def resume(instance: Instance, report: Report) -> dict[str, Any]:
 
 
 def _refuse_if_running(instance: Instance) -> None:
+    if instance.leaving is not None:
+        raise RefusedError(instance.leaving.code, instance.leaving.what, instance.leaving.hint)
     if instance.promotion_turn.locked():
         raise RefusedError(
             Code.PROMOTE_REFUSED,
@@ -113,9 +115,6 @@ class _Job:
         one comes again."""
         instance = self._instance
         self._refuse_if_promoted()
-        failure = instance.failure
-        if failure is not None and failure.code is Code.UNKNOWN_INSTANCE:
-            raise RefusedError(failure.code, failure.what, failure.hint)  # it is being removed
         self._report("go back", {"to": str(incarnation)})
         try:
             await instance.incarnations.go_back(incarnation)

@@ -13,11 +13,16 @@ from applier.operations.exposure import exposure_bytes
 from applier.operations.instance import Instance
 from applier.operations.promotion import describe_loss
 from applier.standby.life import STEADY_SECONDS, LifeState
+from applier.standby.server import StandbyStatus
 from logship import status
+from logship.errors import Code
 from logship.lsn import Lsn, plain_lsn
 
 STALE_SECONDS = 10.0
 """What the primary said longer ago than this is not shown as in effect."""
+
+RESTARTS_WITHOUT_ALARM = 3
+"""A standby that failed oftener, and has not run for a while since, is an alarm."""
 
 
 def instance_status(instance: Instance) -> status.InstanceStatus:
@@ -49,7 +54,7 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
         "compat": _compat(instance),
         "promotion": _promotion(instance),
         "budget": instance.budget.status(),
-        "alarms": instance.alarms.as_list(),
+        "alarms": _alarms(instance),
     }
 
 
@@ -117,11 +122,6 @@ def _standby(instance: Instance) -> status.StandbyStatus:
     streamed = following.standby_status()
     installation = following.installation
     state = str(server.state) if server is not None else None
-    recovered = (
-        server is not None
-        and server.state is LifeState.RUNNING
-        and server.state_seconds >= STEADY_SECONDS
-    )
     if instance.record.promotion is not None:
         state = "promoted"
     return {
@@ -131,10 +131,30 @@ def _standby(instance: Instance) -> status.StandbyStatus:
         "port": instance.settings.port,
         "flush_lsn": _text(streamed.flush_lsn) if streamed else None,
         "replay_lsn": _text(following.applied_lsn),
-        "last_error": (server.last_failure or None)
-        if server is not None and not recovered
-        else None,
+        "last_error": _failure_of(server),
     }
+
+
+def _failure_of(server: StandbyStatus | None) -> str | None:
+    """Why it failed last, until it has run for a while since."""
+    if server is None:
+        return None
+    recovered = server.state is LifeState.RUNNING and server.state_seconds >= STEADY_SECONDS
+    return None if recovered else server.last_failure or None
+
+
+def _alarms(instance: Instance) -> list[status.Alarm]:
+    alarms = instance.alarms.as_list()
+    standby = instance.following.standby
+    server = standby.status() if standby is not None else None
+    why = _failure_of(server)
+    if server is None or why is None or server.restarts <= RESTARTS_WITHOUT_ALARM:
+        return alarms
+    if instance.record.promotion is not None or instance.alarms.has(Code.STANDBY_FAILED):
+        return alarms
+    what = f"the standby does not stay up; it was started again {server.restarts} times: {why}"
+    hint = f"shipper status {instance.name}; its log is in standby/ of its directory"
+    return [*alarms, {"code": str(Code.STANDBY_FAILED), "what": what, "hint": hint}]
 
 
 def _transfer_gap(instance: Instance) -> status.TransferGap:
@@ -146,8 +166,11 @@ def _transfer_gap(instance: Instance) -> status.TransferGap:
     )
     if gap_bytes is None:
         return {"bytes": None, "seconds": None}
+    if gap_bytes == 0:
+        return {"bytes": 0, "seconds": 0.0}
+    # Not known after a restart, until the sender comes again.
     since = instance.sender.behind_since
-    seconds = time.monotonic() - since if gap_bytes and since is not None else 0.0
+    seconds = time.monotonic() - since if since is not None else None
     return {"bytes": gap_bytes, "seconds": seconds}
 
 
@@ -165,8 +188,14 @@ def _apply_gap(instance: Instance) -> status.ApplyGap:
 
 
 def _room(instance: Instance) -> status.RoomStatus:
+    if instance.record.incarnation is not None:
+        directory = instance.places.store
+    elif not instance.host.settings.store.volumes:
+        directory = instance.directory
+    else:  # on which volume its WAL will be is decided when its primary is known
+        return {"bytes": None, "free_bytes": None}
     try:
-        free_bytes = shutil.disk_usage(instance.directory).free
+        free_bytes = shutil.disk_usage(directory).free
     except OSError:
         return {"bytes": None, "free_bytes": None}
     return {

@@ -240,7 +240,8 @@ def _denied(endpoint: str, public_key: str, status: int) -> LogshipError:
     return KeyDeniedError(
         Code.LINK_AUTHENTICATION,
         f"the applier at {endpoint} does not know our key {public_key} (status {status})",
-        "add this public key to the instance in the applier's settings",
+        "on the recovery server: applier list shows whether the instance is there; applier add, "
+        "or applier change, NAME --public-key-file takes this public key",
     )
 
 

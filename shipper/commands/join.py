@@ -15,7 +15,7 @@ from typing import Final
 
 from logship.checks import check_directory
 from logship.commandline import add_json_argument, print_json
-from logship.errors import Code, ExitCode, RefusedError, UsageError
+from logship.errors import Code, ExitCode, LogshipError, RefusedError, UsageError
 from logship.frames import Joined
 from logship.identity import Profile
 from logship.link.token import MAX_TOKEN_CHARACTERS, JoinToken
@@ -106,7 +106,8 @@ def settings_of(
 
 
 async def read_profile(settings: ShipperSettings) -> Profile:
-    """What the primary is.  Raises LogshipError."""
+    """What the primary is, with what surrounds it.  Raises LogshipError."""
+    from shipper.sources.environment import EnvironmentWatch
     from shipper.sources.primary import PrimaryQueries
 
     primary = PrimaryQueries(
@@ -117,7 +118,17 @@ async def read_profile(settings: ShipperSettings) -> Profile:
     )
     try:
         await primary.primary_state()
-        return await primary.profile()
+        return await EnvironmentWatch(primary).open(await primary.profile())
+    except LogshipError as error:
+        if error.code is not Code.PRIMARY_UNREACHABLE:
+            raise
+        raise LogshipError(
+            error.code,
+            error.what,
+            "check that it runs and that --conninfo leads to it, then repeat the command: the "
+            "token is still good",
+            retryable=True,
+        ) from error
     finally:
         await primary.close()
 
@@ -142,4 +153,5 @@ def _show(joined: Joined, files: JoinFiles, public_key: str, *, as_json: bool) -
         print(f"standby port  {joined.standby_port}, on the recovery server, after a promotion")
     for note in joined.notes:
         print(f"look at       {note}")
-    print(f"next          shipper check --config {files.settings}, then shipper run")
+    print(f"next          shipper check --config {files.settings}")
+    print(f"              shipper run --config {files.settings}")

@@ -90,6 +90,9 @@ async def test_joining_makes_all_that_a_shipper_needs(
         "notes": ["main is PostgreSQL 18"],
     }
     assert recovery.instances.keys == {"main": pair.public}
+    (told,) = recovery.instances.told
+    assert told.environment is not None and told.environment.is_complete
+    assert {each.name for each in told.environment.databases} >= {"postgres"}
     assert pair.secret not in outcome.out + outcome.err
     settings = load_settings(recovery.file, ShipperSettings)
     assert (settings.instance, settings.primary.conninfo) == ("main", server.dsn())
@@ -121,5 +124,6 @@ async def test_what_is_wrong_beforehand_leaves_nothing_and_costs_no_token(
     assert "hunter2" not in conninfo.out + conninfo.err
     nobody = await recovery.join(token, f"host=127.0.0.1 port={free_port()}")
     assert error_of(nobody)["code"] == Code.PRIMARY_UNREACHABLE
+    assert "by itself" not in error_of(nobody)["hint"], "a command ends"
     assert recovery.instances.registered == []
     assert recovery.left() == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from applier.operations.record import Fence
 from applier.service import Service
 from applier.settings import ApplierSettings, load_applier_settings
 from logship.errors import Code, LogshipError, RefusedError, UsageError
@@ -16,8 +17,9 @@ from logship.link.token import JoinToken
 from logship.link.transport import Dealer
 from shipper.commands.join_request import redeem
 from tests.support.fake_intake import new_keys
-from tests.support.link_frames import profile
+from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import free_port
+from tests.unit.applier.operations.conftest import Listener
 
 pytestmark = pytest.mark.integration
 
@@ -150,6 +152,29 @@ async def test_a_removed_instance_is_enrolled_anew_by_a_new_token_alone(
     assert not await lets_in(old, shipper)
     assert (await refusal(old, shipper)).code is Code.TOKEN_UNKNOWN
     await join(await recovery.token(), shipper)
+
+
+async def test_who_joins_where_data_were_kept_is_told_what_is_in_its_way(
+    recovery: Recovery,
+) -> None:
+    service = recovery.service
+    await join(await recovery.token(), new_keys())
+    instance = service.open_instances["main"]
+    await instance.hello(hello(instance="main"), Listener())
+    await instance.opened_store.begin_chain(1, SEGMENT_BYTES)
+    await service.remove_instance("main", keep_data=True, promoted=False)
+    assert not told(await join(await recovery.token(), new_keys()))
+    await service.remove_instance("main", keep_data=True, promoted=False)
+    another = told(await join(await recovery.token(), new_keys(), system_identifier=99))
+    assert "the primary is cluster 99" in another and "applier accept main 99-17" in another
+    await service.open_instances["main"].remember(fence=Fence(at=1.0, reason="promotion"))
+    await service.remove_instance("main", keep_data=True, promoted=False)
+    assert "it was promoted" in told(await join(await recovery.token(), new_keys()))
+
+
+def told(joined: Joined) -> str:
+    """What keeps the shipper from shipping."""
+    return " ".join(each for each in joined.notes if "refused" in each)
 
 
 async def test_a_declared_name_and_names_that_can_not_be_are_refused(recovery: Recovery) -> None:

@@ -38,6 +38,8 @@ class MemoryInstances:
         self.fail: list[LogshipError] = []
         self.late = False
         self.registered: list[str] = []
+        self.told: list[Profile] = []
+        """What each that joined said of its primary."""
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
 
@@ -60,4 +62,5 @@ class MemoryInstances:
         await self.may_go_on.wait()
 
     async def describe(self, name: str, profile: Profile) -> Registered:
+        self.told.append(profile)
         return Registered(5433, (f"{name} is PostgreSQL {profile.major}",))

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from logship.status_table import summary, table_lines
-from logship.terminal import Tone
+from logship.status_view import render_detail
+from logship.status_words import printable, transfer_gap
+from logship.terminal import Line, Tone
 from tests.unit.logship.test_status_view import FOLLOWING, NOW, UNKNOWN_STATUS
 
 ALARM = {"code": "slot-lost", "what": "The slot is gone.", "hint": "Seed again."}
@@ -169,6 +171,23 @@ def test_no_instances_are_said() -> None:
 
 def test_the_summary_counts_what_needs_a_person() -> None:
     lost = {**FOLLOWING, "link": {"state": "lost", "since": NOW}}
+    # What the primary has done since it was last heard is not known, so nobody says 0.0 s.
+    away = {**FOLLOWING, "primary": {"reachable": False, "heard_at": NOW - 30}}
+    for cut_off in ({**away, **lost, "primary": away["primary"]}, away):
+        assert transfer_gap(cut_off, NOW).endswith(", 30 s ago")
     assert summary([FOLLOWING]) == "1 instance, none needs attention"
     assert summary([FOLLOWING, lost]) == "2 instances, 1 needs attention"
     assert summary([lost, FOLLOWING, lost]) == "3 instances, 2 need attention"
+
+
+def test_what_a_peer_says_can_neither_draw_nor_forge_lines() -> None:
+    said = "gone\x1b[2J\nother  following\x9b1m\u2028end"
+    document = printable({**FOLLOWING, "alarms": [{**ALARM, "what": said}], "b": [True, None, 1]})
+    assert document["alarms"][0]["what"] == "gone?[2J?other  following?1m?end"
+    assert (document["b"], document["name"]) == ([True, None, 1], FOLLOWING["name"])
+    for text in (render_detail(document, NOW), text_of(table_lines([document], NOW))):
+        assert all(each.isprintable() for each in text.splitlines())
+
+
+def text_of(lines: list[Line]) -> str:
+    return "\n".join(line.text for line in lines)

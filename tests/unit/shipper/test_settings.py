@@ -9,6 +9,7 @@ import pytest
 from logship.settings import SettingsError, parse_settings
 from logship.settings_text import render_commented
 from shipper.settings import ShipperSettings, load_shipper_settings
+from shipper.settings_archive import ArchiveSettings
 
 FILE = Path("/etc/logship/shipper.toml")
 KEY = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
@@ -221,6 +222,8 @@ def test_a_road_that_is_not_used_stands_in_comments_in_what_init_writes(tmp_path
     settings = load_shipper_settings(file)
     assert settings.link is not None
     assert settings.bucket is None
+    assert settings.archive == ArchiveSettings(), "no directory that may not be there"
+    assert '#fill_gaps_from = "/var/lib/postgresql/wal-archive"' in file.read_text()
     # Without the comment signs of the section, it is there.
     text = file.read_text().replace("#[bucket]", "[bucket]").replace("#url =", "url =")
     file.write_text(text)

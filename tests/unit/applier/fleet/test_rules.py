@@ -85,6 +85,19 @@ def test_what_is_wrong_is_named_as_in_a_settings_file(changes: dict[str, Any], w
     assert caught.value.code is Code.SETTINGS
 
 
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("portt", "portt is not a setting"),
+        ("settings.work_men", "settings.work_men is not set"),
+        ("setting.work_mem", "setting.work_mem is not a setting"),
+    ],
+)
+def test_a_slip_of_the_hand_is_not_unset(key: str, what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        with_changes({"port": 5434, "settings": {"work_mem": "8MB"}}, {}, [key])
+
+
 def test_a_key_stands_in_the_registration_itself() -> None:
     with pytest.raises(UsageError, match="not in a file"):
         with_changes({}, {"public_key_file": "/etc/logship/x.pub"}, ())
@@ -156,9 +169,11 @@ def test_one_that_is_changed_is_not_compared_with_itself() -> None:
 
 def test_a_key_that_is_in_a_file_elsewhere_is_not_shared_either() -> None:
     with pytest.raises(RefusedError, match="the one of orders"):
-        check_key_is_its_own("new", KEY, {KEY: "orders"})
-    check_key_is_its_own("orders", KEY, {KEY: "orders"})
-    check_key_is_its_own("new", OTHER_KEY, {KEY: "orders"})
+        check_key_is_its_own("new", KEY, {KEY: "orders"}, "ours")
+    check_key_is_its_own("orders", KEY, {KEY: "orders"}, "ours")
+    check_key_is_its_own("new", OTHER_KEY, {KEY: "orders"}, "ours")
+    with pytest.raises(RefusedError, match="the applier's own"):
+        check_key_is_its_own("new", KEY, {}, KEY)
 
 
 def test_ports_that_are_spoken_for() -> None:
@@ -199,10 +214,14 @@ def test_what_is_not_removed_by_a_slip(found: OnDisk, code: Code, what: str) -> 
 
 
 def test_the_port_of_a_promoted_server_stays() -> None:
-    check_port_change("orders", False, 5433, 5434)
-    check_port_change("orders", True, 5433, 5433)
+    promoted, unknown = OnDisk(True, True, 0), OnDisk(False, False, 0)
+    check_port_change("orders", OnDisk(True, False, 0), 5433, 5434)
+    check_port_change("orders", promoted, 5433, 5433)
+    check_port_change("orders", unknown, 5433, 5433)
     with pytest.raises(RefusedError, match="clients connect to port 5433"):
-        check_port_change("orders", True, 5433, 5434)
+        check_port_change("orders", promoted, 5433, 5434)
+    with pytest.raises(RefusedError, match="may have been promoted"):
+        check_port_change("orders", unknown, 5433, 5434)
 
 
 def test_the_list_says_where_each_is_from_and_what_is_wrong() -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
 from pathlib import Path
 from unittest import mock
 
 import msgspec
 import pytest
 
-from applier.fleet.registry import Registry, Removal
+from applier.fleet.registry import Registration, Registry, Removal
 from applier.operations.instance import Instance
+from applier.operations.promotion import promote
 from applier.operations.record import Fence, Promotion
 from applier.retention.leases import HeldLease
 from applier.service import Service, promote_offline
@@ -20,7 +22,7 @@ from applier.settings import ApplierSettings
 from logship import durable
 from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.frames import SeedBegin
-from logship.link.keys import generate
+from logship.link.keys import generate, load_pair
 from tests.support.fake_intake import new_keys
 from tests.support.link_frames import SEGMENT_BYTES, hello
 from tests.support.waiting import free_port
@@ -163,6 +165,9 @@ async def test_a_port_in_use_and_a_key_in_use_are_refused(service: Service) -> N
     assert caught.value.code is Code.PORT_TAKEN
     server.close()
     await server.wait_closed()
+    ours = load_pair(service.host.settings.link.secret_key_file).public
+    with pytest.raises(RefusedError, match="the applier's own"):
+        await add(service, public_key=ours)
     with pytest.raises(UsageError, match="same public key"):
         await add(service, public_key=service.host.settings.instances["orders"].public_key)
     await service.close_roads()
@@ -297,6 +302,61 @@ async def test_a_record_that_can_not_be_read_may_hide_a_promotion(
         await again.remove_instance(NAME, keep_data=False, promoted=False)
     await again.remove_instance(NAME, keep_data=False, promoted=True)
     await again.close()
+
+
+async def test_clients_keep_their_port_also_if_the_record_can_not_be_read(
+    service: Service, settings: ApplierSettings
+) -> None:
+    port = (await add(service))["port"]
+    await service.open_instances[NAME].remember(**promoted())
+    await service.close()
+    (settings.directory / "instances" / NAME / "instance.json").write_text("{")
+    again = Service(settings)
+    await again.open()
+    with pytest.raises(RefusedError, match="may have been promoted"):
+        await again.change_instance(NAME, {"port": free_port()}, [])
+    assert again.open_instances[NAME].settings.port == port
+    await again.close()
+
+
+async def test_nothing_of_a_volume_that_is_away_counts_as_removed(
+    settings: ApplierSettings, shared_tmp_path: Path, service: Service, listener: Listener
+) -> None:
+    await add(service)
+    await fill(service.open_instances[NAME], listener)
+    volume = settings.store.volumes[0]
+    away = volume.rename(volume.with_name("unmounted"))
+    volume.mkdir()
+    with pytest.raises(LogshipError) as caught:
+        await service.remove_instance(NAME, keep_data=False, promoted=False)
+    assert caught.value.retryable and f"mount {volume}" in caught.value.hint
+    (listed,) = [each for each in await service.fleet() if each["name"] == NAME]
+    assert listed["removing"]
+    volume.rmdir()
+    away.rename(volume)
+    await service.remove_instance(NAME, keep_data=False, promoted=False)
+    assert files_of(shared_tmp_path) == []
+
+
+async def test_one_that_could_be_opened_while_it_goes_lets_nobody_in(
+    service: Service, listener: Listener
+) -> None:
+    await add(service)
+    instance = service.open_instances[NAME]
+    save = Registry.save
+    seen: list[str] = []
+
+    def save_and_open(registry: Registry, registration: Registration) -> None:
+        save(registry, registration)
+        # As an attempt to open it does that was under way.
+        instance.failure = None
+        with pytest.raises(LogshipError, match="being removed") as caught:
+            asyncio.run(promote(instance, lambda *_: None))
+        seen.append(caught.value.what)
+
+    with mock.patch.object(Registry, "save", save_and_open):
+        await service.remove_instance(NAME, keep_data=False, promoted=False)
+    assert len(seen) == 1
 
 
 async def test_what_a_restore_reads_stays(service: Service, listener: Listener) -> None:
@@ -481,3 +541,26 @@ def test_a_registered_one_is_known_to_a_promotion_offline(settings: ApplierSetti
     with pytest.raises(UsageError) as caught:
         promote_offline(settings, "none", lambda *_: None)
     assert caught.value.hint == "instances here: billing, orders"
+
+
+async def test_the_room_that_is_shown_is_that_of_the_volume_with_its_wal(
+    settings: ApplierSettings, service: Service, listener: Listener
+) -> None:
+    await add(service)
+    real = shutil.disk_usage
+    free_bytes = {settings.store.volumes[0]: 7 << 20, settings.standby.volumes[0]: 5 << 20}
+
+    def disk_usage(path: Path) -> object:
+        for volume, free in free_bytes.items():
+            if path.is_relative_to(volume):
+                return real(path)._replace(free=free)
+        return real(path)._replace(free=3 << 20)
+
+    with mock.patch.object(shutil, "disk_usage", disk_usage):
+        before = service.instance(NAME)["room"]
+        assert before["free_bytes"] is None, "it has no volume yet"
+        await fill(service.open_instances[NAME], listener)
+        room = service.instance(NAME)["room"]
+        assert service.instance("orders")["room"]["free_bytes"] is None
+    assert room["free_bytes"] == 7 << 20
+    assert room["bytes"] == (7 << 20) - service.host.keep_free_bytes

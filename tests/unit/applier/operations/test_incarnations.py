@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from applier import service as service_module
 from applier.compat import Verdict
 from applier.fleet.places import Volumes
 from applier.operations import former as former_module
@@ -278,6 +279,37 @@ async def test_it_goes_when_its_successor_has_streamed_for_the_grace_time(
     assert instance.incarnation_directory.exists()
 
 
+async def test_one_that_cant_be_removed_is_alarmed_and_ends_retention_for_nobody(
+    instance: Instance, listener: Listener, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = await replaced(instance, listener, monkeypatch)
+    said.append(streaming(5 * S))
+    instance.former.standby_reported()
+    await until(lambda: instance.record.previous[0].replaced_at, "it is noted")
+    later = time.time() + 72 * 3600 + 1
+    monkeypatch.setattr(former_module.time, "time", lambda: later)
+
+    def full(path: Path, data: bytes, mode: int = 0o644) -> None:
+        raise OSError(28, "No space left on device")
+
+    turns = []
+    real = instance.retention.run_quietly
+
+    async def run_quietly(*, with_bucket: bool = True) -> None:
+        await real(with_bucket=with_bucket)
+        turns.append(with_bucket)
+
+    monkeypatch.setattr(durable, "write_file", full)
+    monkeypatch.setattr(instance.retention, "run_quietly", run_quietly)
+    monkeypatch.setattr(service_module, "RETENTION_SECONDS", 0.01)
+    service.keep_retention()
+    await until(lambda: len(turns) > 2, "the turns go on")
+    monkeypatch.undo()
+    assert previous(instance) == [OLD.incarnation]
+    alarms = {each["code"]: each for each in instance_status(instance)["alarms"]}
+    assert "can't be removed" in alarms[Code.RETENTION_FAILED]["what"]
+
+
 async def test_it_is_forgotten_on_request_but_unneeded_only_if_it_is_named(
     service: Service, instance: Instance, listener: Listener
 ) -> None:
@@ -484,9 +516,9 @@ async def test_a_full_disk_does_not_end_the_removal_of_what_is_not_needed(
 
     with monkeypatch.context() as patch:
         patch.setattr("applier.operations.instance.save_record", full)
-        await instance.former.remove_expired_quietly()
+        await instance.former.remove_expired()
     assert instance.alarms.has(Code.RETENTION_FAILED)
-    await instance.former.remove_expired_quietly()
+    await instance.former.remove_expired()
     await until(lambda: not previous(instance), "it is removed")
 
 

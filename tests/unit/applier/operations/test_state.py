@@ -14,6 +14,7 @@ from applier.operations.instance import Instance
 from applier.operations.record import Heard
 from applier.operations.state import instance_status
 from applier.service import Service
+from applier.settings import ApplierSettings
 from applier.standby.life import STEADY_SECONDS, LifeState
 from applier.standby.status import StandbyStatus
 from logship.frames import GapFound, OtherRoad, ShipperHeartbeat
@@ -116,6 +117,19 @@ async def test_what_is_missing_here_is_counted_from_what_was_heard(
     assert instance_status(instance)["transfer_gap"] == {"bytes": 0, "seconds": 0.0}
 
 
+async def test_since_when_something_is_missing_is_not_known_after_a_restart(
+    service: Service, settings: ApplierSettings, instance: Instance, listener: Listener
+) -> None:
+    await stream(instance, listener)
+    await service.close()
+    again = Service(settings)
+    await again.open()
+    document: Any = again.instance("orders")
+    await again.close()
+    assert document["link"]["state"] == "lost"
+    assert document["transfer_gap"] == {"bytes": S - 50_000, "seconds": None}
+
+
 async def test_what_is_not_replayed_has_an_age(instance: Instance, listener: Listener) -> None:
     await stream(instance, listener)
     assert instance_status(instance)["apply_gap"] == {"bytes": None, "seconds": None}
@@ -210,6 +224,22 @@ async def test_a_standbys_last_error_is_shown_until_it_has_run_for_a_while(
         assert shown(LifeState.WAITING, 3600.0) == "PANIC: gone"
         assert shown(LifeState.RUNNING, STEADY_SECONDS - 1) == "PANIC: gone"
         assert shown(LifeState.RUNNING, STEADY_SECONDS) is None
+    finally:
+        instance.following.standby = None
+
+
+async def test_a_standby_that_is_started_again_and_again_is_an_alarm(instance: Instance) -> None:
+    def alarms(restarts: int, state: LifeState, state_seconds: float) -> list[str]:
+        server = StandbyStatus(state, 1, state_seconds, restarts, "PANIC: gone", None, False, ())
+        instance.following.standby = SimpleNamespace(status=lambda: server)  # type: ignore[assignment]
+        return [each["what"] for each in instance_status(instance)["alarms"]]
+
+    try:
+        assert alarms(3, LifeState.WAITING, 1.0) == []
+        (what,) = alarms(4, LifeState.WAITING, 1.0)
+        assert "does not stay up" in what and "PANIC: gone" in what
+        assert alarms(4, LifeState.STARTING, 1.0) == alarms(4, LifeState.RUNNING, 1.0) == [what]
+        assert alarms(4, LifeState.RUNNING, STEADY_SECONDS) == []
     finally:
         instance.following.standby = None
 
