@@ -154,8 +154,14 @@ class Budget:
         listener, arrival = self._instance.link_listener, self._instance.arrival
         if listener is None or arrival.seeder is not None or not self.turn.wants("seed"):
             return
-        if arrival.is_wanted(from_bucket=False):
+        try:
+            is_wanted = arrival.is_wanted(from_bucket=False)
+        except LogshipError:
+            is_wanted = False  # the store is being opened again, and its sender comes again
+        if is_wanted:
             listener.seed_requested("its turn has come")
+        else:
+            self.turn.done("seed")
 
     async def seed_comes_from_bucket(self) -> None:
         """Wait for the turn.  Nobody holds anything ready meanwhile."""

@@ -24,7 +24,7 @@ from tests.support.fake_intake import new_keys
 from tests.support.link_frames import SEGMENT_BYTES, hello
 from tests.support.waiting import free_port, until
 from tests.support.wal_factory import WalFactory, wal_line
-from tests.unit.applier.operations.conftest import Listener
+from tests.unit.applier.operations.conftest import Listener, change_settings
 
 S = SEGMENT_BYTES
 FACTORY = WalFactory(wal_line(17, S))
@@ -232,6 +232,45 @@ async def test_a_bucket_with_much_to_bring_takes_a_turn_until_its_end_is_reached
     assert turn(stock) == "running"
     stock.bucket.bucket_dry()
     assert turn(stock) is None
+
+
+async def test_a_turn_that_comes_to_who_can_not_use_it_is_passed_on_and_harms_nobody(
+    service: Service,
+) -> None:
+    orders, stock, users = (service.open_instances[n] for n in NAMES)
+    orders_listener, _ = await greet(orders)
+    stocks_listener, _ = await greet(stock)
+    change_settings(stock, seed="manual")
+    users_listener, _ = await greet(users)
+    orders.lost(orders_listener, "gone")
+    assert not told_of_a_seed(stocks_listener)
+    assert told_of_a_seed(users_listener)
+    assert [turn(each) for each in (orders, stock, users)] == [None, None, "running"]
+
+    change_settings(stock, seed="auto")
+    await started(stock)
+    stock.arrival.asked_of_link = True
+    await greet(stock)
+    stock.arrival.asked_of_link = False
+    assert turn(stock) == "waiting"
+    store, stock.store = stock.store, None  # it is just being opened again
+    users.lost(users_listener, "gone")
+    stock.store = store
+    assert turn(users) is None
+    assert users.link.state == "lost"
+
+
+async def test_a_seed_from_a_bucket_that_can_not_begin_gives_its_turn_back(
+    service: Service,
+) -> None:
+    orders, stock = service.open_instances["orders"], service.open_instances["stock"]
+    await stock.bucket.hello(hello(instance="stock"), Listener())
+    store, stock.store = stock.store, None  # it is just being opened again
+    with pytest.raises(LogshipError):
+        await stock.bucket.seed_begin(seed(stock))
+    stock.store = store
+    assert turn(stock) is None
+    assert (await greet(orders))[1]
 
 
 async def test_a_promotion_waits_for_no_turn(service: Service) -> None:
