@@ -14,7 +14,12 @@ import structlog
 
 from applier.budgets.disk import DiskQuota
 from applier.budgets.intake import IntakeRate
-from applier.budgets.memory import MemoryParameters, promoted_parameters, standby_buffers_mb
+from applier.budgets.memory import (
+    MemoryParameters,
+    promoted_parameters,
+    share_of_buffers_mb,
+    standby_buffers_mb,
+)
 from applier.receivers import Resume
 from applier.settings import InstanceSettings, Parameter
 from applier.standby.configuration import (
@@ -137,10 +142,12 @@ class Budget:
     def contain(self, pid: int) -> None:
         """Have the kernel hold the server to its share, where it does that.  Blocks shortly."""
         promoted = self._instance.record.promotion is not None
-        share_mb = self.memory(promoted=promoted).share_mb
+        share_mb, buffers_mb, _ = self.memory(promoted=promoted)
         if share_mb is not None:
+            # What an operator gave it wins here as well: the kernel would end its processes.
+            limit_mb = max(share_mb, share_of_buffers_mb(buffers_mb))
             cgroups = self._sharing.cgroups
-            self.is_contained = cgroups.contain(self._instance.name, pid, share_mb)
+            self.is_contained = cgroups.contain(self._instance.name, pid, limit_mb)
 
     # --- turns: seeds -------------------------------------------------------------------------
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from applier.budgets.memory import MemoryRule
 from applier.operations import instance as instance_module
 from applier.operations import turns as turns_module
 from applier.operations.budget import CATCH_UP_BYTES, disk_bytes
@@ -17,6 +19,7 @@ from applier.receivers import FencedError
 from applier.receivers.seed.placement import SeedPlaced
 from applier.service import Service
 from applier.settings import ApplierSettings, load_applier_settings
+from applier.standby.cgroups import Cgroups
 from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedChunk
 from logship.seal import seal
@@ -293,6 +296,23 @@ async def test_a_turn_that_nobody_uses_goes_to_who_waits(
     await greet(orders)  # asked for a seed, and never begins it
     stocks_listener, _ = await greet(stock)
     await until(lambda: told_of_a_seed(stocks_listener), "the other is asked")
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+async def test_the_kernel_leaves_a_server_the_buffers_that_its_operator_gave_it(
+    service: Service, tmp_path: Path
+) -> None:
+    orders, sharing = service.open_instances["orders"], service.host.sharing
+    (tmp_path / "cgroup.subtree_control").write_text("memory")
+    sharing.rule, sharing.cgroups = MemoryRule(1000, 64, 0.5), Cgroups(tmp_path)
+    high = tmp_path / "logship-standby-orders" / "memory.high"
+    orders.budget.contain(os.getpid())
+    assert high.read_text() == str(500 << 20)
+    change_settings(orders, shared_buffers_mb=2048)
+    orders.budget.contain(os.getpid())
+    assert int(high.read_text()) > 4096 << 20
 
 
 # --- the disk -------------------------------------------------------------------------------
