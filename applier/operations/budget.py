@@ -94,7 +94,12 @@ class Budget:
             self._settings = own
             budgets = self._instance.host.settings.budgets
             disk_mb = budgets.instance_disk_mb if own.disk_mb is None else own.disk_mb
-            self._quota = DiskQuota(disk_mb * _MEGABYTE) if disk_mb else None
+            if not disk_mb:
+                self._quota = None
+            elif self._quota is None:
+                self._quota = DiskQuota(disk_mb * _MEGABYTE)
+            else:
+                self._quota.limit_bytes = disk_mb * _MEGABYTE  # what was measured stays
             rate_mb = own.intake_mb_per_second
             rate_mb = budgets.intake_mb_per_second if rate_mb is None else rate_mb
             self._rate = IntakeRate(rate_mb * _MEGABYTE, time.monotonic()) if rate_mb else None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from applier.budgets.memory import MemoryRule
+from applier.operations import budget as budget_module
 from applier.operations import instance as instance_module
 from applier.operations import turns as turns_module
 from applier.operations.budget import CATCH_UP_BYTES, disk_bytes
@@ -371,6 +373,26 @@ async def test_a_seed_that_would_not_fit_is_refused_and_one_that_grows_too_large
     with pytest.raises(LogshipError) as caught:
         await small.seed_chunk(chunk, sealed.payload)
     assert caught.value.code is Code.DISK_QUOTA
+
+
+async def test_a_quota_that_is_raised_while_the_disk_is_measured_counts_at_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, measuring, gate = service.open_instances["small"], threading.Event(), threading.Event()
+
+    def slowly(_: object) -> int:
+        measuring.set()
+        assert gate.wait(10)
+        return 1 << 20
+
+    monkeypatch.setattr(budget_module, "disk_bytes", slowly)
+    first = asyncio.create_task(small.budget.check_room(2 << 20))
+    await until(measuring.is_set, "it is measured")
+    change_settings(small, disk_mb=12)
+    second = asyncio.create_task(small.budget.check_room(7 << 20))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, second)
 
 
 def test_what_is_on_the_disk_counts_once_and_links_do_not(tmp_path: Path) -> None:
