@@ -76,6 +76,10 @@ class Surroundings:
         """When an installation did not answer, by its key."""
         self._asked_more_at: deque[float] = deque(maxlen=MORE_PER_HOUR)
         self._turns: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Held while an installation is asked: whoever waited finds the answer kept."""
+        self._making = asyncio.Lock()
+        """Held while a cluster is made: one at a time, as it takes a whole core.  Who asks for
+        what is known does not wait for it."""
 
     @property
     def watched(self) -> set[Path]:
@@ -139,7 +143,7 @@ class Surroundings:
         no cluster."""
         key = build_key(installation)
         try:
-            async with throw_away_cluster(installation, self._run_as) as data:
+            async with self._making, throw_away_cluster(installation, self._run_as) as data:
                 if profile is None:
                     profile = await asyncio.to_thread(
                         learn_profile, installation, data, self._cache
