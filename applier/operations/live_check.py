@@ -107,6 +107,7 @@ class LiveCheck:
                     instance.settings.port,
                     profile.bootstrap_superuser,
                     self._loaded if with_libraries else None,
+                    may_load=lambda: not instance.promotion_turn.locked(),
                 )
             except LogshipError:
                 self._turn.failed(time.monotonic())

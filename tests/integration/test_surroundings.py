@@ -146,7 +146,12 @@ async def test_a_look_finds_other_versions_and_libraries_that_do_not_load(
     server.execute("create index on t (a)")
     server.execute("create extension hstore")
     server.execute("create extension citext")
-    assert await inspect(layout, server.port, "postgres", loaded) == LiveFacts(databases=3)
+    for may_load in (False, True):
+        assert loaded == {}, "a promotion may begin while a look is under way"
+        found = await inspect(
+            layout, server.port, "postgres", loaded, may_load=lambda may=may_load: may
+        )
+        assert found == LiveFacts(databases=3)
     assert loaded == {"$libdir/citext": "", "$libdir/hstore": ""}
 
     with psycopg.connect(
