@@ -278,6 +278,26 @@ async def test_a_seed_from_a_bucket_that_can_not_begin_gives_its_turn_back(
     assert (await greet(orders))[1]
 
 
+async def test_what_comes_of_a_seed_that_is_not_arriving_takes_no_turn(service: Service) -> None:
+    orders, stock = service.open_instances["orders"], service.open_instances["stock"]
+    await greet(stock)
+    await stock.seed_begin(seed(stock))
+    await stock.seed_stopped("seed-stock", "seed-failed", "it broke")
+    sealed = seal(bytes(1024))
+    late = SeedChunk(
+        seed_id="seed-stock",
+        sequence=0,
+        kind="data",
+        raw_bytes=1024,
+        crc32c=sealed.crc32c,
+        codec=sealed.codec,
+    )
+    with pytest.raises(LogshipError, match="not known"):
+        await stock.seed_chunk(late, sealed.payload)
+    assert turn(stock) is None
+    assert (await greet(orders))[1]
+
+
 async def test_a_promotion_waits_for_no_turn(service: Service) -> None:
     orders, stock = service.open_instances["orders"], service.open_instances["stock"]
     await started(stock)
