@@ -11,7 +11,7 @@ import pwd
 import resource
 import signal
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from applier.operations.fleet import Fleet
 from applier.operations.host import Host
 from applier.operations.instance import Instance
 from applier.operations.promotion import promote, resume
+from applier.operations.record import load_record
 from applier.operations.roads import Roads
 from applier.operations.state import instance_status
 from applier.operations.switching import switch_installation
@@ -117,12 +118,23 @@ class Service:
                 await self._fleet.finish_removals(self._host)
                 await self._desk.load()
                 names = self._fleet.names
+            else:
+                await self._count_promoted(self._host, settings.instances.keys() - set(names))
             for name in names:
                 self.open_instances[name] = Instance(name, self._host)
             await self._open_all(again=each_for_itself)
         except BaseException:
             await self.close()
             raise
+
+    @staticmethod
+    async def _count_promoted(host: Host, names: Iterable[str]) -> None:
+        """Those that are left alone have their part of the memory, if they are promoted."""
+        for name in names:
+            with contextlib.suppress(LogshipError):  # its own trouble
+                record = await asyncio.to_thread(load_record, host.places(name).home, name)
+                if record.promotion is not None:
+                    host.sharing.promoted(name, lambda: None)
 
     async def _open_all(self, *, again: bool) -> None:
         turns = asyncio.Semaphore(OPEN_AT_ONCE)

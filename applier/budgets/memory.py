@@ -85,6 +85,11 @@ def standby_buffers_mb(share_mb: int) -> int:
     return _rounded_down(max(LEAST_BUFFERS_MB, (share_mb - SERVER_MB) // 2))
 
 
+def share_of_buffers_mb(buffers_mb: int) -> int:
+    """The least share that a server with such shared_buffers gets on with."""
+    return SERVER_MB + 2 * buffers_mb
+
+
 def promoted_parameters(
     share_mb: int, *, max_connections: int, standby_buffers_mb: int
 ) -> MemoryParameters:

@@ -112,10 +112,11 @@ class Arrival:
 
     async def chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None:
         budget = self._instance.budget
+        self._known(frame.seed_id)
         await budget.check_room(frame.raw_bytes)
-        budget.turn.take("seed")
         try:
             seeder = self._known(frame.seed_id)
+            budget.turn.take("seed")
             await seeder.chunk(frame, payload)
             self.pace.arrived(seeder.received_bytes, time.monotonic())
         except LogshipError as error:

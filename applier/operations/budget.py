@@ -14,7 +14,12 @@ import structlog
 
 from applier.budgets.disk import DiskQuota
 from applier.budgets.intake import IntakeRate
-from applier.budgets.memory import MemoryParameters, promoted_parameters, standby_buffers_mb
+from applier.budgets.memory import (
+    MemoryParameters,
+    promoted_parameters,
+    share_of_buffers_mb,
+    standby_buffers_mb,
+)
 from applier.receivers import Resume
 from applier.settings import InstanceSettings, Parameter
 from applier.standby.configuration import (
@@ -89,7 +94,12 @@ class Budget:
             self._settings = own
             budgets = self._instance.host.settings.budgets
             disk_mb = budgets.instance_disk_mb if own.disk_mb is None else own.disk_mb
-            self._quota = DiskQuota(disk_mb * _MEGABYTE) if disk_mb else None
+            if not disk_mb:
+                self._quota = None
+            elif self._quota is None:
+                self._quota = DiskQuota(disk_mb * _MEGABYTE)
+            else:
+                self._quota.limit_bytes = disk_mb * _MEGABYTE  # what was measured stays
             rate_mb = own.intake_mb_per_second
             rate_mb = budgets.intake_mb_per_second if rate_mb is None else rate_mb
             self._rate = IntakeRate(rate_mb * _MEGABYTE, time.monotonic()) if rate_mb else None
@@ -137,10 +147,12 @@ class Budget:
     def contain(self, pid: int) -> None:
         """Have the kernel hold the server to its share, where it does that.  Blocks shortly."""
         promoted = self._instance.record.promotion is not None
-        share_mb = self.memory(promoted=promoted).share_mb
+        share_mb, buffers_mb, _ = self.memory(promoted=promoted)
         if share_mb is not None:
+            # What an operator gave it wins here as well: the kernel would end its processes.
+            limit_mb = max(share_mb, share_of_buffers_mb(buffers_mb))
             cgroups = self._sharing.cgroups
-            self.is_contained = cgroups.contain(self._instance.name, pid, share_mb)
+            self.is_contained = cgroups.contain(self._instance.name, pid, limit_mb)
 
     # --- turns: seeds -------------------------------------------------------------------------
 
@@ -154,8 +166,14 @@ class Budget:
         listener, arrival = self._instance.link_listener, self._instance.arrival
         if listener is None or arrival.seeder is not None or not self.turn.wants("seed"):
             return
-        if arrival.is_wanted(from_bucket=False):
+        try:
+            is_wanted = arrival.is_wanted(from_bucket=False)
+        except LogshipError:
+            is_wanted = False  # the store is being opened again, and its sender comes again
+        if is_wanted:
             listener.seed_requested("its turn has come")
+        else:
+            self.turn.done("seed")
 
     async def seed_comes_from_bucket(self) -> None:
         """Wait for the turn.  Nobody holds anything ready meanwhile."""

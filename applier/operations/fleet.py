@@ -230,6 +230,7 @@ class Fleet:
         await instance.retention.wait_for_run()
         await instance.close()
         del self._instances[instance.name]
+        host.sharing.left(instance.name)
         host.settings = self.effective
 
     async def _remove_files(self, host: Host, registration: Registration) -> None:

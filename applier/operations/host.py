@@ -47,8 +47,6 @@ class Host:
         self.surroundings = Surroundings(run_as, self.probe_cache)
         self.keep_free_bytes = settings.store.keep_free_mb << 20
         self.sharing = Sharing(settings.budgets, lambda: self.settings.instances)
-        self.probing = asyncio.Lock()
-        """Held while an installation is probed: whoever waited finds the answer kept."""
         self._spawned: dict[asyncio.Task[Any], str] = {}
         self._to_the_end: dict[asyncio.Task[Any], str] = {}
 

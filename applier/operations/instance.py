@@ -537,10 +537,14 @@ class Instance:
     async def seed_begin(self, frame: SeedBegin, *, from_bucket: bool = False) -> None:
         if from_bucket:
             await self.budget.seed_comes_from_bucket()
-        self._check_fence()
-        store = self.opened_store
-        if from_bucket:
-            await self.remember(bucket_seed_id=frame.seed_id)
+        try:
+            self._check_fence()
+            store = self.opened_store
+            if from_bucket:
+                await self.remember(bucket_seed_id=frame.seed_id)
+        except BaseException:
+            self.budget.turn.done("seed")
+            raise
         try:
             await self.arrival.begin(frame, from_bucket=from_bucket)
         except LogshipError as error:

@@ -13,6 +13,7 @@ from applier.compat.live import LIBRARIES
 from applier.standby import LifeState, Standby, StandbyLayout
 from applier.standby.inspection import inspect
 from logship.errors import LogshipError
+from logship.identity import Profile
 
 if TYPE_CHECKING:
     from applier.operations.instance import Instance
@@ -57,10 +58,13 @@ class LiveCheck:
         self._looking = asyncio.Lock()
         self._loaded: dict[str, str] = {}
         self._server = 0
+        self._looked_of: Profile | None = None
+        """What the primary was at the last look."""
 
     def again(self) -> None:
-        """The primary changed: look soon."""
-        self._turn.again()
+        """The primary was heard of again: look soon if it changed."""
+        if self._instance.record.profile != self._looked_of:
+            self._turn.again()
 
     def forget(self) -> None:
         """Another server runs from here on, or will: what was found was true of the last one."""
@@ -74,9 +78,18 @@ class LiveCheck:
         instance = self._instance
         return (
             instance.record.fence is None
-            and self._turn.is_due(time.monotonic(), instance.following.applied_lsn)
+            and self.is_due_at(time.monotonic())
             and standby.status().state is LifeState.RUNNING
         )
+
+    def is_due_at(self, now: float) -> bool:
+        """Whether to look, if there is a server."""
+        return self._turn.is_due(now, self._instance.following.applied_lsn)
+
+    def looked_at(self, profile: Profile, applied_lsn: int) -> None:
+        """A look at all was taken, of a standby of such a primary."""
+        self._looked_of = profile
+        self._turn.looked(time.monotonic(), applied_lsn)
 
     async def look(self, layout: StandbyLayout, *, with_libraries: bool = True) -> None:
         """Look now.  Raises LogshipError(STANDBY_FAILED, retryable): it lets nobody in.
@@ -94,6 +107,7 @@ class LiveCheck:
                     instance.settings.port,
                     profile.bootstrap_superuser,
                     self._loaded if with_libraries else None,
+                    may_load=lambda: not instance.promotion_turn.locked(),
                 )
             except LogshipError:
                 self._turn.failed(time.monotonic())
@@ -103,9 +117,10 @@ class LiveCheck:
             self._take(facts, with_libraries)
             if facts.unread:
                 # It answers, but not of all: that may be so for good.
+                self._looked_of = profile
                 self._turn.failed(time.monotonic(), LOOK_SECONDS)
             else:
-                self._turn.looked(time.monotonic(), applied_lsn)
+                self.looked_at(profile, applied_lsn)
 
     def _take(self, facts: LiveFacts, with_libraries: bool) -> None:
         found = live_findings(facts)

@@ -37,12 +37,15 @@ class Sharing:
 
     def promoted(self, name: str, shares_changed: Callable[[], None]) -> None:
         """It is promoted.  The other promoted ones are told now, and it from now on, that there
-        is one more to share with.  Said again it changes nothing."""
-        if name in self._tell:
-            return
-        for tell in self._tell.values():
-            tell()
+        is one more to share with.  Said again only who is told of the next is another."""
+        if name not in self._tell:
+            for tell in self._tell.values():
+                tell()
         self._tell[name] = shares_changed
+
+    def left(self, name: str) -> None:
+        """The instance is not here any more.  Who is added under its name is another one."""
+        self._tell.pop(name, None)
 
     def shares(self, name: str, *, promoted: bool) -> Shares | None:
         """What each has, with `name` among the promoted ones or not; None: there is no rule."""

@@ -230,8 +230,7 @@ class VersionCheck:
             key.lower(): value for key, value in host.settings.parameters_of(name).items()
         }
         preloaded = str(parameters.get("shared_preload_libraries", ""))
-        async with host.probing:
-            made, surroundings = await host.surroundings.describe(installation, profile.environment)
+        made, surroundings = await host.surroundings.describe(installation, profile.environment)
         facts = None
         if seeded:
             facts = DataDirectoryFacts.of(await asyncio.to_thread(read_control_file, layout.data))

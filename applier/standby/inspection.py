@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, LiteralString
 
 import psycopg
@@ -67,12 +67,15 @@ async def inspect(
     port: int,
     superuser: str,
     loaded: MutableMapping[str, str] | None = None,
+    *,
+    may_load: Callable[[], bool] = lambda: True,
 ) -> LiveFacts:
     """Look into every database that is no template.
 
     loaded: libraries tried before, each with why it did not load ("": it did); they are not
     tried again, for one that ends its session may take the server down with it.  Those tried
-    now are added.  None: libraries are not looked at.
+    now are added.  None: libraries are not looked at.  may_load: asked before each is tried, as
+    the server may be about to serve clients by then.
 
     A database that can't be looked into is named in the answer.  Raises
     LogshipError(STANDBY_FAILED, retryable): the server lets nobody in.
@@ -97,7 +100,7 @@ async def inspect(
                             collations += _other_version(name, "", recorded, actual, indexes)
                         collations += await _collations(connection, name)
                         if loaded is not None:
-                            libraries += await _libraries(connection, name, loaded)
+                            libraries += await _libraries(connection, name, loaded, may_load)
                 looked += 1
         except LogshipError as error:
             unread.append(f"{name} ({error.what})")
@@ -151,12 +154,17 @@ async def _indexes(connection: Connection, collation_oid: int) -> tuple[str, ...
 
 
 async def _libraries(
-    connection: Connection, database: str, loaded: MutableMapping[str, str]
+    connection: Connection,
+    database: str,
+    loaded: MutableMapping[str, str],
+    may_load: Callable[[], bool],
 ) -> list[UnloadableLibrary]:
     cursor = await connection.execute(_LIBRARIES)
     found: list[UnloadableLibrary] = []
     for (library,) in await cursor.fetchall():
         if library not in loaded:
+            if not may_load():
+                continue
             # Noted before: whatever comes of it, it is not tried a second time.
             loaded[library] = "its session ended"
             loaded[library] = await _load(connection, library)

@@ -22,7 +22,7 @@ from applier.standby.host_facts import ICU, MOST_ASKED, Learnt, Locale, learn, v
 from applier.standby.packages import digest, state_of
 from logship.documents import UNREADABLE
 from logship.environment import Environment
-from logship.errors import LogshipError
+from logship.errors import Code, LogshipError
 from logship.identity import Profile
 from logship.postgres.installations import Installation
 from logship.postgres.probe import (
@@ -41,6 +41,8 @@ FORMAT = 1
 MORE_PER_HOUR = 10
 """How often installations are asked for more locales: no shipper has clusters made at will."""
 _HOUR_SECONDS = 3600.0
+ASK_AGAIN_SECONDS = 60.0
+"""An installation that did not answer is not asked again before."""
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,9 +72,14 @@ class Surroundings:
         self._run_as = run_as
         self._cache = cache_directory
         self._known: dict[str, _Known] = {}
-        self._unanswered: set[str] = set()
+        self._failed_at: dict[str, float] = {}
+        """When an installation did not answer, by its key."""
         self._asked_more_at: deque[float] = deque(maxlen=MORE_PER_HOUR)
         self._turns: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Held while an installation is asked: whoever waited finds the answer kept."""
+        self._making = asyncio.Lock()
+        """Held while a cluster is made: one at a time, as it takes a whole core.  Who asks for
+        what is known does not wait for it."""
 
     @property
     def watched(self) -> set[Path]:
@@ -93,19 +100,27 @@ class Surroundings:
         locales = used_collations(environment)
         asked = frozenset(locale for provider, locale in locales if provider == ICU)
         async with self._turns[installation.bin_dir]:
-            profile, known = await asyncio.to_thread(self._recall, installation)
-            unanswered = build_key(installation) in self._unanswered
-            is_true = unanswered or await asyncio.to_thread(_is_true, known)
-            if profile is None or not is_true or self._may_ask_more(known, asked):
-                everything = asked | (known.asked if known is not None else frozenset())
-                profile, known = await self._ask(
-                    installation, frozenset(sorted(everything)[:MOST_ASKED])
+            profile, before = await asyncio.to_thread(self._recall, installation)
+            is_true = before is not None and await asyncio.to_thread(_is_true, before)
+            known = before if is_true else None
+            if profile is None or (
+                self._may_ask(installation) and (known is None or self._may_ask_more(known, asked))
+            ):
+                everything = asked | (before.asked if before is not None else frozenset())
+                profile, learnt_now = await self._ask(
+                    installation, profile, frozenset(sorted(everything)[:MOST_ASKED])
                 )
+                known = learnt_now or known
         if known is None:
             return profile, None
         learnt = known.learnt
         versions = versions_of(locales, learnt.facts.libc, learnt.versions)
         return profile, msgspec.structs.replace(learnt.facts, collation_versions=versions)
+
+    def _may_ask(self, installation: Installation) -> bool:
+        """Whether it did not fail to answer just before."""
+        failed_at = self._failed_at.get(build_key(installation))
+        return failed_at is None or time.monotonic() - failed_at >= ASK_AGAIN_SECONDS
 
     def _may_ask_more(self, known: _Known | None, asked: frozenset[str]) -> bool:
         """Whether something was never asked for, and it is not too soon to do so."""
@@ -122,18 +137,28 @@ class Surroundings:
         return True
 
     async def _ask(
-        self, installation: Installation, asked: frozenset[str]
+        self, installation: Installation, profile: Profile | None, asked: frozenset[str]
     ) -> tuple[Profile, _Known | None]:
-        async with throw_away_cluster(installation, self._run_as) as data:
-            profile = await asyncio.to_thread(learn_profile, installation, data, self._cache)
-            key = build_key(installation)
-            try:
+        """profile: what is known of it already.  Raises LogshipError: nothing is, and it makes
+        no cluster."""
+        key = build_key(installation)
+        try:
+            async with self._making, throw_away_cluster(installation, self._run_as) as data:
+                if profile is None:
+                    profile = await asyncio.to_thread(
+                        learn_profile, installation, data, self._cache
+                    )
                 learnt = await learn(installation, data, self._run_as, asked)
-            except LogshipError as error:
-                # Less can be compared then; what PostgreSQL itself needs was found out.
-                log.warning("an installation's host is not known", **error.as_dict())
-                self._unanswered.add(key)
-                return profile, None
+        except (LogshipError, OSError) as error:
+            # A disk that is full, a package that is just being replaced.  Less can be compared
+            # then; what PostgreSQL itself needs is known, and holds no standby back.
+            self._failed_at[key] = time.monotonic()
+            failure = error if isinstance(error, LogshipError) else _no_cluster(error)
+            if profile is None:
+                raise failure from error
+            log.warning("an installation's host is not known", **failure.as_dict())
+            return profile, None
+        self._failed_at.pop(key, None)
         known = _Known(digest(state_of(learnt.watched)), learnt, asked)
         self._known[key] = known
         await asyncio.to_thread(keep_answer, self._path(key), _document(known))
@@ -153,8 +178,17 @@ class Surroundings:
         return self._cache / f"{key}-host.json"
 
 
-def _is_true(known: _Known | None) -> bool:
-    return known is not None and known.state == digest(state_of(known.learnt.watched))
+def _no_cluster(error: OSError) -> LogshipError:
+    return LogshipError(
+        Code.NO_INSTALLATION,
+        f"no cluster can be made to look what an installation has: {error}",
+        "look at the disk of the directory for temporary files, and at the installation",
+        retryable=True,
+    )
+
+
+def _is_true(known: _Known) -> bool:
+    return known.state == digest(state_of(known.learnt.watched))
 
 
 def _document(known: _Known) -> bytes:

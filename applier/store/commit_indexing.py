@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -15,6 +16,7 @@ from applier.store import commit_times
 from applier.store.commit_times import CommitTimes, Segment
 from applier.store.store import Store
 from logship.errors import LogshipError
+from logship.threads import IdleExecutor
 from logship.wal import segment_start
 
 _log = structlog.get_logger(__name__)
@@ -22,13 +24,22 @@ _log = structlog.get_logger(__name__)
 _SHARE: Final = 0.1
 """Of the time of one core.  A segment of bulk WAL has thousands of records, each walked in
 Python: at half a core that took a third of what an applier can do while it catches up."""
+_THREAD: Final = IdleExecutor("commit-indexing")
+"""One for all stores, as there may be hundreds: asyncio's own few threads are for work that
+somebody waits for, a fence among it."""
+_T = TypeVar("_T")
+
+
+class _StoppedError(Exception):
+    """Nothing more is to be done."""
 
 
 class CommitIndexing:
     """Indexes the finished segments of `store`, those of before its start included.
 
-    It takes little of one core's time, in a thread, and writes without sync: while WAL comes fast
-    it falls behind, and catches up later.  A restore walks what is not indexed yet.
+    It takes little of one core's time, in a thread that all stores share, and writes without
+    sync: while WAL comes fast it falls behind, and catches up later.  A restore walks what is
+    not indexed yet.
     """
 
     def __init__(self, store: Store) -> None:
@@ -38,7 +49,9 @@ class CommitIndexing:
         self._looked_at: Segment | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
-        self._stopping = threading.Event()
+        self._stopping = asyncio.Event()
+        self._piece: Future[Any] | None = None
+        """What is done in the thread, or waits for it."""
 
     def start(self) -> None:
         self._unsubscribe = self._store.subscribe(self._changed)
@@ -50,6 +63,8 @@ class CommitIndexing:
         self._unsubscribe()
         self._stopping.set()
         self._wake.set()
+        if self._piece is not None:
+            self._piece.cancel()  # one that has begun comes to its end
         if self._task is not None:
             await self._task
             self._task = None
@@ -79,24 +94,45 @@ class CommitIndexing:
                 )
             ]
             try:
-                await asyncio.to_thread(self._index, wanted)
+                await self._index(wanted)
+            except _StoppedError:
+                return
             except Exception as error:
                 _log.error("a bug while indexing", exc_info=error)
 
-    def _index(self, wanted: list[Segment]) -> None:
-        """Newest first: that is what is asked for most.  In a thread."""
+    async def _index(self, wanted: list[Segment]) -> None:
+        """Newest first: that is what is asked for most."""
         for timeline, start in sorted(wanted, reverse=True):
-            if self._stopping.is_set():
-                return
             if (timeline, start) in self.index.times:
                 continue
-            began = time.monotonic()
-            # One that is gone, or can't be read, is the reader's trouble, who says so.
-            with contextlib.suppress(LogshipError):
-                found = commit_times.last_commit(
-                    self._store.read, self._store.line, timeline, start
-                )
-                self.index.add((timeline, start), found)
+            took_seconds = await self._in_thread(partial(self._index_segment, timeline, start))
             # Python code of two threads takes turns: leave the event loop nearly all of them.
-            self._stopping.wait((time.monotonic() - began) * (1 / _SHARE - 1))
-        self.index.keep_only(wanted)
+            # No thread is kept meanwhile.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(took_seconds * (1 / _SHARE - 1)):
+                    await self._stopping.wait()
+        await self._in_thread(partial(self.index.keep_only, wanted))
+
+    def _index_segment(self, timeline: int, start: int) -> float:
+        """Returns the seconds that it took."""
+        began = time.monotonic()
+        # One that is gone, or can't be read, is the reader's trouble, who says so.
+        with contextlib.suppress(LogshipError):
+            found = commit_times.last_commit(self._store.read, self._store.line, timeline, start)
+            self.index.add((timeline, start), found)
+        return time.monotonic() - began
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        """In the thread of all stores, when it is free.  Raises _StoppedError: `stop` was called
+        before that."""
+        if self._stopping.is_set():
+            raise _StoppedError
+        self._piece = piece = _THREAD.submit(work)
+        try:
+            return await asyncio.wrap_future(piece)
+        except asyncio.CancelledError:
+            if self._stopping.is_set() and piece.cancelled():
+                raise _StoppedError from None
+            raise
+        finally:
+            self._piece = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from applier.compat import LiveFacts
-from applier.standby import StandbyLayout
+from applier.standby import StandbyLayout, surroundings
 from applier.standby.inspection import inspect
 from applier.standby.surroundings import Surroundings
 from logship import host
@@ -59,7 +60,7 @@ def scripts(directory: Path, major: int) -> Installation:
 
 @pytest.mark.parametrize("major", [14, 15, 18])
 async def test_the_host_is_asked_once_and_again_when_it_changed(
-    shared_tmp_path: Path, major: int
+    shared_tmp_path: Path, major: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation = scripts(shared_tmp_path / "bin", major)
     cache = shared_tmp_path / "cache"
@@ -81,6 +82,7 @@ async def test_the_host_is_asked_once_and_again_when_it_changed(
     assert facts.collation_version("i", HOSTILE) is None
 
     # From here on nothing can be asked any more.
+    initdb = (shared_tmp_path / "bin" / "initdb").read_text()
     (shared_tmp_path / "bin" / "initdb").write_text("#!/bin/sh\nexit 1\n")
     again = Surroundings(RUN_AS, cache)
     assert await again.describe(installation, asked) == (profile, facts)
@@ -96,9 +98,18 @@ async def test_the_host_is_asked_once_and_again_when_it_changed(
     text = kept.read_text()
     start = text.index('"state":"') + len('"state":"')
     kept.write_text(text[:start] + "as it was" + text[text.index('"', start) :])
+    changed = Surroundings(RUN_AS, cache)
+    for _ in range(2):
+        assert await changed.describe(installation, asked) == (profile, None), "no stale answer"
+    monkeypatch.setattr(surroundings, "ASK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(shared_tmp_path / "missing"))
+    assert await changed.describe(installation, asked) == (profile, None)
     with pytest.raises(LogshipError) as caught:
-        await Surroundings(RUN_AS, cache).describe(installation, asked)
+        await Surroundings(RUN_AS, shared_tmp_path / "empty").describe(installation, asked)
     assert caught.value.code is Code.NO_INSTALLATION
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (shared_tmp_path / "bin" / "initdb").write_text(initdb)
+    assert await changed.describe(installation, asked) == (profile, facts), "it is asked again"
     (shared_tmp_path / "bin" / "postgres").unlink()
     with pytest.raises(LogshipError, match="is gone"):
         await again.describe(installation, asked)
@@ -111,11 +122,11 @@ async def test_what_can_t_be_asked_is_compared_as_far_as_it_is_known(
     program = shared_tmp_path / "bin" / "postgres"
     # initdb finds the real one beside itself.
     program.write_text("#!/bin/sh\necho 'FATAL:  out of luck' >&2\nexit 1\n")
-    surroundings = Surroundings(RUN_AS, shared_tmp_path / "cache")
-    profile, facts = await surroundings.describe(installation, None)
+    asking = Surroundings(RUN_AS, shared_tmp_path / "cache")
+    profile, facts = await asking.describe(installation, None)
     assert (profile.major, facts) == (17, None)
     (shared_tmp_path / "bin" / "initdb").write_text("#!/bin/sh\nexit 1\n")
-    assert await surroundings.describe(installation, None) == (profile, None), "it is not repeated"
+    assert await asking.describe(installation, None) == (profile, None), "it is not repeated"
 
 
 def layout_of(server: PrimaryServer) -> StandbyLayout:
@@ -135,7 +146,12 @@ async def test_a_look_finds_other_versions_and_libraries_that_do_not_load(
     server.execute("create index on t (a)")
     server.execute("create extension hstore")
     server.execute("create extension citext")
-    assert await inspect(layout, server.port, "postgres", loaded) == LiveFacts(databases=3)
+    for may_load in (False, True):
+        assert loaded == {}, "a promotion may begin while a look is under way"
+        found = await inspect(
+            layout, server.port, "postgres", loaded, may_load=lambda may=may_load: may
+        )
+        assert found == LiveFacts(databases=3)
     assert loaded == {"$libdir/citext": "", "$libdir/hstore": ""}
 
     with psycopg.connect(

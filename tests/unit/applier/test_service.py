@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from applier.operations.record import InstanceRecord, record_path, save_record
+from applier.operations.record import InstanceRecord, Promotion, record_path, save_record
 from applier.service import Service
-from applier.settings import load_applier_settings
+from applier.settings import BudgetsSettings, load_applier_settings
 from tests.support.fake_intake import new_keys
 from tests.support.link_frames import profile
 from tests.support.waiting import until
@@ -30,6 +30,21 @@ public_key = "{key}"
 port = {port}
 run_standby = false
 """
+
+_PROMOTION = Promotion(
+    at=1.0,
+    offline=True,
+    opened_timeline=2,
+    opened_lsn=1,
+    durable_timeline=1,
+    durable_lsn=1,
+    heard=None,
+    lost_bytes=None,
+    unreplayed_bytes=0,
+    promote_seconds=0.1,
+    first_write_seconds=0.1,
+    port=6543,
+)
 
 
 @pytest.fixture
@@ -91,6 +106,26 @@ async def test_the_status_of_all_instances_lets_others_go_on_in_between(
         await asyncio.sleep(0)
     assert [document["name"] for document in asked.result()] == ["a", "b", "c"]
     assert len(seen) > len(names)
+
+
+async def test_who_is_promoted_alone_shares_the_memory_with_those_that_are_not_opened(
+    make: Callable[..., Service],
+) -> None:
+    settings = make("here", "elsewhere", "standby").settings
+    save_record(
+        settings.directory / "instances" / "elsewhere",
+        msgspec.structs.replace(_record("elsewhere"), promotion=_PROMOTION),
+    )
+    record_path(settings.directory / "instances" / "standby").write_text("damaged")
+    instances = {
+        name: msgspec.structs.replace(own, run_standby=True)
+        for name, own in settings.instances.items()
+    }
+    budgets = BudgetsSettings(memory_mb=1200, standby_floor_mb=64, cgroups="off")
+    service = Service(msgspec.structs.replace(settings, instances=instances, budgets=budgets))
+    await service.open(["here"], each_for_itself=False)
+    assert service.open_instances["here"].budget.memory(promoted=True).share_mb == 200 + 600 // 2
+    await service.close()
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_we_may() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from applier.budgets.memory import MemoryRule
+from applier.operations import budget as budget_module
 from applier.operations import instance as instance_module
 from applier.operations import turns as turns_module
 from applier.operations.budget import CATCH_UP_BYTES, disk_bytes
@@ -17,6 +21,7 @@ from applier.receivers import FencedError
 from applier.receivers.seed.placement import SeedPlaced
 from applier.service import Service
 from applier.settings import ApplierSettings, load_applier_settings
+from applier.standby.cgroups import Cgroups
 from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedChunk
 from logship.seal import seal
@@ -24,7 +29,7 @@ from tests.support.fake_intake import new_keys
 from tests.support.link_frames import SEGMENT_BYTES, hello
 from tests.support.waiting import free_port, until
 from tests.support.wal_factory import WalFactory, wal_line
-from tests.unit.applier.operations.conftest import Listener
+from tests.unit.applier.operations.conftest import Listener, change_settings
 
 S = SEGMENT_BYTES
 FACTORY = WalFactory(wal_line(17, S))
@@ -234,6 +239,65 @@ async def test_a_bucket_with_much_to_bring_takes_a_turn_until_its_end_is_reached
     assert turn(stock) is None
 
 
+async def test_a_turn_that_comes_to_who_can_not_use_it_is_passed_on_and_harms_nobody(
+    service: Service,
+) -> None:
+    orders, stock, users = (service.open_instances[n] for n in NAMES)
+    orders_listener, _ = await greet(orders)
+    stocks_listener, _ = await greet(stock)
+    change_settings(stock, seed="manual")
+    users_listener, _ = await greet(users)
+    orders.lost(orders_listener, "gone")
+    assert not told_of_a_seed(stocks_listener)
+    assert told_of_a_seed(users_listener)
+    assert [turn(each) for each in (orders, stock, users)] == [None, None, "running"]
+
+    change_settings(stock, seed="auto")
+    await started(stock)
+    stock.arrival.asked_of_link = True
+    await greet(stock)
+    stock.arrival.asked_of_link = False
+    assert turn(stock) == "waiting"
+    store, stock.store = stock.store, None  # it is just being opened again
+    users.lost(users_listener, "gone")
+    stock.store = store
+    assert turn(users) is None
+    assert users.link.state == "lost"
+
+
+async def test_a_seed_from_a_bucket_that_can_not_begin_gives_its_turn_back(
+    service: Service,
+) -> None:
+    orders, stock = service.open_instances["orders"], service.open_instances["stock"]
+    await stock.bucket.hello(hello(instance="stock"), Listener())
+    store, stock.store = stock.store, None  # it is just being opened again
+    with pytest.raises(LogshipError):
+        await stock.bucket.seed_begin(seed(stock))
+    stock.store = store
+    assert turn(stock) is None
+    assert (await greet(orders))[1]
+
+
+async def test_what_comes_of_a_seed_that_is_not_arriving_takes_no_turn(service: Service) -> None:
+    orders, stock = service.open_instances["orders"], service.open_instances["stock"]
+    await greet(stock)
+    await stock.seed_begin(seed(stock))
+    await stock.seed_stopped("seed-stock", "seed-failed", "it broke")
+    sealed = seal(bytes(1024))
+    late = SeedChunk(
+        seed_id="seed-stock",
+        sequence=0,
+        kind="data",
+        raw_bytes=1024,
+        crc32c=sealed.crc32c,
+        codec=sealed.codec,
+    )
+    with pytest.raises(LogshipError, match="not known"):
+        await stock.seed_chunk(late, sealed.payload)
+    assert turn(stock) is None
+    assert (await greet(orders))[1]
+
+
 async def test_a_promotion_waits_for_no_turn(service: Service) -> None:
     orders, stock = service.open_instances["orders"], service.open_instances["stock"]
     await started(stock)
@@ -254,6 +318,23 @@ async def test_a_turn_that_nobody_uses_goes_to_who_waits(
     await greet(orders)  # asked for a seed, and never begins it
     stocks_listener, _ = await greet(stock)
     await until(lambda: told_of_a_seed(stocks_listener), "the other is asked")
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+async def test_the_kernel_leaves_a_server_the_buffers_that_its_operator_gave_it(
+    service: Service, tmp_path: Path
+) -> None:
+    orders, sharing = service.open_instances["orders"], service.host.sharing
+    (tmp_path / "cgroup.subtree_control").write_text("memory")
+    sharing.rule, sharing.cgroups = MemoryRule(1000, 64, 0.5), Cgroups(tmp_path)
+    high = tmp_path / "logship-standby-orders" / "memory.high"
+    orders.budget.contain(os.getpid())
+    assert high.read_text() == str(500 << 20)
+    change_settings(orders, shared_buffers_mb=2048)
+    orders.budget.contain(os.getpid())
+    assert int(high.read_text()) > 4096 << 20
 
 
 # --- the disk -------------------------------------------------------------------------------
@@ -312,6 +393,26 @@ async def test_a_seed_that_would_not_fit_is_refused_and_one_that_grows_too_large
     with pytest.raises(LogshipError) as caught:
         await small.seed_chunk(chunk, sealed.payload)
     assert caught.value.code is Code.DISK_QUOTA
+
+
+async def test_a_quota_that_is_raised_while_the_disk_is_measured_counts_at_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, measuring, gate = service.open_instances["small"], threading.Event(), threading.Event()
+
+    def slowly(_: object) -> int:
+        measuring.set()
+        assert gate.wait(10)
+        return 1 << 20
+
+    monkeypatch.setattr(budget_module, "disk_bytes", slowly)
+    first = asyncio.create_task(small.budget.check_room(2 << 20))
+    await until(measuring.is_set, "it is measured")
+    change_settings(small, disk_mb=12)
+    second = asyncio.create_task(small.budget.check_room(7 << 20))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, second)
 
 
 def test_what_is_on_the_disk_counts_once_and_links_do_not(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def more_settings(shared_tmp_path: Path) -> str:
     (shared_tmp_path / "wal").mkdir()
     (shared_tmp_path / "data").mkdir()
     return f"""
+budgets.memory_mb = 1000
 link.secret_key_file = "{shared_tmp_path}/keys/applier.key"
 link.listen = "tcp://127.0.0.1:{free_port()}"
 store.volumes = ["{shared_tmp_path}/wal"]
@@ -282,8 +283,12 @@ async def test_a_promoted_one_is_not_removed_by_a_slip(
         await service.remove_instance(NAME, keep_data=False, promoted=False)
     assert caught.value.code is Code.ALREADY_PROMOTED
     assert service.open_instances[NAME] is instance and instance.failure is None
+    sharing, told = service.host.sharing, [""]
+    sharing.promoted(NAME, lambda: told.append("a server that nobody here keeps any more"))
     kept = await service.remove_instance(NAME, keep_data=True, promoted=False)
     assert kept["keep_server"]
+    sharing.promoted("orders", lambda: None)
+    assert told == [""]
     assert (await add(service))["port"] == 6543, "where its clients are"
     await service.remove_instance(NAME, keep_data=False, promoted=True)
     assert files_of(shared_tmp_path) == []

@@ -42,3 +42,25 @@ def test_who_was_promoted_before_is_told_once_of_each_that_comes_after() -> None
     for name in ("a", "b", "b", "a", "c"):
         sharing.promoted(name, lambda name=name: told.append(name))  # type: ignore[misc]
     assert told == ["a", "a", "b"]
+
+
+def test_who_was_removed_is_told_nothing_and_who_has_its_name_now_is_a_standby() -> None:
+    told: list[str] = []
+    sharing = Sharing(SETTINGS, lambda: of("a", "b"))
+    sharing.promoted("a", lambda: told.append("the first a"))
+    sharing.left("a")
+    sharing.left("never promoted")
+    assert sharing.shares("b", promoted=True) == Shares(250, 750)
+    sharing.promoted("b", lambda: told.append("b"))
+    assert told == []
+    sharing.promoted("a", lambda: told.append("the second a"))
+    assert told == ["b"]
+
+
+def test_who_is_taken_up_again_hears_in_the_place_of_what_it_was() -> None:
+    told: list[str] = []
+    sharing = Sharing(SETTINGS, lambda: of("a", "b"))
+    sharing.promoted("a", lambda: told.append("before"))
+    sharing.promoted("a", lambda: told.append("now"))
+    sharing.promoted("b", lambda: None)
+    assert told == ["now"]

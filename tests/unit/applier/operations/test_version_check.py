@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from applier.compat import Verdict
 from applier.operations.compat_report import compat_report
 from applier.operations.instance import Instance
-from logship.errors import Code, RefusedError, UsageError
+from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.postgres.installations import Installation
 from tests.support.link_frames import hello, profile
+from tests.support.waiting import until
 from tests.unit.applier.operations.conftest import Listener
 
 REMOVED = Installation(Path("/nowhere/bin"), 170010, "configured")
@@ -48,3 +50,25 @@ async def test_of_an_unknown_primary_or_installation_nothing_is_reported(
         with pytest.raises(UsageError, match="there is no PostgreSQL") as wrong:
             await compat_report(instance, wanted)
         assert "17.10 in /nowhere/bin" in wrong.value.hint
+
+
+async def test_who_asks_nothing_new_does_not_wait_for_an_installation_that_hangs(
+    instance: Instance, listener: Listener, shared_tmp_path: Path
+) -> None:
+    """A promotion compares first, and must not wait for another major's package."""
+    await instance.hello(hello(), listener)
+    programs, began = shared_tmp_path / "bin", shared_tmp_path / "began"
+    programs.mkdir()
+    began.mkdir(mode=0o777)
+    began.chmod(0o777)
+    for name in ("postgres", "initdb"):
+        (programs / name).write_text(f"#!/bin/sh\ntouch {began}/it\nexec sleep 60\n")
+        (programs / name).chmod(0o755)
+    check, layout = instance.following._version_check, instance.following._layout()
+    hangs = Installation(programs, 180000, "configured")
+    asking = asyncio.create_task(check.compare(hangs, layout, seeded=False))
+    await until((began / "it").exists, "it is asked")
+    with pytest.raises(LogshipError, match="is gone"):
+        await asyncio.wait_for(check.compare(REMOVED, layout, seeded=False), 5)
+    asking.cancel()
+    await asyncio.wait({asking})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from applier.store import Store
+from applier.store import Store, commit_indexing
 from applier.store.commit_indexing import CommitIndexing
 from applier.store.commit_times import (
     FILE_NAME,
@@ -136,6 +137,23 @@ async def test_a_stores_segments_are_indexed_as_they_are_finished(tmp_path: Path
     await indexing.stop()
     store.close()
     assert index_of(tmp_path / FILE_NAME).times == times
+
+
+async def test_who_has_much_to_index_keeps_none_of_the_threads_that_all_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit_indexing, "_SHARE", 1e-6)  # it rests for long after each segment
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    factory, times = recorded()
+    store = Store.open(tmp_path / "wal", LINE, keep_free_bytes=0)
+    await store.begin_chain(1, START)
+    await append(store, factory, START, factory.end)
+    indexing = CommitIndexing(store)
+    indexing.start()
+    await indexed(indexing, dict(list(times.items())[-1:]))
+    await asyncio.wait_for(asyncio.to_thread(int), 5)
+    await asyncio.wait_for(indexing.stop(), 5)
+    store.close()
 
 
 async def append(store: Store, factory: RecordFactory, start: int, end: int) -> None:
