@@ -13,7 +13,7 @@ from applier.operations.exposure import exposure_bytes
 from applier.operations.instance import Instance
 from applier.operations.promotion import describe_loss
 from applier.standby.life import STEADY_SECONDS, LifeState
-from applier.standby.server import StandbyStatus
+from applier.standby.status import StandbyStatus
 from logship import status
 from logship.errors import Code
 from logship.lsn import Lsn, plain_lsn
