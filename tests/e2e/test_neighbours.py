@@ -177,7 +177,12 @@ def test_hostile_neighbours_hurt_only_themselves(primary: PrimaryFactory, pair: 
     pair.add("good")
     pair.add("flood", more="intake_mb_per_second = 1")
     pair.add("quota", more="disk_mb = 48\nrun_standby = false")
-    pair.add("crashing", more='settings = { shared_preload_libraries = "nowhere" }')
+    pair.add(
+        "crashing",
+        # Else the version check would not let it start at all.
+        more='overrides = ["preload-libraries"]\n'
+        'settings = { shared_preload_libraries = "nowhere" }',
+    )
     pair.add("foreign", more="run_standby = false")
     pair.add("corrupt", more='run_standby = false\nseed = "manual"')
     pair.applier.start()
