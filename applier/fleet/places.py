@@ -85,6 +85,7 @@ def check_volumes(volumes: Iterable[Volumes]) -> None:
             raise LogshipError(
                 Code.STORE_FAILED,
                 f"{volume} is not mounted, and files that are to be removed are on it",
-                f"mount {volume}; if it is gone for good: mkdir -p {shlex.quote(volume)}/{_INSTANCES}",
+                f"mount {volume}; if it is gone for good: mkdir -p "
+                f"{shlex.quote(volume)}/{_INSTANCES}",
                 retryable=True,
             )
