@@ -132,7 +132,7 @@ async def test_an_unknown_key_is_refused_and_both_sides_can_say_so(listener: Lis
     error = await refused(Caller(listener.endpoint, keys=STRANGER))
     assert error.code is Code.LINK_AUTHENTICATION
     assert STRANGER.public in error.what
-    assert "settings" in error.hint
+    assert "--public-key-file" in error.hint
     assert await asyncio.wait_for(listener.denied.get(), 5) == (STRANGER.public, "127.0.0.1")
 
 
