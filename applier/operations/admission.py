@@ -66,6 +66,8 @@ def standing_of(
             "it begins anew when that is done",
             retryable=True,
         )
+    if found.system_identifier == known.system_identifier:
+        raise mismatch(record.name, known, found)  # pg_upgrade gives another one
     # What was set aside for a promotion that came to nothing (there is no fence) goes on.
     if found == record.accepted or (kept is not None and kept.for_promotion):
         return Standing.SUCCESSOR

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -189,10 +193,16 @@ class Pair:
         self.instances: dict[str, str] = {}
         self.standby_ports: dict[str, int] = {}
         (directory / "run").mkdir(mode=0o711)
+        _copy_answers(_known_installations(), self._installations)
         generate(directory / "keys", "applier")
         self.applier = Process("applier", directory / "applier.toml", directory / "applier.log")
         self.shippers: dict[str, Process] = {}
         self.client = ApplierClient(directory / "run" / "applier.sock")
+
+    @property
+    def _installations(self) -> Path:
+        """Where the applier keeps what it found out of each installation."""
+        return self.directory / "applier" / "installations"
 
     # --- settings -------------------------------------------------------------------------
 
@@ -392,10 +402,27 @@ class Pair:
         for process in (*self.shippers.values(), self.applier):
             if process.is_running:
                 process.stop(signal.SIGKILL)
+        _copy_answers(self._installations, _known_installations())
         for pid_file in self.directory.glob("*/instances/*/*/data/postmaster.pid"):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 _kill_tree(int(pid_file.read_text().split()[0]))
             remove_shared_memory(pid_file.parent)
+
+
+@functools.cache
+def _known_installations() -> Path:
+    """What earlier pairs of this process found out: asking anew takes an initdb each time."""
+    made = Path(tempfile.mkdtemp(prefix="logship-known-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+def _copy_answers(source: Path, target: Path) -> None:
+    for answer in source.glob("*.json"):
+        if not (target / answer.name).exists():
+            target.parent.mkdir(mode=0o711, exist_ok=True)
+            target.mkdir(exist_ok=True)
+            shutil.copyfile(answer, target / answer.name)
 
 
 def _kill_tree(pid: int) -> None:

@@ -114,6 +114,13 @@ def test_one_that_is_being_removed_has_to_wait() -> None:
     assert caught.value.retryable
 
 
+def test_a_higher_major_of_the_same_identifier_is_no_upgrade() -> None:
+    """pg_upgrade's cluster has the identifier that its initdb gave it."""
+    with pytest.raises(RefusedError) as refused:
+        standing(profile(system_identifier=16, server_version_num=170010), record(OLD))
+    assert refused.value.code is Code.MAJOR_MISMATCH
+
+
 def test_the_same_cluster_in_another_major_is_named_by_its_major() -> None:
     other = profile(system_identifier=17, server_version_num=160014)
     with pytest.raises(RefusedError) as caught:
