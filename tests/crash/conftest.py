@@ -14,7 +14,7 @@ from tests.support.clusters import ClusterTemplates
 from tests.support.installations import postgres_dir
 from tests.support.servers import PrimaryServer
 
-FEW = 7
+FEW = 5
 """Crash points of each test without the option: first, last, and evenly between."""
 
 

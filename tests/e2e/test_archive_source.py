@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PrimaryFactory
-from tests.support.installations import MAJORS, all_majors
+from tests.support.installations import ARCHIVING_MAJORS, MAJORS
 from tests.support.outboxes import archive_settings, make_outbox, wait_archived
 from tests.support.pair import BucketRoad, Pair, Process
 from tests.support.s3_server import S3Bucket
@@ -53,7 +53,7 @@ def protect(pair: Pair, conninfo: str, outbox: Path) -> Process:
     return shipper
 
 
-@all_majors
+@pytest.mark.parametrize("major", ARCHIVING_MAJORS)
 def test_follows_through_restarts_and_the_absence_of_its_primary(
     major: int, primary: PrimaryFactory, pair: Pair, shared_tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from tests.integration.source_contract import (
     first_position,
     read_until,
 )
-from tests.support.installations import MAJORS
+from tests.support.installations import ARCHIVING_MAJORS
 from tests.support.outboxes import SEGMENT, archive_settings, make_outbox, wait_archived
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import until, wait_until
@@ -96,7 +96,7 @@ class ArchiveRig:
 
 
 class TestArchiveSource(SourceContract):
-    @pytest.fixture(params=MAJORS)
+    @pytest.fixture(params=ARCHIVING_MAJORS)
     def rig(
         self, request: pytest.FixtureRequest, primary: PrimaryFactory, shared_tmp_path: Path
     ) -> ArchiveRig:
