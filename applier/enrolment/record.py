@@ -14,7 +14,7 @@ import msgspec
 from zmq.utils import z85
 
 from logship import durable
-from logship.documents import UNREADABLE
+from logship.documents import UNREADABLE, not_written
 from logship.errors import Code, LogshipError, RefusedError
 
 FORMAT: Final = 1
@@ -73,13 +73,7 @@ def save_enrolment(directory: Path, enrolment: Enrolment) -> None:
         durable.make_directory(directory)
         durable.write_file(path, data + b"\n")
     except OSError as error:
-        full = error.errno in durable.DISK_FULL_ERRNOS
-        raise LogshipError(
-            Code.DISK_FULL if full else Code.STORE_FAILED,
-            f"{path} can't be written: {error.strerror}",
-            "make room" if full else "look at the disk and its messages",
-            retryable=True,
-        ) from error
+        raise not_written(path, error) from error
 
 
 def load_enrolments(directory: Path) -> tuple[list[Enrolment], list[LogshipError]]:

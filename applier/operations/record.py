@@ -12,7 +12,7 @@ import msgspec
 
 from applier.fleet.places import IncarnationPlaces, InstancePlaces, Volumes
 from logship import durable
-from logship.documents import UNREADABLE
+from logship.documents import UNREADABLE, not_written
 from logship.errors import Code, LogshipError
 from logship.identity import Incarnation, Profile
 from logship.lsn import plain_lsn
@@ -182,13 +182,7 @@ def save_record(instance_directory: Path, record: InstanceRecord) -> None:
     try:
         durable.write_file(path, data + b"\n", mode=0o600)
     except OSError as error:
-        full = error.errno in durable.DISK_FULL_ERRNOS
-        raise LogshipError(
-            Code.DISK_FULL if full else Code.STORE_FAILED,
-            f"{path} can't be written: {error.strerror}",
-            "make room" if full else "look at the disk and its messages",
-            retryable=True,
-        ) from error
+        raise not_written(path, error) from error
 
 
 def known_places(directory: Path, name: str) -> IncarnationPlaces | None:

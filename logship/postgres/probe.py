@@ -124,19 +124,28 @@ async def _initdb(installation: Installation, data: Path, run_as: RunAs) -> None
         **run_as.subprocess_arguments(),
     )
     try:
-        async with asyncio.timeout(_INITDB_TIMEOUT_SECONDS):
-            output, _ = await process.communicate()
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        if isinstance(error, TimeoutError):
-            raise _failed(installation, f"no end in {_INITDB_TIMEOUT_SECONDS} s") from error
-        raise
+        output, _ = await ended(process, _INITDB_TIMEOUT_SECONDS)
+    except TimeoutError as error:
+        raise _failed(installation, f"no end in {_INITDB_TIMEOUT_SECONDS} s") from error
     if process.returncode != 0:
         said = output.decode("utf-8", "replace").strip().splitlines()
         telling = [line for line in said if "error" in line.lower() or "FATAL" in line]
         raise _failed(installation, "; ".join((telling or said)[-3:]))
+
+
+async def ended(
+    process: asyncio.subprocess.Process, timeout_seconds: float, given: bytes | None = None
+) -> tuple[bytes, bytes]:
+    """What it wrote to its pipes by its end.  Whatever interrupts that kills it, and raises:
+    TimeoutError, a cancellation."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await process.communicate(given)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
 
 
 def _failed(installation: Installation, why: str) -> LogshipError:

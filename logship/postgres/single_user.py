@@ -16,6 +16,7 @@ from pathlib import Path
 
 from logship.errors import Code, LogshipError
 from logship.postgres.installations import Installation
+from logship.postgres.probe import ended
 from logship.postgres.run_as import RunAs
 
 _TIMEOUT_SECONDS = 60
@@ -75,16 +76,11 @@ async def _run(
         env={**run_as.environment(), "LC_ALL": "C"},
         **run_as.subprocess_arguments(),
     )
+    given = "".join(f"{statement}\n" for statement in statements).encode()
     try:
-        async with asyncio.timeout(_TIMEOUT_SECONDS):
-            _, said = await process.communicate("".join(f"{s}\n" for s in statements).encode())
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        if isinstance(error, TimeoutError):
-            raise _failed(installation, f"no end in {_TIMEOUT_SECONDS} s") from error
-        raise
+        _, said = await ended(process, _TIMEOUT_SECONDS, given)
+    except TimeoutError as error:
+        raise _failed(installation, f"no end in {_TIMEOUT_SECONDS} s") from error
     if process.returncode != 0:
         lines = said.decode("utf-8", "replace").strip().splitlines()
         raise _failed(installation, "; ".join(lines[-3:]) or f"exit status {process.returncode}")
