@@ -21,6 +21,9 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 
 ROWS = 5000
+SECOND_IS_OVER = (
+    "select clock_timestamp() > checkpoint_time + interval '1 second' from pg_control_checkpoint()"
+)
 
 
 @pytest.fixture
@@ -56,6 +59,9 @@ def test_what_a_shipper_sealed_is_restored_to_a_moment_by_a_host_that_has_only_t
     wait_until(lambda: server.execute("select 1 from pg_stat_replication"), 60, "it streams")
     for _ in range(3):
         insert(server, ROWS)
+    # Where the first transaction behind the seed ends in a later segment, the window begins with
+    # the whole second after the checkpoint.
+    wait_until(lambda: server.execute(SECOND_IS_OVER) == [(True,)], 60, "the next second")
     ((good,),) = server.execute("select (extract(epoch from now()) * 1000000)::int8")
     server.execute("delete from t")
     flushed = server.execute("select pg_current_wal_flush_lsn()")[0][0]
