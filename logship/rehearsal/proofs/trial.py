@@ -32,7 +32,8 @@ def trial(
     copy is made.  incarnation: which one is tried; "": the newest of the instance.  version: of
     the installation that it is tried with; "": the newest of its major there.
 
-    Raises LogshipError: the recovery server itself does not stop or start.
+    Raises LogshipError: the recovery server itself does not stop or start; there is nothing to
+    try, or nothing to try it with.
     """
     copy = recovery.stopped_copy()
     try:
@@ -44,12 +45,15 @@ def trial(
 def try_copy(
     copy: Recovery, reference: Reference, incarnation: str = "", version: str = ""
 ) -> tuple[Observation, ...]:
-    """The same with a copy that is there and is the caller's to remove."""
+    """The same with a copy that is there and is the caller's to remove.
+
+    Raises LogshipError: there is nothing to try, or nothing to try it with.
+    """
     began_at = time.monotonic()
     sockets = copy.machine.home / "run" / "bare"
     server = Server(copy.machine, str(sockets), copy.standby_port)
+    told = _told(copy, reference, incarnation, version)
     try:
-        told = _told(copy, reference, incarnation, version)
         came = server.ask(
             "bare", {**told, "sockets": str(sockets)}, timeout_seconds=2 * TRIAL_SECONDS
         )

@@ -21,7 +21,8 @@ from logship.rehearsal.site.server import Server
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 PROMOTE_SECONDS = 300.0
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.2
+"""A look starts a program, which takes as long again."""
 _LOG_LINES = 12
 
 _fork_numbers = itertools.count(1)
@@ -91,7 +92,8 @@ class Recovery:
         ask_logship(machine, "applier", keygen)
         # The sockets' directory must be there before the applier is.
         machine.write(made.places.home / "run" / "README", "Sockets of the applier.\n")
-        made.set_parameters(parameters or {})
+        if parameters:
+            made.set_parameters(parameters)
         return made
 
     @property
@@ -134,8 +136,7 @@ class Recovery:
             )
         except RefusedError:
             self.parameters = before
-            if before:
-                self._write_settings()
+            self._write_settings()
             raise
 
     def set_overrides(self, rules: Sequence[str]) -> None:
