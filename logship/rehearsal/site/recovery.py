@@ -228,6 +228,17 @@ class Recovery:
         fork._write_settings()
         return fork
 
+    def stopped_copy(self) -> Recovery:
+        """A `fork` of this one, which was stopped well for it and runs again.
+
+        Raises LogshipError: it does not stop or start.
+        """
+        self.stop()
+        try:
+            return self.fork()
+        finally:
+            self.start()
+
     def remove(self) -> None:
         """End all that runs and remove the machine."""
         with contextlib.suppress(LogshipError):
@@ -278,13 +289,18 @@ class Recovery:
         options = ["--against", against] if against else []
         if primary_profile is not None:
             options += ["--primary", "-"]
-        document = self._shipper(
-            "compat",
-            self.instance,
-            *options,
-            stdin=(primary_profile or b"").decode(),
-            fine=(ExitCode.DONE, ExitCode.REFUSED),
-        )
+        try:
+            document = self._shipper(
+                "compat",
+                self.instance,
+                *options,
+                stdin=(primary_profile or b"").decode(),
+                fine=(ExitCode.DONE, ExitCode.REFUSED),
+            )
+        except LogshipError as error:
+            if error.code is Code.NO_INSTALLATION:
+                return Verdict(refused=str(error))
+            raise
         return verdict_of(document)
 
     def promote(self, incarnation: str = "") -> dict[str, Any]:
@@ -354,12 +370,13 @@ class Recovery:
 def verdict_of(document: Mapping[str, Any]) -> Verdict:
     """The version check's document (`shipper compat --json`) as a verdict.  Pure."""
     names = ("rule", "outcome", "primary", "standby", "why", "remedy")
-    return Verdict(
-        tuple(
-            RuleSaid(*(str(finding.get(name) or "") for name in names))
-            for finding in document.get("findings") or ()
-        )
+    rules = tuple(
+        RuleSaid(*(str(finding.get(name) or "") for name in names))
+        for finding in document.get("findings") or ()
     )
+    # Its shipper would be turned away.
+    refused = document.get("refused") or {}
+    return Verdict(rules, str(refused.get("what", "")))
 
 
 def _durable(status: Mapping[str, Any]) -> str | None:
