@@ -125,7 +125,10 @@ def _faults(
     section: PlanSection, start: Start, directory: Path
 ) -> Iterator[tuple[tuple[str, ...], str]]:
     """What is wrong with the files that the plan names: the key's path, and what it is."""
-    named = [(("start", "shipper"), start.shipper), (("start", "applier"), start.applier)]
+    named: list[tuple[tuple[str, ...], str]] = [
+        (("start", "shipper"), start.shipper),
+        (("start", "applier"), start.applier),
+    ]
     for number, step in enumerate(section.steps, start=1):
         if step.logship:
             named.append((("steps", str(number), "logship"), logship_of(step.logship, directory)))
