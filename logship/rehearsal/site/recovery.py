@@ -265,6 +265,11 @@ class Recovery:
 
     # --- what operators ask ---------------------------------------------------------------
 
+    def durable_lsn(self) -> int | None:
+        """Below which all WAL is durable; None before there is any.  Raises LogshipError."""
+        lsn = _durable(self.status())
+        return None if lsn is None else Lsn.parse(lsn)
+
     def status(self) -> dict[str, Any]:
         """The status document (docs/api.md).  Raises LogshipError."""
         return self._shipper("status", self.instance)
@@ -354,11 +359,13 @@ class Recovery:
 def verdict_of(document: Mapping[str, Any]) -> Verdict:
     """The version check's document (`shipper compat --json`) as a verdict.  Pure."""
     names = ("rule", "outcome", "primary", "standby", "why", "remedy")
+    refused = document.get("refused") or {}
     return Verdict(
         tuple(
             RuleSaid(*(str(finding.get(name) or "") for name in names))
             for finding in document.get("findings") or ()
-        )
+        ),
+        str(refused.get("what") or ""),
     )
 
 
