@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from logship.errors import Code, LogshipError
 from logship.rehearsal.engine import Engine
 from logship.rehearsal.outcome import Verdict
 from logship.rehearsal.plan import Plan
-from logship.rehearsal.site.primary import Primary
+from logship.rehearsal.site.primary import Primary, Written, longest_pause_seconds
 from logship.rehearsal.site.recovery import Recovery
 
 INSTANCE = "rehearsed"
@@ -33,12 +32,19 @@ class Stage:
     say: Callable[[str], None]
     _forks: int = 0
     _writing: bool = False
-    _paused_at: float = 0.0
-    _pause_seconds: float = 0.0
+    _written: list[Written] = field(default_factory=list)
 
     def ship(self) -> None:
         """Start the shipper, towards the recovery server."""
-        self.primary.start_shipper(self.recovery.link_address, self.recovery.applier_public_key)
+        self.primary.write_settings(self.recovery.link_address, self.recovery.applier_public_key)
+        self.primary.start_shipper()
+
+    def change_primary(self, image: str) -> None:
+        """Stop writes, shipper and server well, and go on in `image`; nothing runs there yet."""
+        self.pause_writes()
+        self.primary.stop_shipper()
+        self.primary.stop()
+        self.primary.machine.change(image=image)
 
     def wait_following(self, timeout_seconds: float = SEED_SECONDS) -> None:
         """Until all that the primary has now is replayed.  Raises LogshipError."""
@@ -55,29 +61,25 @@ class Stage:
 
     def start_writes(self) -> None:
         """Commit all the time, from now on."""
-        self._pause_seconds = 0.0
-        self.primary.start_writer()
-        self._writing = True
+        self._written = []
+        self.resume_writes()
 
     def pause_writes(self) -> None:
-        """As an operator does who announces a pause: it counts as one."""
+        """Before the primary's machine is changed, and as an operator does who announces a
+        pause.  It counts as one."""
         if self._writing:
-            self._pause_seconds = max(
-                self._pause_seconds, self.primary.stop_writer().longest_pause_seconds
-            )
-            self._paused_at = time.monotonic()
             self._writing = False
+            self._written.append(self.primary.stop_writer())
 
     def resume_writes(self) -> None:
         if not self._writing:
             self.primary.start_writer()
-            self._pause_seconds = max(self._pause_seconds, time.monotonic() - self._paused_at)
             self._writing = True
 
     def end_writes(self) -> float:
-        """Stop them.  The longest time without a commit, in seconds."""
+        """Stop them.  The longest time without a commit since `start_writes`, in seconds."""
         self.pause_writes()
-        return self._pause_seconds
+        return longest_pause_seconds(self._written)
 
     # --- copies ---------------------------------------------------------------------------
 
@@ -110,11 +112,17 @@ class Stage:
         try:
             yield fork
         finally:
-            fork.remove()
+            fork.machine.remove()
 
     def verdict_on(self, primary: Primary) -> Verdict:
         """What the version check says of WAL of `primary`, which runs, on the recovery server."""
-        return self.recovery.compat(primary_profile=primary.profile())
+        primary.write_settings(self.recovery.link_address, self.recovery.applier_public_key)
+        try:
+            return self.recovery.compat(primary_profile=primary.profile())
+        except LogshipError as error:
+            if error.code is Code.NO_INSTALLATION:
+                return Verdict(refused=error.what)
+            raise
 
     def _name(self, of: str) -> str:
         self._forks += 1
@@ -129,11 +137,10 @@ def build(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Stage:
         engine.machine("primary", start.primary, start.shipper), INSTANCE, plan.database
     )
     primary.create()
-    primary.start()
     recovery = Recovery.create(
         engine.machine("recovery", start.standby, start.applier),
         INSTANCE,
-        primary.public_key,
+        primary.shipper_public_key(),
         start.standby_parameters,
     )
     recovery.start()

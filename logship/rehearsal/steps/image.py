@@ -29,9 +29,8 @@ class ImageChange:
             stage.recovery.change(image=self._image)
             stage.recovery.start()
         else:
-            stage.primary.stop_shipper()
-            stage.primary.stop()
-            stage.primary.change_image(self._image)
+            stage.change_primary(self._image)
             stage.primary.start()
+            stage.resume_writes()
             stage.ship()
         return Made()

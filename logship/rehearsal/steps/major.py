@@ -28,8 +28,8 @@ class MajorUpgrade:
 
     def foresee(self, stage: Stage) -> Verdict:
         with stage.primary_copy(image=self._image) as primary:
-            primary.upgrade_major(self._major)
             primary.start()
+            primary.upgrade_major(self._major)
             return stage.verdict_on(primary)
 
     def make(self, stage: Stage) -> Made:
@@ -39,12 +39,10 @@ class MajorUpgrade:
         stage.pause_writes()
         reference = take_reference(primary.server)
         stage.wait_following()
-        primary.stop_shipper()
-        primary.stop()
-        primary.change_image(self._image)
+        stage.change_primary(self._image)
+        primary.start()
         stage.say(f"  pg_upgrade to {self._major}")
         primary.upgrade_major(self._major)
-        primary.start()
         stage.resume_writes()
         stage.ship()
         new = _wait_succeeded(stage, old)

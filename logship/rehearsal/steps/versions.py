@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from logship.errors import LogshipError
+from logship.link.refusals import version_mismatch
 from logship.rehearsal.engine import Machine
 from logship.rehearsal.outcome import RuleSaid, Verdict
 from logship.rehearsal.plan import Side, Step
@@ -15,7 +16,7 @@ from logship.rehearsal.steps import Made
 RULE = "link-protocol"
 """Of a rehearsal alone: the version check compares servers, and is asked over this protocol."""
 
-_WHY = "A shipper and an applier that speak no version of the link's protocol in common do not talk."
+_WHY = "Without a version of the link's protocol that both speak, the two do not talk."
 
 
 class LogshipChange:
@@ -46,3 +47,27 @@ class LogshipChange:
             stage.recovery.machine.change(logship=self._logship)
             stage.recovery.start()
         return Made()
+
+
+def compare_protocols(
+    shipper: tuple[int, int] | None, applier: tuple[int, int] | None
+) -> RuleSaid:
+    """Oldest and newest version of the protocol that each speaks; None: it does not say, and is
+    not compared.  Pure."""
+    shown = [f"{each[0]}-{each[1]}" if each else "" for each in (shipper, applier)]
+    if shipper is None or applier is None:
+        return RuleSaid(RULE, "pass", *shown, _WHY)
+    refusal = version_mismatch(shipper, applier)
+    if refusal is None:
+        return RuleSaid(RULE, "pass", *shown, _WHY)
+    return RuleSaid(RULE, "block", *shown, _WHY, refusal.hint)
+
+
+def _spoken(machine: Machine, program: str) -> tuple[int, int] | None:
+    try:
+        document: dict[str, Any] = ask_logship(machine, program, ["--version", "--json"])
+    except LogshipError:
+        # One from before this was told prints its version as text.
+        return None
+    protocol = document["protocol"]
+    return int(protocol["oldest"]), int(protocol["newest"])
