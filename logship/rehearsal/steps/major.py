@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 from logship.errors import Code, LogshipError
-from logship.rehearsal.outcome import Observation, Result, Verdict
+from logship.rehearsal.outcome import Observation, Verdict
 from logship.rehearsal.plan import Step
 from logship.rehearsal.proofs.drill import drill
 from logship.rehearsal.proofs.reference import take_reference
@@ -74,4 +74,6 @@ def _wait_succeeded(stage: Stage, old: str) -> str:
 
 def _of_old(observation: Observation, old: str) -> Observation:
     said = f"of {old}, kept until the cut-over: {observation.said}"
-    return replace(observation, said=said) if observation.result is not Result.NOT_RUN else observation
+    return (
+        replace(observation, said=said) if observation.result is not Result.NOT_RUN else observation
+    )
