@@ -277,6 +277,11 @@ class Recovery:
 
     # --- what operators ask ---------------------------------------------------------------
 
+    def durable_lsn(self) -> int | None:
+        """Below which all WAL is durable; None before there is any.  Raises LogshipError."""
+        lsn = _durable(self.status())
+        return None if lsn is None else Lsn.parse(lsn)
+
     def status(self) -> dict[str, Any]:
         """The status document (docs/api.md).  Raises LogshipError."""
         return self._shipper("status", self.instance)
@@ -377,7 +382,7 @@ def verdict_of(document: Mapping[str, Any]) -> Verdict:
     )
     # Its shipper would be turned away.
     refused = document.get("refused") or {}
-    return Verdict(rules, str(refused.get("what", "")))
+    return Verdict(rules, str(refused.get("what") or ""))
 
 
 def _durable(status: Mapping[str, Any]) -> str | None:
