@@ -260,7 +260,10 @@ class Primary:
     # --- the work that goes on ------------------------------------------------------------
 
     def start_writer(self) -> None:
-        """Commits go on until `stop_writer`, whatever becomes of the server.  Raises LogshipError."""
+        """Commits go on until `stop_writer`, whatever becomes of the server.
+
+        Raises LogshipError: the program does not even start.
+        """
         self._writer = self.machine.start(
             [
                 *self.machine.tool_command("writer"),
