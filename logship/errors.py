@@ -100,6 +100,8 @@ class Code(StrEnum):
     # Recovery to a point in time
     TARGET_UNREACHABLE = "target-unreachable"
     RESTORE_FAILED = "restore-failed"
+    # Rehearsals
+    REHEARSAL_FAILED = "rehearsal-failed"
     # The commands
     SETTINGS = "settings"
     USAGE = "usage"

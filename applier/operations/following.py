@@ -242,26 +242,37 @@ class Following:
                 await self._start()
                 self.live.forget()
 
-    async def compare(self, against: Installation | None = None) -> tuple[Installation, Verdict]:
+    async def compare(
+        self,
+        against: Installation | None = None,
+        primary: Profile | None = None,
+        *,
+        anew: bool = False,
+    ) -> tuple[Installation, Verdict]:
         """For whoever asks: compare anew with `against`, or with what the standby runs on or
         would.  A standby that runs on it is looked into.  Changes nothing.
 
+        primary: instead of the recorded one.  anew: it is a cluster of which nothing is here yet.
         Raises LogshipError: nothing installed fits, or it can't be read.
         """
-        profile = self._instance.record.profile
-        assert profile is not None
-        installed = self._instance.host.installations
-        ours = self.installation or choose(installed, profile.major, profile.server_version_num)
-        chosen = against or ours
-        layout, seeded = self._layout(), self.placed is not None
-        verdict = await self._version_check.compare(chosen, layout, seeded=seeded)
-        if chosen != self._runs_on or self.standby is None:
+        chosen = against or self._would_run_on(primary)
+        data = self._layout().data if self.placed is not None and not anew else None
+        verdict = await self._version_check.compare(chosen, data, primary, anew=anew)
+        if anew or chosen != self._runs_on or self.standby is None:
             return chosen, verdict
         with contextlib.suppress(LogshipError):  # down, or not consistent yet
             # What serves clients loads no library for our sake.
             serves = self._instance.record.promotion is not None
-            await self.live.look(layout, with_libraries=not serves)
+            await self.live.look(self._layout(), with_libraries=not serves)
         return chosen, Verdict((*verdict.findings, *self.live.findings))
+
+    def _would_run_on(self, primary: Profile | None) -> Installation:
+        if primary is not None:
+            return self._version_check.choose_for(primary)
+        profile = self._instance.record.profile
+        assert profile is not None
+        installed = self._instance.host.installations
+        return self.installation or choose(installed, profile.major, profile.server_version_num)
 
     def is_look_due(self) -> bool:
         """Whether the running standby is to be looked into now."""

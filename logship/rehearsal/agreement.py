@@ -49,6 +49,7 @@ RULE_GUARDS: Mapping[str, frozenset[Symptom]] = {
     "extension-libraries": frozenset({Symptom.EXTENSIONS}),
     "extension-versions": frozenset({Symptom.EXTENSIONS}),
     "tablespaces": _FOLLOWS | {Symptom.PROMOTE},
+    "link-protocol": frozenset({Symptom.LINK}),
     "standby-collations": _OPENED_ORDER,
     "standby-libraries": frozenset({Symptom.EXTENSIONS}),
 }

@@ -113,8 +113,12 @@ class Machine(Protocol):
         kept."""
 
     def change(self, *, image: str | None = None, logship: str | None = None) -> None:
-        """Go on with another image or another Logship: only `home` stays.  All that runs on it
-        is ended hard; the caller stops what should end well.  Raises LogshipError."""
+        """Go on with another image or another Logship.
+
+        Another image: only `home` stays, and all that runs is ended hard; the caller stops what
+        should end well.  Another Logship alone ends nothing: what runs goes on with the old one,
+        and what is started from now on is of the new one.  Raises LogshipError.
+        """
 
     def fork(self, name: str, *, image: str | None = None, logship: str | None = None) -> Machine:
         """Another machine with a copy of this one's `home`, on which nothing runs.

@@ -1,0 +1,107 @@
+"""The bare trial: what would break if the version check did not hold the standby.
+
+On a copy of the recovery server PostgreSQL runs alone, on the standby's data and the WAL in the
+store, with the libraries that the primary preloads and the operator's parameters as they are
+written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from logship.errors import Code, LogshipError
+from logship.rehearsal.inside.bare import NOTHING, OPEN, START
+from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
+from logship.rehearsal.proofs.opened import look_at_opened, not_looked_at, try_a_write
+from logship.rehearsal.proofs.reference import Reference
+from logship.rehearsal.site.recovery import Recovery
+from logship.rehearsal.site.server import Server
+
+TRIAL_SECONDS = 90.0
+
+
+def trial(
+    recovery: Recovery,
+    reference: Reference,
+    incarnation: str = "",
+    version: str = "",
+    parameters: Mapping[str, str] | None = None,
+) -> tuple[Observation, ...]:
+    """Stop the recovery server well, copy it, start it again; try the copy.
+
+    reference: what the primary was like when all of it was durable here; nobody writes until the
+    copy is made.  incarnation: which one is tried; "": the newest of the instance.  version: of
+    the installation that it is tried with; "": the newest of its major there.  parameters: over
+    those of the instance.
+
+    Raises LogshipError: the recovery server itself does not stop or start.
+    """
+    recovery.stop()
+    try:
+        copy = recovery.fork()
+    finally:
+        recovery.start()
+    copy.parameters |= parameters or {}
+    try:
+        return _tried(copy, reference, incarnation, version)
+    finally:
+        copy.remove()
+
+
+def _tried(
+    copy: Recovery, reference: Reference, incarnation: str, version: str
+) -> tuple[Observation, ...]:
+    began_at = time.monotonic()
+    sockets = copy.machine.home / "run" / "bare"
+    server = Server(copy.machine, str(sockets), copy.standby_port)
+    try:
+        told = _told(copy, reference, incarnation, version)
+        came = server.ask(
+            "bare", {**told, "sockets": str(sockets)}, timeout_seconds=2 * TRIAL_SECONDS
+        )
+        said, reached = came["said"], came["reached"]
+    except LogshipError as error:
+        said, reached = error.what, NOTHING
+    seconds = time.monotonic() - began_at
+    if reached in (NOTHING, START):
+        symptom = Symptom.START if reached == NOTHING else Symptom.REPLAY
+        flow = Observation(Proof.FLOW, Result.FAILED, said, frozenset({symptom}), seconds)
+        rest = "the server did not get so far"
+        return (flow, Observation(Proof.PROMOTE, Result.NOT_RUN, rest), *not_looked_at(rest))
+    replayed = f"replayed to {reference.lsn} where nothing held it"
+    flow = Observation(Proof.FLOW, Result.PASSED, replayed, seconds=seconds)
+    refused = said if reached != OPEN else try_a_write(server)
+    if refused:
+        promote = Observation(Proof.PROMOTE, Result.FAILED, refused, frozenset({Symptom.PROMOTE}))
+        return (flow, promote, *not_looked_at("no server was opened"))
+    promote = Observation(Proof.PROMOTE, Result.PASSED, "opened, and takes writes")
+    return (flow, promote, *look_at_opened(server, reference))
+
+
+def _told(copy: Recovery, reference: Reference, incarnation: str, version: str) -> dict[str, Any]:
+    chosen = copy.incarnation(incarnation)
+    return {
+        "directory": str(chosen.directory),
+        "bin_directory": str(_bin_directory(copy, chosen.major, version)),
+        "port": copy.standby_port,
+        "until": reference.lsn,
+        "preload": reference.preload,
+        "parameters": copy.parameters,
+        "seconds": TRIAL_SECONDS,
+    }
+
+
+def _bin_directory(copy: Recovery, major: int, version: str) -> PurePosixPath:
+    """Raises LogshipError(NO_INSTALLATION)."""
+    there = copy.machine.facts.installations
+    fitting = [each for each in there if version in ("", each) and each.split(".")[0] == str(major)]
+    if not fitting:
+        raise LogshipError(
+            Code.NO_INSTALLATION,
+            f"there is no PostgreSQL {version or major} on {copy.machine.name}: it has "
+            f"{', '.join(there) or 'none'}",
+        )
+    return there[max(fitting, key=lambda each: int(each.split(".")[1]))]
