@@ -84,7 +84,9 @@ class Stage:
     # --- copies ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def recovery_copy(self, *, image: str | None = None, logship: str | None = None) -> Iterator[Recovery]:
+    def recovery_copy(
+        self, *, image: str | None = None, logship: str | None = None
+    ) -> Iterator[Recovery]:
         """A copy of the recovery server, with another image or Logship, on which nothing runs yet.
 
         The real one is stopped for it and runs again, with or without its standby following.

@@ -49,9 +49,7 @@ class LogshipChange:
         return Made()
 
 
-def compare_protocols(
-    shipper: tuple[int, int] | None, applier: tuple[int, int] | None
-) -> RuleSaid:
+def compare_protocols(shipper: tuple[int, int] | None, applier: tuple[int, int] | None) -> RuleSaid:
     """Oldest and newest version of the protocol that each speaks; None: it does not say, and is
     not compared.  Pure."""
     shown = [f"{each[0]}-{each[1]}" if each else "" for each in (shipper, applier)]
