@@ -10,8 +10,6 @@ pytest_plugins = ["pytester"]
 
 pytestmark = pytest.mark.integration
 
-_REPORTS = "from tests.support.sample_report import bad_report, good_report\n"
-
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
@@ -21,56 +19,41 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Py
     return pytester
 
 
-def test_loading_it_costs_nothing_and_its_option_is_explained(run: pytest.Pytester) -> None:
+def test_it_is_there_where_logship_is_installed_and_costs_nothing(
+    run: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run.makepyfile(
         """
         import sys
 
-        def test_what_is_loaded():
-            assert "logship.rehearsal.plugin" in sys.modules
+        def test_what_is_loaded(pytestconfig):
+            assert pytestconfig.getoption("--rehearsal-engine") == "local"
             ours = {name for name in sys.modules if name.startswith(("logship", "shipper"))}
             assert ours == {"logship", "logship.rehearsal", "logship.rehearsal.plugin"}
         """
     )
-    run.runpytest_subprocess("-W", "error").assert_outcomes(passed=1)
-    said = run.runpytest_subprocess("--help").stdout.str()
-    assert "--rehearsal-engine={docker,local}" in said
+    # It warns where it is not told of a scope, and there are no coroutines here.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:asyncio -p no:cacheprovider -W error")
+    run.runpytest_subprocess("--rehearsal-engine=local").assert_outcomes(passed=1)
 
 
-def test_a_failure_shows_the_table(run: pytest.Pytester) -> None:
-    run.makepyfile(
-        _REPORTS
-        + """
-from logship.rehearsal.plugin import Rehearsed
-
-def test_good():
-    report = Rehearsed(good_report())
-    report.assert_protected()
-    assert report.protected and len(report.steps) == 3 and report.findings == ()
-
-def test_bad():
-    Rehearsed(bad_report()).assert_protected()
-"""
-    )
-    result = run.runpytest_subprocess("-p", "no:cacheprovider")
-    result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(
-        [
-            "*STEP*CHECK*FLOW*",
-            "*2  primary: shared_preload_libraries*block*FAILED*held*",
-            "*protection would break: held after primary: shared_preload_libraries*",
-        ]
-    )
-    assert "plugin.py" not in result.stdout.str()
-
-
-def test_without_an_engine_a_rehearsal_is_skipped_and_a_wrong_plan_still_fails(
-    run: pytest.Pytester,
+def test_failures_show_the_table_and_without_an_engine_rehearsals_are_skipped(
+    run: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.makepyfile(
         """
         import pytest
         from logship.errors import UsageError
+        from logship.rehearsal.plugin import Rehearsed
+        from tests.support.sample_report import bad_report, good_report
+
+        def test_good():
+            report = Rehearsed(good_report())
+            report.assert_protected()
+            assert report.protected and len(report.steps) == 3 and report.findings == ()
+
+        def test_bad():
+            Rehearsed(bad_report()).assert_protected()
 
         def test_flags(rehearsal):
             rehearsal(from_image="postgres:16.9", to_image="postgres:16.14")
@@ -88,6 +71,16 @@ def test_without_an_engine_a_rehearsal_is_skipped_and_a_wrong_plan_still_fails(
         """
     )
     (run.path / "plan.toml").write_text('[start]\nprimary = "postgres:16.9"\n')
-    result = run.runpytest_subprocess("-rs")
-    result.assert_outcomes(passed=1, skipped=2)
-    result.stdout.fnmatch_lines(["SKIPPED*no rehearsal: *"])
+    # The other plugins take longer to load than all of this to run.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    result = run.runpytest_subprocess("-p", "logship.rehearsal.plugin", "-W", "error", "-rs")
+    result.assert_outcomes(passed=2, failed=1, skipped=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*STEP*CHECK*FLOW*",
+            "*2  primary: shared_preload_libraries*block*FAILED*held*",
+            "*protection would break: held after primary: shared_preload_libraries*",
+            "SKIPPED*no rehearsal: *",
+        ]
+    )
+    assert "plugin.py" not in result.stdout.str().partition("short test summary")[0]
