@@ -31,7 +31,7 @@ def prove(stage: Stage, refused: Mapping[str, str] | None = None) -> Proven:
     them is seen in a trial.  Raises LogshipError: a machine does not do what it must.
     """
     reference = take_reference(stage.primary.server)
-    progress = look_at_flow(stage.recovery, reference.lsn)
+    progress = look_at_flow(stage.recovery, reference.lsn, stage.patience_seconds)
     if refused is not None:
         return Proven(trial(stage.recovery, reference, parameters=refused))
     flow = judge(progress)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from logship import __version__
 from logship.errors import LogshipError
 from logship.rehearsal.agreement import compare
 from logship.rehearsal.engine import Engine
-from logship.rehearsal.outcome import Outage, Proof, Report, Result, StepOutcome, Verdict
+from logship.rehearsal.outcome import Outage, Report, StepOutcome, Verdict
 from logship.rehearsal.plan import Kind, Plan, Step
 from logship.rehearsal.proofs.flow import look_at_flow
 from logship.rehearsal.proving import Proven, prove
@@ -22,9 +21,6 @@ from logship.rehearsal.steps.outage import Watch
 from logship.rehearsal.steps.parameters import ParameterChange
 from logship.rehearsal.steps.primary import Checksums, Statements
 from logship.rehearsal.steps.versions import LogshipChange
-
-PROTECTED_SECONDS = 180.0
-"""How long a step may take to protect again.  A new seed counts too."""
 
 _CHANGES: dict[Kind, Callable[[Step], Change]] = {
     Kind.IMAGE: ImageChange,
@@ -91,7 +87,7 @@ def _step(stage: Stage, step: Step) -> StepOutcome:
         stage.say("  the version check is asked, on copies")
         verdict = change.foresee(stage)
         # Copies were made of what was stopped for it.
-        look_at_flow(stage.recovery, stage.primary.flush_lsn())
+        look_at_flow(stage.recovery, str(stage.primary.flush_lsn()), stage.patience_seconds)
         made, outage = _make(stage, change)
         stage.say("  looking at what came of it")
         refused = step.parameters if made.refused else None
@@ -108,7 +104,7 @@ def _make(stage: Stage, change: Change) -> tuple[Made, Outage]:
     try:
         made = change.make(stage)
         seconds = time.monotonic() - watch.begun
-        progress = look_at_flow(stage.recovery, stage.primary.flush_lsn(), PROTECTED_SECONDS)
+        progress = look_at_flow(stage.recovery, str(stage.primary.flush_lsn()), stage.patience_seconds)
     finally:
         exposed_bytes = watch.stop()
         writes_seconds = stage.end_writes()

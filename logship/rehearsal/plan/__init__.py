@@ -13,6 +13,9 @@ from pathlib import Path
 
 from logship.rehearsal.engine import CURRENT_LOGSHIP
 
+PATIENCE_SECONDS = 180.0
+"""A new seed counts too."""
+
 
 class Side(StrEnum):
     PRIMARY = "primary"
@@ -109,10 +112,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Plan:
-    """notes: what is told before the steps: reasons for their order."""
+    """notes: what is told before the steps: reasons for their order.  patience_seconds: how long a
+    standby may take to follow again; what takes longer has failed."""
 
     name: str
     start: Start
     steps: tuple[Step, ...]
     database: Database = Database()
     notes: tuple[str, ...] = ()
+    patience_seconds: float = PATIENCE_SECONDS

@@ -14,7 +14,7 @@ from pathlib import Path
 from logship.errors import Code, UsageError
 from logship.identity import check_instance_name
 from logship.rehearsal.engine import CURRENT_LOGSHIP
-from logship.rehearsal.plan import Database, Kind, Plan, Side, Start, Step
+from logship.rehearsal.plan import PATIENCE_SECONDS, Database, Kind, Plan, Side, Start, Step
 from logship.rehearsal.plan.reading import image_of, logship_fault, logship_of, read_sql
 from logship.rehearsal.plan.schema import MAJORS, check_parameter, check_value
 
@@ -81,6 +81,7 @@ class Flags:
     locale: str = "C"
     icu_locale: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
+    patience_seconds: float = PATIENCE_SECONDS
     directory: Path = field(default_factory=Path.cwd)
 
 
@@ -110,7 +111,7 @@ def plan_of_flags(flags: Flags) -> Plan:
         parameters=dict(flags.parameters),
     )
     name = "; ".join(step.title for step in steps)
-    return Plan(name, start, steps, database, tuple(_notes(flags)))
+    return Plan(name, start, steps, database, tuple(_notes(flags)), flags.patience_seconds)
 
 
 def assignments(flag: str, words: Sequence[str]) -> dict[str, str]:

@@ -118,6 +118,7 @@ def _plan_of(section: PlanSection, text: str, file: Path) -> Plan:
         steps=tuple(_steps_of(section.steps, start.primary, file.parent)),
         database=_database_of(section.database),
         notes=tuple(section.notes),
+        patience_seconds=section.patience_seconds,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from logship.rehearsal.engine import CURRENT_LOGSHIP
+from logship.rehearsal.plan import PATIENCE_SECONDS
 from logship.settings import check_name
 from logship.settings_schema import Contradiction, Section
 from logship.wal import PAGE_MAGIC
@@ -150,6 +151,7 @@ class PlanSection(Section, frozen=True, kw_only=True):
 
     name: str = ""
     notes: list[str] = []  # noqa: RUF012
+    patience_seconds: Annotated[float, Meta(ge=1, le=86400)] = PATIENCE_SECONDS
     start: StartSection
     database: DatabaseSection = DatabaseSection()
     steps: list[StepSection] = []  # noqa: RUF012

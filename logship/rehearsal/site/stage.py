@@ -14,22 +14,20 @@ from logship.rehearsal.site.primary import Primary, Written, longest_pause_secon
 from logship.rehearsal.site.recovery import Recovery
 
 INSTANCE = "rehearsed"
-SEED_SECONDS = 300.0
-"""For a seed of what is usually small; a copy of a real instance may take longer, and is
-waited for as long as it goes on."""
 
 
 @dataclass
 class Stage:
     """Both sides, and how they are copied for a look at what would be.
 
-    say: tells a person what is going on.
+    say: tells a person what is going on.  patience_seconds: how long a standby may take to follow.
     """
 
     engine: Engine
     primary: Primary
     recovery: Recovery
     say: Callable[[str], None]
+    patience_seconds: float
     _forks: int = 0
     _writing: bool = False
     _written: list[Written] = field(default_factory=list)
@@ -46,13 +44,13 @@ class Stage:
         self.primary.stop()
         self.primary.machine.change(image=image)
 
-    def wait_following(self, timeout_seconds: float = SEED_SECONDS) -> None:
+    def wait_following(self) -> None:
         """Until all that the primary has now is replayed.  Raises LogshipError."""
-        progress = self.recovery.wait_protected(self.primary.flush_lsn(), timeout_seconds)
+        progress = self.recovery.wait_protected(str(self.primary.flush_lsn()), self.patience_seconds)
         if progress.replayed_seconds is None:
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
-                f"the standby does not follow within {timeout_seconds:.0f} s: "
+                f"the standby does not follow within {self.patience_seconds:.0f} s: "
                 f"{progress.said or 'nobody says why'}",
                 "what is there before the first step must work by itself",
             )
@@ -84,16 +82,14 @@ class Stage:
     # --- copies ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def recovery_copy(
-        self, *, image: str | None = None, logship: str | None = None
-    ) -> Iterator[Recovery]:
-        """A copy of the recovery server, with another image or Logship, on which nothing runs yet.
+    def recovery_copy(self, *, image: str | None = None) -> Iterator[Recovery]:
+        """A copy of the recovery server, maybe with another image, on which nothing runs yet.
 
         The real one is stopped for it and runs again, with or without its standby following.
         """
         self.recovery.stop()
         try:
-            fork = self.recovery.fork(self._name("recovery"), image=image, logship=logship)
+            fork = self.recovery.fork(self._name("recovery"), image=image)
         finally:
             self.recovery.start()
         try:
@@ -146,7 +142,7 @@ def build(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Stage:
         start.standby_parameters,
     )
     recovery.start()
-    stage = Stage(engine, primary, recovery, say)
+    stage = Stage(engine, primary, recovery, say, plan.patience_seconds)
     stage.ship()
     stage.wait_following()
     return stage

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 from logship.errors import Code, LogshipError
-from logship.rehearsal.outcome import Observation, Result, Verdict
+from logship.rehearsal.outcome import Observation, Verdict
 from logship.rehearsal.plan import Step
 from logship.rehearsal.proofs.drill import drill
 from logship.rehearsal.proofs.reference import take_reference
