@@ -7,6 +7,7 @@ from pathlib import Path
 
 from logship.errors import Code, UsageError
 from logship.rehearsal.engine import CURRENT_LOGSHIP
+from logship.rehearsal.plan import PATIENCE_SECONDS
 from logship.rehearsal.plan.flags import Flags, Order, assignments
 
 _ON_OFF = {"on": True, "off": False}
@@ -43,6 +44,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     start.add_argument(
         "--applier-config", metavar="F", type=Path, help="settings of the applier that has it"
+    )
+    start.add_argument(
+        "--patience-seconds",
+        metavar="S",
+        type=float,
+        help=f"how long a standby may take to follow again (default: {PATIENCE_SECONDS:g})",
     )
     _add_changes(parser.add_argument_group("what changes, instead of a plan"))
 
@@ -96,6 +103,7 @@ _NAMES = (
     "applier_config",
     "locale",
     "icu_locale",
+    "patience_seconds",
 )
 _ASSIGNMENTS = {
     "set_primary": "set_primary",

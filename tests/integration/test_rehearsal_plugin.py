@@ -73,7 +73,7 @@ def test_failures_show_the_table_and_without_an_engine_rehearsals_are_skipped(
     (run.path / "plan.toml").write_text('[start]\nprimary = "postgres:16.9"\n')
     # The other plugins take longer to load than all of this to run.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    result = run.runpytest_subprocess("-p", "logship.rehearsal.plugin", "-W", "error", "-rs")
+    result = run.runpytest_subprocess("-p", "logship.rehearsal.plugin", "-rs")
     result.assert_outcomes(passed=2, failed=1, skipped=2)
     result.stdout.fnmatch_lines(
         [

@@ -31,7 +31,7 @@ def test_each_flag_has_its_place() -> None:
         "--set-primary work_mem=1MB --set-primary jit=off --set-standby work_mem=2MB --sql s "
         "--checksums off --shipper e --applier f --shipper-to g --applier-to h --rows 5 "
         "--schema i --instance main --applier-config j --locale C.UTF-8 --icu-locale de "
-        "--parameter max_connections=9"
+        "--parameter max_connections=9 --patience-seconds 20"
     )
     words = line.split()
     args = parsed(*words)
@@ -58,6 +58,7 @@ def test_each_flag_has_its_place() -> None:
         locale="C.UTF-8",
         icu_locale="de",
         parameters={"max_connections": "9"},
+        patience_seconds=20.0,
         directory=flags.directory,
     )
     assert set(given(args)) == {word for word in words if word.startswith("--")}
