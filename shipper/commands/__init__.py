@@ -27,6 +27,9 @@ PROGRAM: Final = Program(
         ),
         "cost": Command("shipper.commands.cost", "estimate what a bucket takes in a month"),
         "promote": Command("shipper.commands.promote", "open an instance's standby for writing"),
+        "rehearse": Command(
+            "shipper.commands.rehearse", "try a change on throw-away servers before it is made"
+        ),
         "demo": Command("shipper.commands.demo", "protect a cluster, lose it, promote, compare"),
     },
 )
