@@ -4,15 +4,14 @@ Takes `directory` (of an incarnation: `data` and `wal` are in it), `bin_director
 `port` with the `conninfo` of both, `until` (the LSN to replay to), `preload` (as
 `shared_preload_libraries` has it), `parameters` (that win over all else) and `seconds`.  Starts
 it, waits until it has replayed so far, and promotes it; the server then goes on.  Answers with
-`reached`: one of `nothing`, `start`, `replay`, `open`, and what the server `said` if it did not
-get to the end.
+`reached`: one of `nothing`, `start`, `closed` (it runs, and can let nobody in), `replay`, `open`;
+and what the server `said` if it did not get to the end.
 
 Nothing is checked and nothing is raised to what the primary has: what breaks is to be seen.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import time
 from collections.abc import Mapping
@@ -30,7 +29,10 @@ from logship.postgres.run_as import RunAs
 from logship.rehearsal.inside.databases import connect
 from logship.rehearsal.inside.speaking import answer
 
-NOTHING, START, REPLAY, OPEN = "nothing", "start", "replay", "open"
+NOTHING, START, CLOSED, REPLAY, OPEN = "nothing", "start", "closed", "replay", "open"
+
+# CheckMyDatabase in postinit.c: no database of this locale can be entered.
+_NO_SUCH_LOCALE = "database locale is incompatible with operating system"
 
 _POLL_SECONDS = 0.1
 
@@ -62,9 +64,9 @@ def run(told: Mapping[str, Any]) -> dict[str, str]:
         )
     except LogshipError as error:
         return {"reached": NOTHING, "said": error.what}
-    entered, said = _replay(told, server, log_file, deadline)
+    reached, said = _replay(told, server, log_file, deadline)
     if said:
-        return {"reached": START if entered else NOTHING, "said": said}
+        return {"reached": reached, "said": said}
     try:
         with connect(told) as connection:
             ((opened,),) = connection.execute("select pg_catalog.pg_promote(true, 60)").fetchall()
@@ -75,25 +77,29 @@ def run(told: Mapping[str, Any]) -> dict[str, str]:
 
 def _replay(
     told: Mapping[str, Any], server: Server, log_file: Path, deadline: float
-) -> tuple[bool, str]:
+) -> tuple[str, str]:
     """Wait until it has replayed as far as is wanted.
 
-    Returns whether it ever let somebody in, and why it does not replay; "": it does.
+    Returns how far it got, and why it does not replay; "": it does.
     """
     until = Lsn.parse(told["until"])
-    entered, seen, pause = False, "nothing", ""
+    reached, seen, pause = NOTHING, "nothing", ""
     while True:
         if server.running_pid() is None:
-            return entered, _words(log_file)
-        with contextlib.suppress(psycopg.OperationalError), connect(told) as connection:
-            ((seen, pause),) = connection.execute(_LOOK).fetchall()
-            entered = True
-        if entered and seen and Lsn.parse(seen) >= until:
-            return entered, ""
+            return reached, _words(log_file)
+        try:
+            with connect(told) as connection:
+                ((seen, pause),) = connection.execute(_LOOK).fetchall()
+                reached = START
+        except psycopg.OperationalError as error:
+            if _NO_SUCH_LOCALE in str(error):
+                return CLOSED, str(error).strip()
+        if reached is START and seen and Lsn.parse(seen) >= until:
+            return REPLAY, ""
         if pause == "paused":
-            return entered, f"replay was paused at {seen}: {_words(log_file)}"
+            return reached, f"replay was paused at {seen}: {_words(log_file)}"
         if time.monotonic() >= deadline:
-            return entered, f"{seen} of {until} is replayed, and no more: {_words(log_file)}"
+            return reached, f"{seen} of {until} is replayed, and no more: {_words(log_file)}"
         time.sleep(_POLL_SECONDS)
 
 

@@ -5,8 +5,8 @@ flow        WAL flows and is applied
 drill       the promotion of a copy of the recovery server, by the real command, and what opened
 trial       the same where the version check holds the standby: PostgreSQL alone, without it
 opened      all that is looked at on an opened server:
-contents    its rows
-amcheck     its indexes and tables, and by which rule it verifies pages
+contents    its rows, and by which rule it verifies pages
+amcheck     its indexes and tables
 collations  how it orders text
 extensions  the libraries that its databases call
 

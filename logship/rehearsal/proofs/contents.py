@@ -1,4 +1,4 @@
-"""Whether an opened standby has the primary's rows."""
+"""Whether an opened standby has the primary's rows, and verifies its pages as the primary does."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ _MOST_NAMED = 5
 
 def look_at_contents(opened: Server, reference: Reference) -> Observation:
     """Raises LogshipError: the server can't be asked."""
-    return compare_contents(reference.contents, contents_of(opened))
+    ((checksums,),) = opened.sql("show data_checksums")
+    return compare(reference, contents_of(opened), str(checksums))
 
 
-def compare_contents(expected: Mapping[str, str], found: Mapping[str, str]) -> Observation:
-    """Both: count and digest by table.  Pure."""
-    differing = [
+def compare(reference: Reference, found: Mapping[str, str], checksums: str) -> Observation:
+    """found: count and digest by table.  checksums: `data_checksums` of the same server.  Pure."""
+    expected = reference.contents
+    said = [
         f"{table}: {found.get(table, 'not there')}, on the primary {expected.get(table, 'none')}"
         for table in sorted(expected.keys() | found.keys())
         if expected.get(table) != found.get(table)
     ]
-    if not differing:
-        return Observation(Proof.CONTENTS, Result.PASSED, f"{len(expected)} tables are equal")
-    more = len(differing) - _MOST_NAMED
-    said = "; ".join(differing[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
-    return Observation(Proof.CONTENTS, Result.FAILED, said, frozenset({Symptom.CONTENTS}))
+    symptoms = {Symptom.CONTENTS} if said else set()
+    if len(said) > _MOST_NAMED:
+        said[_MOST_NAMED:] = [f"and {len(said) - _MOST_NAMED} more"]
+    if checksums != reference.checksums:
+        symptoms.add(Symptom.CHECKSUMS)
+        said.append(f"data checksums are {checksums}, on the primary {reference.checksums}")
+    if symptoms:
+        return Observation(Proof.CONTENTS, Result.FAILED, "; ".join(said), frozenset(symptoms))
+    return Observation(Proof.CONTENTS, Result.PASSED, f"{len(expected)} tables are equal")

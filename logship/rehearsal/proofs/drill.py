@@ -6,7 +6,7 @@ import time
 
 from logship.errors import LogshipError
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
-from logship.rehearsal.proofs.opened import look_at_opened, not_looked_at, try_a_write
+from logship.rehearsal.proofs.opened import look_at_opened, look_at_promoted, not_looked_at
 from logship.rehearsal.proofs.reference import Reference
 from logship.rehearsal.site.recovery import Recovery
 
@@ -21,35 +21,30 @@ def drill(
 
     Raises LogshipError: the recovery server itself does not stop or start.
     """
-    recovery.stop()
+    copy = recovery.stopped_copy()
     try:
-        copy = recovery.fork()
-    finally:
-        recovery.start()
-    try:
-        return _promoted(copy, reference, incarnation)
+        return promote_copy(copy, reference, incarnation)
     finally:
         copy.remove()
 
 
-def _promoted(copy: Recovery, reference: Reference, incarnation: str) -> tuple[Observation, ...]:
+def promote_copy(
+    copy: Recovery, reference: Reference, incarnation: str = ""
+) -> tuple[Observation, ...]:
+    """The same with a copy that is there and is the caller's to remove."""
     began_at = time.monotonic()
     try:
         copy.start()
         record = copy.promote(incarnation)
-        refused = try_a_write(copy.server)
     except LogshipError as error:
-        refused = str(error)
-    seconds = time.monotonic() - began_at
-    if refused:
-        failed = Observation(
-            Proof.PROMOTE, Result.FAILED, refused, frozenset({Symptom.PROMOTE}), seconds
-        )
+        seconds = time.monotonic() - began_at
+        symptoms = frozenset({Symptom.PROMOTE})
+        failed = Observation(Proof.PROMOTE, Result.FAILED, str(error), symptoms, seconds)
         return (failed, *not_looked_at("no server was opened"))
     said = (
         f"opened timeline {record['opened_timeline']} at {record['opened_lsn']}, "
         f"promoted after {record['promote_seconds']:.1f} s, "
         f"first write after {record['first_write_seconds']:.1f} s"
     )
-    passed = Observation(Proof.PROMOTE, Result.PASSED, said, seconds=seconds)
-    return (passed, *look_at_opened(copy.server, reference))
+    promoted = look_at_promoted(copy.server, said, began_at)
+    return look_at_opened(copy.server, reference, promoted)

@@ -26,9 +26,25 @@ _LOOKS: tuple[tuple[Proof, Symptom, _Look], ...] = (
 """In the order of `Proof`: amcheck makes an extension, so the rows are compared before."""
 
 
-def look_at_opened(opened: Server, reference: Reference) -> tuple[Observation, ...]:
-    """Contents, amcheck, collations, extensions; a look that can't be had has failed."""
+def look_at_opened(
+    opened: Server, reference: Reference, promoted: Observation
+) -> tuple[Observation, ...]:
+    """promoted: what `look_at_promoted` saw.  After it contents, amcheck, collations, extensions,
+    where that was well; a look that can't be had has failed."""
+    if promoted.result is not Result.PASSED:
+        return (promoted, *not_looked_at("the server is not open for all"))
+    return promoted, *_all_looks(opened, reference)
+
+
+def _all_looks(opened: Server, reference: Reference) -> tuple[Observation, ...]:
     return tuple(_looked(opened, reference, *each) for each in _LOOKS)
+
+
+_A_WRITE = (
+    "create table public.logship_rehearsal_write (id int primary key)",
+    "insert into public.logship_rehearsal_write values (1)",
+    "drop table public.logship_rehearsal_write",
+)
 
 
 def not_looked_at(why: str) -> tuple[Observation, ...]:
@@ -36,17 +52,26 @@ def not_looked_at(why: str) -> tuple[Observation, ...]:
     return tuple(Observation(proof, Result.NOT_RUN, why) for proof, _, _ in _LOOKS)
 
 
-def try_a_write(opened: Server) -> str:
-    """Why the server takes no writes; "": it does."""
+def look_at_promoted(opened: Server, said: str, began_at: float) -> Observation:
+    """Whether every database can be entered, and takes a write.
+
+    said: of the promotion, if all is well.  began_at: by `time.monotonic`.
+    """
+    symptom, why = Symptom.CONNECT, ""
     try:
-        opened.sql(
-            "create table logship_rehearsal_write (id int primary key)",
-            "insert into logship_rehearsal_write values (1)",
-            "drop table logship_rehearsal_write",
+        refused = opened.ask("entering")["refused"]
+        why = "; ".join(
+            f"{database} can't be entered: {each}" for database, each in refused.items()
         )
+        if not why:
+            symptom = Symptom.PROMOTE
+            opened.sql(*_A_WRITE)
     except LogshipError as error:
-        return error.what
-    return ""
+        why = error.what
+    seconds = time.monotonic() - began_at
+    if why:
+        return Observation(Proof.PROMOTE, Result.FAILED, why, frozenset({symptom}), seconds)
+    return Observation(Proof.PROMOTE, Result.PASSED, said, seconds=seconds)
 
 
 def _looked(

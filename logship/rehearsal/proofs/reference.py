@@ -8,6 +8,8 @@ from typing import Any
 
 from logship.rehearsal.site.server import Server
 
+DIGEST_SECONDS = 900.0
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -36,5 +38,5 @@ def take_reference(primary: Server) -> Reference:
 
 def contents_of(server: Server) -> dict[str, str]:
     """Count and digest of each table of a server.  Raises LogshipError."""
-    tables: dict[str, str] = server.ask("digest")["tables"]
+    tables: dict[str, str] = server.ask("digest", timeout_seconds=DIGEST_SECONDS)["tables"]
     return tables

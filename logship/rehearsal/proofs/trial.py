@@ -13,9 +13,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from logship.errors import Code, LogshipError
-from logship.rehearsal.inside.bare import NOTHING, OPEN, START
+from logship.rehearsal.inside.bare import CLOSED, NOTHING, OPEN, START
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
-from logship.rehearsal.proofs.opened import look_at_opened, not_looked_at, try_a_write
+from logship.rehearsal.proofs.opened import look_at_opened, look_at_promoted, not_looked_at
 from logship.rehearsal.proofs.reference import Reference
 from logship.rehearsal.site.recovery import Recovery
 from logship.rehearsal.site.server import Server
@@ -37,48 +37,55 @@ def trial(
     the installation that it is tried with; "": the newest of its major there.  parameters: over
     those of the instance.
 
-    Raises LogshipError: the recovery server itself does not stop or start.
+    Raises LogshipError: the recovery server itself does not stop or start; there is nothing to
+    try, or nothing to try it with.
     """
-    recovery.stop()
-    try:
-        copy = recovery.fork()
-    finally:
-        recovery.start()
+    copy = recovery.stopped_copy()
     copy.parameters |= parameters or {}
     try:
-        return _tried(copy, reference, incarnation, version)
+        return try_copy(copy, reference, incarnation, version)
     finally:
         copy.remove()
 
 
-def _tried(
-    copy: Recovery, reference: Reference, incarnation: str, version: str
+def try_copy(
+    copy: Recovery, reference: Reference, incarnation: str = "", version: str = ""
 ) -> tuple[Observation, ...]:
+    """The same with a copy that is there and is the caller's to remove.
+
+    Raises LogshipError: there is nothing to try, or nothing to try it with.
+    """
     began_at = time.monotonic()
     sockets = copy.machine.home / "run" / "bare"
     server = Server(copy.machine, str(sockets), copy.standby_port)
+    told = _told(copy, reference, incarnation, version)
     try:
-        told = _told(copy, reference, incarnation, version)
         came = server.ask(
             "bare", {**told, "sockets": str(sockets)}, timeout_seconds=2 * TRIAL_SECONDS
         )
-        said, reached = came["said"], came["reached"]
     except LogshipError as error:
-        said, reached = error.what, NOTHING
+        came = {"reached": NOTHING, "said": error.what}
     seconds = time.monotonic() - began_at
-    if reached in (NOTHING, START):
-        symptom = Symptom.START if reached == NOTHING else Symptom.REPLAY
-        flow = Observation(Proof.FLOW, Result.FAILED, said, frozenset({symptom}), seconds)
+    flow = _flow(came, reference.lsn, seconds)
+    if flow.result is not Result.PASSED:
         rest = "the server did not get so far"
         return (flow, Observation(Proof.PROMOTE, Result.NOT_RUN, rest), *not_looked_at(rest))
-    replayed = f"replayed to {reference.lsn} where nothing held it"
-    flow = Observation(Proof.FLOW, Result.PASSED, replayed, seconds=seconds)
-    refused = said if reached != OPEN else try_a_write(server)
-    if refused:
-        promote = Observation(Proof.PROMOTE, Result.FAILED, refused, frozenset({Symptom.PROMOTE}))
-        return (flow, promote, *not_looked_at("no server was opened"))
-    promote = Observation(Proof.PROMOTE, Result.PASSED, "opened, and takes writes")
-    return (flow, promote, *look_at_opened(server, reference))
+    if came["reached"] != OPEN:
+        symptom = Symptom.CONNECT if came["reached"] == CLOSED else Symptom.PROMOTE
+        failed = Observation(Proof.PROMOTE, Result.FAILED, came["said"], frozenset({symptom}))
+        return (flow, failed, *not_looked_at("no server was opened"))
+    promoted = look_at_promoted(server, "opened, and takes writes", time.monotonic())
+    return (flow, *look_at_opened(server, reference, promoted))
+
+
+def _flow(came: Mapping[str, str], lsn: str, seconds: float) -> Observation:
+    broken = {NOTHING: Symptom.START, START: Symptom.REPLAY}.get(came["reached"])
+    if broken is not None:
+        return Observation(Proof.FLOW, Result.FAILED, came["said"], frozenset({broken}), seconds)
+    said = f"replays to {lsn} where nothing holds it"
+    if came["reached"] == CLOSED:
+        said = "runs; how far it replays can't be asked"
+    return Observation(Proof.FLOW, Result.PASSED, said, seconds=seconds)
 
 
 def _told(copy: Recovery, reference: Reference, incarnation: str, version: str) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from logship.rehearsal.site.server import Server
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 PROMOTE_SECONDS = 300.0
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.2
+"""A look starts a program, which takes as long again."""
 _LOG_LINES = 12
 
 _fork_numbers = itertools.count(1)
@@ -91,7 +92,8 @@ class Recovery:
         ask_logship(machine, "applier", keygen)
         # The sockets' directory must be there before the applier is.
         machine.write(made.places.home / "run" / "README", "Sockets of the applier.\n")
-        made.set_parameters(parameters or {})
+        if parameters:
+            made.set_parameters(parameters)
         return made
 
     @property
@@ -134,8 +136,7 @@ class Recovery:
             )
         except RefusedError:
             self.parameters = before
-            if before:
-                self._write_settings()
+            self._write_settings()
             raise
 
     def set_overrides(self, rules: Sequence[str]) -> None:
@@ -228,6 +229,17 @@ class Recovery:
         fork._write_settings()
         return fork
 
+    def stopped_copy(self) -> Recovery:
+        """A `fork` of this one, which was stopped well for it and runs again.
+
+        Raises LogshipError: it does not stop or start.
+        """
+        self.stop()
+        try:
+            return self.fork()
+        finally:
+            self.start()
+
     def remove(self) -> None:
         """End all that runs and remove the machine."""
         with contextlib.suppress(LogshipError):
@@ -283,13 +295,18 @@ class Recovery:
         options = ["--against", against] if against else []
         if primary_profile is not None:
             options += ["--primary", "-"]
-        document = self._shipper(
-            "compat",
-            self.instance,
-            *options,
-            stdin=(primary_profile or b"").decode(),
-            fine=(ExitCode.DONE, ExitCode.REFUSED),
-        )
+        try:
+            document = self._shipper(
+                "compat",
+                self.instance,
+                *options,
+                stdin=(primary_profile or b"").decode(),
+                fine=(ExitCode.DONE, ExitCode.REFUSED),
+            )
+        except LogshipError as error:
+            if error.code is Code.NO_INSTALLATION:
+                return Verdict(refused=str(error))
+            raise
         return verdict_of(document)
 
     def promote(self, incarnation: str = "") -> dict[str, Any]:
@@ -359,14 +376,13 @@ class Recovery:
 def verdict_of(document: Mapping[str, Any]) -> Verdict:
     """The version check's document (`shipper compat --json`) as a verdict.  Pure."""
     names = ("rule", "outcome", "primary", "standby", "why", "remedy")
-    refused = document.get("refused") or {}
-    return Verdict(
-        tuple(
-            RuleSaid(*(str(finding.get(name) or "") for name in names))
-            for finding in document.get("findings") or ()
-        ),
-        str(refused.get("what") or ""),
+    rules = tuple(
+        RuleSaid(*(str(finding.get(name) or "") for name in names))
+        for finding in document.get("findings") or ()
     )
+    # Its shipper would be turned away.
+    refused = document.get("refused") or {}
+    return Verdict(rules, str(refused.get("what") or ""))
 
 
 def _durable(status: Mapping[str, Any]) -> str | None:
