@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -109,7 +108,7 @@ def _pinned(name: str, specifier: str) -> str:
 
 
 def digest(wanted: list[str], target: Target) -> str:
-    """Names the tree that `install` makes."""
+    """Names what `install` makes."""
     return hashlib.sha256("\n".join([target.name, *wanted]).encode()).hexdigest()[:16]
 
 
@@ -154,9 +153,3 @@ def install(wanted: list[str], target: Target, directory: Path) -> None:
         "a rehearsal in containers needs pip here, and a package index that it reaches",
         retryable=True,
     )
-
-
-def cache_directory() -> Path:
-    """Where what was fetched is kept for the next rehearsal."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "logship" / "rehearsal"
