@@ -11,9 +11,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import structlog
@@ -53,14 +54,21 @@ class Health:
             self.state, self._since = state, self._clock()
         self.error = error
 
-    def as_dict(self, instance: str, *, primary_reachable: bool) -> dict[str, Any]:
-        """The answer: `healthy` where WAL has its whole way."""
+    def as_dict(
+        self,
+        instance: str,
+        *,
+        primary_reachable: bool,
+        away: Mapping[str, LogshipError | None] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """The answer: `healthy` where WAL has its whole way.  away: of several destinations."""
         return {
             "instance": instance,
             "state": self.state,
             "state_seconds": round(self._clock() - self._since, 1),
             "primary_reachable": primary_reachable,
-            "healthy": self.state is State.SHIPPING and primary_reachable,
+            "away": {name: error and error.as_dict() for name, error in away.items()},
+            "healthy": self.state is State.SHIPPING and primary_reachable and not away,
             "error": None if self.error is None else self.error.as_dict(),
         }
 

@@ -24,7 +24,7 @@ from logship.lsn import Lsn
 from shipper.agent.last_primary import LastPrimary
 from shipper.agent.shipping import REFUSED_RETRY_SECONDS, Shipping
 from shipper.backoff import Backoff, Reminder
-from shipper.destinations import Accepted, Destination, Facts, Lost, SeedFinished
+from shipper.destinations import Accepted, Destination, Facts, HasMembers, Lost, SeedFinished
 from shipper.health import Health, State
 from shipper.sources import Source, SourceIdentity
 
@@ -91,7 +91,9 @@ class Agent:
 
     def health_report(self, instance: str) -> dict[str, Any]:
         """How it is, as `shipper health` shows it."""
-        return self._health.as_dict(instance, primary_reachable=self._source.reachable)
+        destination = self._destination
+        away = destination.away() if isinstance(destination, HasMembers) else {}
+        return self._health.as_dict(instance, primary_reachable=self._source.reachable, away=away)
 
     async def _run_forever(self) -> None:
         backoff = Backoff()

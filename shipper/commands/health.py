@@ -32,10 +32,13 @@ def run(args: argparse.Namespace) -> int:
 
 def lines_of(found: dict[str, Any]) -> list[str]:
     """The answer for a terminal."""
-    away = "" if found["primary_reachable"] or found["state"] != "shipping" else ", primary away"
-    lines = [f"{found['instance']}: {found['state']}{away} for {found['state_seconds']:.1f} s"]
-    error = found["error"]
-    if error is not None:
-        lines += [f"  {error['what']} [{error['code']}]"]
-        lines += [f"  hint: {error['hint']}"] if error["hint"] else []
+    notes = [f"{name} away" for name in found["away"]]
+    if found["state"] == "shipping" and not found["primary_reachable"]:
+        notes.insert(0, "primary away")
+    what = ", ".join([found["state"], *notes])
+    lines = [f"{found['instance']}: {what} for {found['state_seconds']:.1f} s"]
+    for error in (found["error"], *found["away"].values()):
+        if error is not None:
+            lines += [f"  {error['what']} [{error['code']}]"]
+            lines += [f"  hint: {error['hint']}"] if error["hint"] else []
     return lines

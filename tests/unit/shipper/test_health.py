@@ -79,3 +79,10 @@ def test_a_terminal_is_told_the_state_and_why() -> None:
     health.is_now(State.SHIPPING)
     away = health.as_dict("main", primary_reachable=False)
     assert lines_of(away) == ["main: shipping, primary away for 0.0 s"]
+    one_away = health.as_dict("main", primary_reachable=True, away={"link": AWAY, "bucket": None})
+    assert not one_away["healthy"]
+    assert lines_of(one_away) == [
+        "main: shipping, link away, bucket away for 0.0 s",
+        "  nobody answers [primary-unreachable]",
+        "  hint: start it",
+    ]
