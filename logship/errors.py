@@ -100,6 +100,10 @@ class Code(StrEnum):
     # Recovery to a point in time
     TARGET_UNREACHABLE = "target-unreachable"
     RESTORE_FAILED = "restore-failed"
+    # Rehearsals
+    NO_CONTAINER_ENGINE = "no-container-engine"
+    CONTAINER_FAILED = "container-failed"
+    IMAGE_UNUSABLE = "image-unusable"
     # The commands
     SETTINGS = "settings"
     USAGE = "usage"
