@@ -20,6 +20,7 @@ PROGRAM: Final = Program(
         ),
         "run": Command("shipper.commands.run", "ship, until stopped"),
         "seed": Command("shipper.commands.seed", "ask the running shipper for a seed"),
+        "health": Command("shipper.commands.health", "show whether the running shipper ships"),
         "status": Command("logship.status_command", "show how the instances stand"),
         "compat": Command("shipper.commands.compat", "show by which rules a standby may replay"),
         "profile": Command(
