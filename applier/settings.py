@@ -251,6 +251,16 @@ class StandbySettings(Section, frozen=True, kw_only=True):
             extra={"check_entry": _check_parameter},
         ),
     ] = field(default_factory=dict)
+    stop_with_applier: Annotated[
+        bool,
+        Meta(
+            description=(
+                "Stop the standbys, and promoted servers, when the applier stops: for a container, "
+                "which ends with the applier, and all that runs in it. false: they go on, and the "
+                "next applier takes them up."
+            )
+        ),
+    ] = False
     volumes: Annotated[
         list[Path],
         Meta(

@@ -102,10 +102,14 @@ class Code(StrEnum):
     RESTORE_FAILED = "restore-failed"
     # Rehearsals
     REHEARSAL_FAILED = "rehearsal-failed"
+    NO_CONTAINER_ENGINE = "no-container-engine"
+    CONTAINER_FAILED = "container-failed"
+    IMAGE_UNUSABLE = "image-unusable"
     # The commands
     SETTINGS = "settings"
     USAGE = "usage"
     APPLIER_UNREACHABLE = "applier-unreachable"
+    SHIPPER_UNREACHABLE = "shipper-unreachable"
     SOCKET_IN_USE = "socket-in-use"
     LINK_LOST = "link-lost"
     LINK_AUTHENTICATION = "link-authentication"

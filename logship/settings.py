@@ -12,10 +12,12 @@ message unless their key takes one of a few words: a connection string may hold 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
@@ -23,6 +25,7 @@ from msgspec import Meta
 
 from logship.errors import Code, UsageError
 from logship.identity import check_instance_name
+from logship.settings_environment import merge_environment
 from logship.settings_schema import (
     Check,
     Key,
@@ -38,6 +41,9 @@ from logship.settings_schema import (
 
 MAX_SETTINGS_BYTES: Final = 4 * 1024 * 1024
 """A larger file is not settings; it is refused before it is parsed."""
+
+
+_NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class LogSettings(Section, frozen=True, kw_only=True):
@@ -109,7 +115,9 @@ _S = TypeVar("_S", bound=Section)
 def load_settings(file: Path, kind: type[_S]) -> _S:
     """Read `file` into `kind`.  Raises SettingsError (exit 2) with everything that is wrong.
 
-    Relative paths in it are taken from the file's own directory; `~` is the home directory.
+    Variables `LOGSHIP__SECTION__KEY` of the environment stand above the file's settings, see
+    `logship.settings_environment`.  Relative paths are taken from the file's own directory; `~`
+    is the home directory.
     """
     file = file.absolute()
     try:
@@ -129,10 +137,12 @@ def load_settings(file: Path, kind: type[_S]) -> _S:
         raise SettingsError(
             file, [Finding(line, "", "this is not UTF-8 text", "save the file as UTF-8")]
         ) from None
-    return parse_settings(text, kind, file=file)
+    return parse_settings(text, kind, file=file, environment=os.environ)
 
 
-def parse_settings(text: str, kind: type[_S], *, file: Path) -> _S:
+def parse_settings(
+    text: str, kind: type[_S], *, file: Path, environment: Mapping[str, str] = _NO_VARIABLES
+) -> _S:
     """As load_settings, from text.  `file` names it in messages and anchors relative paths."""
     try:
         # TOML allows CRLF, tomllib wants it normalised when it is given a string.
@@ -143,8 +153,9 @@ def parse_settings(text: str, kind: type[_S], *, file: Path) -> _S:
         # tomllib lets Python's own limits through: of nesting, and of digits in a number.
         what = "values nested too deeply, or a number with too many digits"
         raise SettingsError(file, [Finding(0, "", what, "no setting needs either")]) from None
-    reader = _Reader(file.parent, _key_lines(text))
-    built = reader.section(kind, document, ())
+    merged = merge_environment(document, kind, environment)
+    reader = _Reader(file.parent, _key_lines(text), merged.variables)
+    built = reader.section(kind, merged.document, ())
     if reader.findings or built is None:
         raise SettingsError(file, sorted(reader.findings, key=lambda each: each.line or 1 << 30))
     return built
@@ -206,13 +217,23 @@ _Path = tuple[str, ...]
 class _Reader:
     """Builds structs bottom-up; a section with a problem in it is None."""
 
-    def __init__(self, directory: Path, lines: Mapping[_Path, int]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        lines: Mapping[_Path, int],
+        variables: Mapping[_Path, str] = MappingProxyType({}),
+    ) -> None:
+        """lines, variables: where keys stand in the file; which of the environment they are."""
         self.directory = directory
         self.lines = lines
+        self.variables = variables
         self.findings: list[Finding] = []
 
     def found(self, path: _Path, what: str, hint: str = "") -> None:
-        self.findings.append(Finding(_line_of(self.lines, path), dotted(path), what, hint))
+        line = _line_of(self.lines, path)
+        if path in self.variables:
+            line, what = 0, f"{what}, given by {self.variables[path]} in the environment"
+        self.findings.append(Finding(line, dotted(path), what, hint))
 
     def section(self, kind: type[_S], value: object, path: _Path) -> _S | None:
         if not isinstance(value, dict):

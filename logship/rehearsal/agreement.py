@@ -19,6 +19,9 @@ from logship.rehearsal.outcome import (
     Verdict,
 )
 
+LINK_PROTOCOL = "link-protocol"
+"""The one rule that is not the applier's: whether shipper and applier speak a common protocol."""
+
 _OPENED_ORDER = frozenset({Symptom.ORDER, Symptom.COLLATION_VERSION, Symptom.INDEXES})
 _FOLLOWS = frozenset({Symptom.START, Symptom.REPLAY})
 _STARTS = frozenset({Symptom.START})
@@ -49,9 +52,9 @@ RULE_GUARDS: Mapping[str, frozenset[Symptom]] = {
     "extension-libraries": frozenset({Symptom.EXTENSIONS}),
     "extension-versions": frozenset({Symptom.EXTENSIONS}),
     "tablespaces": _FOLLOWS | {Symptom.PROMOTE},
-    "link-protocol": frozenset({Symptom.LINK}),
     "standby-collations": _OPENED_ORDER,
     "standby-libraries": frozenset({Symptom.EXTENSIONS}),
+    LINK_PROTOCOL: frozenset({Symptom.LINK}),
 }
 """What each rule guards against.  Nothing: the rule tells what the others could not compare,
 and can't be wrong by what happens."""
@@ -70,7 +73,7 @@ _SEEN_BY: Mapping[Symptom, Proof] = {
     Symptom.ORDER: Proof.COLLATIONS,
     Symptom.COLLATION_VERSION: Proof.COLLATIONS,
     Symptom.EXTENSIONS: Proof.EXTENSIONS,
-    Symptom.CHECKSUMS: Proof.CONTENTS,
+    Symptom.CHECKSUMS: Proof.AMCHECK,
 }
 """The proof that shows a fault, if there is one."""
 
@@ -96,10 +99,11 @@ def compare(
 
 
 def _gate(verdict: Verdict, *, held: bool) -> Iterator[RuleFinding]:
+    blocking = [each.rule for each in verdict.rules if each.outcome == "block"]
     if held and not verdict.blocked:
         yield RuleFinding("", "the check let this pass, and the applier held the standby after it")
-    elif verdict.blocked and not verdict.refused and not held:
-        names = _listed(each.rule for each in verdict.rules if each.outcome == "block")
+    elif not held and (names := _listed(rule for rule in blocking if rule != LINK_PROTOCOL)):
+        # A link that is refused holds no standby: it only brings it nothing.
         yield RuleFinding("", f"{names} blocked this, and the applier did not hold the standby")
 
 

@@ -104,7 +104,9 @@ def _make(stage: Stage, change: Change) -> tuple[Made, Outage]:
     try:
         made = change.make(stage)
         seconds = time.monotonic() - watch.begun
-        progress = look_at_flow(stage.recovery, str(stage.primary.flush_lsn()), stage.patience_seconds)
+        progress = look_at_flow(
+            stage.recovery, str(stage.primary.flush_lsn()), stage.patience_seconds
+        )
     finally:
         exposed_bytes = watch.stop()
         writes_seconds = stage.end_writes()

@@ -139,6 +139,21 @@ def _check(flags: Flags) -> None:
             "--to-major and --order do not go together",
             "where an upgrade is to be tried in another order, write a plan: docs/rehearsals.md",
         )
+    if not 1 <= flags.patience_seconds <= 86400:
+        raise _usage("--patience-seconds must be from 1 to 86400")
+    _check_database(flags)
+    for flag, parameters in (
+        ("--parameter", flags.parameters),
+        ("--set-primary", flags.set_primary),
+        ("--set-standby", flags.set_standby),
+    ):
+        for name, value in parameters.items():
+            found = [*check_parameter(f"{flag} {name}", name), *check_value(flag, value)]
+            for what, hint in found:
+                raise _usage(what, hint)
+
+
+def _check_database(flags: Flags) -> None:
     if flags.rows < 1:
         raise _usage("--rows must be at least 1")
     if flags.instance and flags.schema:
@@ -149,15 +164,6 @@ def _check(flags: Flags) -> None:
         raise _usage("--applier-config is of use with --instance alone")
     if flags.instance:
         check_instance_name(flags.instance)
-    for flag, parameters in (
-        ("--parameter", flags.parameters),
-        ("--set-primary", flags.set_primary),
-        ("--set-standby", flags.set_standby),
-    ):
-        for name, value in parameters.items():
-            found = [*check_parameter(f"{flag} {name}", name), *check_value(flag, value)]
-            for what, hint in found:
-                raise _usage(what, hint)
 
 
 def _steps(flags: Flags, start: Start) -> Iterator[Step]:

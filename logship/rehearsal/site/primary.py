@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from typing import Any
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.rehearsal.engine import Machine, Process
+from logship.rehearsal.inside.writer import READY
 from logship.rehearsal.plan import Database
 from logship.rehearsal.site import generated
 from logship.rehearsal.site.cluster import PORT, SUPERUSER, Cluster, Initdb
@@ -20,6 +22,8 @@ SHIPPER_ROLE = "logship"
 SCHEMA_DATABASE = "rehearsal_schema"
 """Where the operator's dump goes, unless it names a database itself."""
 LOAD_SECONDS = 900.0
+WRITER_SECONDS = 60.0
+_POLL_SECONDS = 0.05
 
 _DEFAULT_PARAMETERS = {"shared_buffers": "32MB", "wal_level": "replica"}
 
@@ -256,7 +260,10 @@ class Primary:
     # --- the work that goes on ------------------------------------------------------------
 
     def start_writer(self) -> None:
-        """Commits go on until `stop_writer`, whatever becomes of the server."""
+        """Commits go on until `stop_writer`, whatever becomes of the server.
+
+        Raises LogshipError: the program does not even start.
+        """
         self._writer = self.machine.start(
             [
                 *self.machine.tool_command("writer"),
@@ -266,6 +273,13 @@ class Primary:
             ],
             "writer",
         )
+        deadline = time.monotonic() + WRITER_SECONDS
+        while self._writer.running and READY not in self._writer.log():
+            if time.monotonic() >= deadline:
+                raise LogshipError(
+                    Code.REHEARSAL_FAILED, f"the writer on {self.machine.name} does not start"
+                )
+            time.sleep(_POLL_SECONDS)
 
     def stop_writer(self) -> Written:
         """Raises LogshipError: it was killed before."""

@@ -46,7 +46,9 @@ class Stage:
 
     def wait_following(self) -> None:
         """Until all that the primary has now is replayed.  Raises LogshipError."""
-        progress = self.recovery.wait_protected(str(self.primary.flush_lsn()), self.patience_seconds)
+        progress = self.recovery.wait_protected(
+            str(self.primary.flush_lsn()), self.patience_seconds
+        )
         if progress.replayed_seconds is None:
             raise LogshipError(
                 Code.REHEARSAL_FAILED,

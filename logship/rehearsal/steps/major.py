@@ -73,7 +73,4 @@ def _wait_succeeded(stage: Stage, old: str) -> str:
 
 
 def _of_old(observation: Observation, old: str) -> Observation:
-    said = f"of {old}, kept until the cut-over: {observation.said}"
-    return (
-        replace(observation, said=said) if observation.result is not Result.NOT_RUN else observation
-    )
+    return replace(observation, said=f"of {old}, kept until the cut-over: {observation.said}")

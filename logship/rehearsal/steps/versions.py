@@ -52,13 +52,16 @@ class LogshipChange:
 def compare_protocols(shipper: tuple[int, int] | None, applier: tuple[int, int] | None) -> RuleSaid:
     """Oldest and newest version of the protocol that each speaks; None: it does not say, and is
     not compared.  Pure."""
-    shown = [f"{each[0]}-{each[1]}" if each else "" for each in (shipper, applier)]
-    if shipper is None or applier is None:
-        return RuleSaid(RULE, "pass", *shown, _WHY)
-    refusal = version_mismatch(shipper, applier)
-    if refusal is None:
-        return RuleSaid(RULE, "pass", *shown, _WHY)
-    return RuleSaid(RULE, "block", *shown, _WHY, refusal.hint)
+    sides = [f"{each[0]}-{each[1]}" if each else "" for each in (shipper, applier)]
+    refusal = version_mismatch(shipper, applier) if shipper and applier else None
+    return RuleSaid(
+        RULE,
+        "pass" if refusal is None else "block",
+        primary=sides[0],
+        standby=sides[1],
+        why=_WHY,
+        remedy="" if refusal is None else refusal.hint,
+    )
 
 
 def _spoken(machine: Machine, program: str) -> tuple[int, int] | None:

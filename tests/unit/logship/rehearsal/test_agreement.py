@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from applier.compat import RULES, live
-from logship.rehearsal.agreement import RULE_GUARDS, compare
+from logship.rehearsal.agreement import LINK_PROTOCOL, RULE_GUARDS, compare
 from logship.rehearsal.outcome import Observation, Proof, Result, RuleSaid, Symptom, Verdict
+from logship.rehearsal.steps import versions
 
 ALL_PASSED = tuple(Observation(proof, Result.PASSED) for proof in Proof)
 
@@ -35,11 +36,13 @@ def said(**outcomes: str) -> Verdict:
 
 
 def test_the_table_has_each_rule_that_there_is_and_no_other() -> None:
-    assert list(RULE_GUARDS) == [*(rule.name for rule in RULES), live.COLLATIONS, live.LIBRARIES]
+    names = [*(rule.name for rule in RULES), live.COLLATIONS, live.LIBRARIES, versions.RULE]
+    assert list(RULE_GUARDS) == names
+    assert versions.RULE == LINK_PROTOCOL
 
 
-def test_each_fault_but_that_of_the_link_is_guarded_against() -> None:
-    assert frozenset().union(*RULE_GUARDS.values()) == set(Symptom) - {Symptom.LINK}
+def test_each_fault_is_guarded_against() -> None:
+    assert frozenset().union(*RULE_GUARDS.values()) == set(Symptom)
 
 
 def test_silence_and_soundness_agree() -> None:
@@ -57,7 +60,7 @@ def test_silence_and_soundness_agree() -> None:
         (said(preload_libraries="block"), does_not_start(), True),
         (said(primary_facts="warn"), ALL_PASSED, False),
         (Verdict(said().rules, refused="max_connections: no"), does_not_start(), False),
-        (Verdict(refused="the protocol"), failed(Proof.FLOW, Symptom.LINK), False),
+        (said(link_protocol="block"), failed(Proof.FLOW, Symptom.LINK), False),
     ],
 )
 def test_what_was_foreseen_agrees(
@@ -84,7 +87,7 @@ def test_a_rule_is_not_judged_by_what_nobody_looked_at() -> None:
 
 
 def test_a_fault_that_no_rule_foresaw_is_a_finding_against_those_that_passed() -> None:
-    (finding,) = compare(said(), failed(Proof.CONTENTS, Symptom.CHECKSUMS), held=False)
+    (finding,) = compare(said(), failed(Proof.AMCHECK, Symptom.CHECKSUMS), held=False)
     assert finding.rule == "data-checksums"
     assert finding.text == "checksums broke, and no rule foresaw it: data-checksums passed"
 
@@ -94,8 +97,10 @@ def test_a_fault_that_no_rule_foresaw_is_a_finding_against_those_that_passed() -
     assert "preload-libraries, extension-libraries, extension-versions, standby" in finding.text
     assert "not everything could be compared" in finding.text
 
-    (finding,) = compare(said(), failed(Proof.FLOW, Symptom.LINK), held=False)
-    assert (finding.rule, finding.text) == ("", "link broke, and no rule foresaw it")
+    nothing_said = compare(Verdict(), failed(Proof.FLOW, Symptom.LINK), held=False)
+    assert [(each.rule, each.text) for each in nothing_said] == [
+        ("", "link broke, and no rule foresaw it")
+    ]
 
 
 def test_a_rule_that_raised_another_fault_foresees_nothing() -> None:

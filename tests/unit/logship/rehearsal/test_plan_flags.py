@@ -114,6 +114,7 @@ def test_the_start_and_the_database(tmp_path: Path) -> None:
         ({"to_image": "b", "instance": "main", "locale": "C.UTF-8"}, "do not go together"),
         ({"to_image": "b", "applier_config": Path("a")}, "--instance alone"),
         ({"to_image": "b", "rows": 0}, "--rows"),
+        ({"to_image": "b", "patience_seconds": 0}, "--patience-seconds"),
         ({"set_primary": {"a b": "1"}}, "no such name"),
         ({"set_standby": {"a": "1\n2"}}, "line break"),
     ],
