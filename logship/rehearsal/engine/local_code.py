@@ -20,7 +20,7 @@ from typing import NamedTuple
 from logship.errors import Code, LogshipError
 from logship.postgres.run_as import RunAs
 from logship.rehearsal.engine import CURRENT_LOGSHIP
-from logship.rehearsal.engine.local_dependencies import runtime_dependencies
+from logship.rehearsal.engine.dependencies import runtime_dependencies
 
 PACKAGES = ("logship", "shipper", "applier")
 
