@@ -146,7 +146,7 @@ class CodeDirectory:
                     target = dependencies / Path(*file.parts)
                     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
                     _linked(str(source), str(target))
-        self._run_as.chown(dependencies)
+        _give_directories(dependencies, self._run_as)
         variables = {"PYTHONHOME": str(home), "LD_LIBRARY_PATH": str(home / "lib")}
         return Python(program, variables, (dependencies,))
 
@@ -173,8 +173,13 @@ def _copy_tree(
     leave_out: tuple[str, ...] = (),
 ) -> None:
     shutil.copytree(source, target, copy_function=copy, ignore=shutil.ignore_patterns(*leave_out))
-    for directory, _, _ in os.walk(target):
-        # Not the files: they may be links to those that were copied.
+    _give_directories(target, run_as)
+
+
+def _give_directories(root: Path, run_as: RunAs) -> None:
+    """So that Python can keep there what it compiles.  Not the files: they may be links to
+    those that were copied."""
+    for directory, _, _ in os.walk(root):
         Path(directory).chmod(0o755)
         run_as.chown(Path(directory))
 
