@@ -6,12 +6,14 @@ both are then copied to where it can.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,9 +68,8 @@ class CodeDirectory:
 
     def _code(self, logship: str) -> Path:
         if logship not in self._known:
-            target = self._directory / f"logship-{len(self._known)}"
-            target.mkdir(mode=0o755)
-            # Its programs keep what they compile beside it.
+            target = Path(tempfile.mkdtemp(prefix="logship-", dir=self._directory))
+            target.chmod(0o755)
             self._run_as.chown(target)
             self._fill(logship, target)
             self._known[logship] = target
@@ -97,6 +98,9 @@ class CodeDirectory:
         if not self._run_as.changes or self._runs(ours):
             return ours
         copied = self._copy_python()
+        if self._runs(copied):
+            return copied
+        copied = copied._replace(dependencies=(self._copy_dependencies(),))
         if not self._runs(copied):
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
@@ -136,6 +140,11 @@ class CodeDirectory:
             _linked(str(base / "lib" / library), str(home / "lib" / library))
         standard = Path(sysconfig.get_path("stdlib"))
         _copy_tree(standard, home / "lib" / version, self._run_as, _linked, _NOT_COPIED)
+        variables = {"PYTHONHOME": str(home), "LD_LIBRARY_PATH": str(home / "lib")}
+        installed = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+        return Python(program, variables, tuple(map(Path, sorted(installed))))
+
+    def _copy_dependencies(self) -> Path:
         dependencies = self._directory / "dependencies"
         dependencies.mkdir(mode=0o755)
         for each in runtime_dependencies().values():
@@ -147,8 +156,7 @@ class CodeDirectory:
                     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
                     _linked(str(source), str(target))
         _give_directories(dependencies, self._run_as)
-        variables = {"PYTHONHOME": str(home), "LD_LIBRARY_PATH": str(home / "lib")}
-        return Python(program, variables, (dependencies,))
+        return dependencies
 
 
 def _running() -> dict[str, Path]:
@@ -185,10 +193,12 @@ def _give_directories(root: Path, run_as: RunAs) -> None:
 
 
 def _linked(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # on another file system
-        _copied(source, target)
+    """A link to the same file where that can be had and others may read it, else a copy."""
+    if Path(source).stat().st_mode & 0o004:
+        with contextlib.suppress(OSError):  # on another file system
+            os.link(source, target)
+            return
+    _copied(source, target)
 
 
 def _copied(source: str, target: str) -> None:
