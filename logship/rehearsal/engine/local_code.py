@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from logship.errors import Code, LogshipError
+from logship.errors import Code, LogshipError, UsageError
 from logship.postgres.run_as import RunAs
 from logship.rehearsal.engine import CURRENT_LOGSHIP
 from logship.rehearsal.engine.dependencies import runtime_dependencies
@@ -54,7 +54,8 @@ class CodeDirectory:
     def command(self, logship: str) -> list[str]:
         """What runs Python so that it imports the Logship `logship`; its arguments follow.
 
-        Raises LogshipError(REHEARSAL_FAILED): it is no Logship, or no Python can be run.
+        Raises UsageError(USAGE): it is no Logship.  LogshipError(REHEARSAL_FAILED): no Python
+        can be run.
         """
         python = self._python or self._find_python()
         self._python = python
@@ -206,9 +207,9 @@ def _copied(source: str, target: str) -> None:
     Path(target).chmod(0o755 if os.access(source, os.X_OK) else 0o644)
 
 
-def _no_logship(logship: str, why: str) -> LogshipError:
-    return LogshipError(
-        Code.REHEARSAL_FAILED,
+def _no_logship(logship: str, why: str) -> UsageError:
+    return UsageError(
+        Code.USAGE,
         f"{logship} is no Logship that can be rehearsed: {why}",
         f'"{CURRENT_LOGSHIP}" is this one; a wheel or a directory with the packages '
         f"{', '.join(PACKAGES)} is another",
