@@ -77,7 +77,7 @@ fuzz: $(READY) ## Fuzz each parser, or TARGET=name, for SECONDS=n; findings stay
 # The name in the lock's first lines stands for this target, whatever options it takes.
 lock: $(READY) ## Write requirements.lock anew (LOCK_ARGS=--upgrade for newer versions)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml \
-	  --extra demo --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --extra demo --extra dev --extra rehearse --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --quiet $(LOCK_ARGS) \
 	  --output-file requirements.lock
 

@@ -102,6 +102,9 @@ class Code(StrEnum):
     RESTORE_FAILED = "restore-failed"
     # Rehearsals
     REHEARSAL_FAILED = "rehearsal-failed"
+    NO_CONTAINER_ENGINE = "no-container-engine"
+    CONTAINER_FAILED = "container-failed"
+    IMAGE_UNUSABLE = "image-unusable"
     # The commands
     SETTINGS = "settings"
     USAGE = "usage"

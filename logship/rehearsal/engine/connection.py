@@ -1,0 +1,86 @@
+"""The container engine: finding it, saying so if there is none, and what it complains of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from logship.errors import Code, LogshipError
+from logship.redaction import redact
+
+_ANSWER_SECONDS = 10
+_REQUEST_SECONDS = 300
+_HINT = (
+    "install and start one (Debian: `apt-get install docker.io`; Podman: `systemctl start "
+    "podman.socket`, and DOCKER_HOST names its socket), or rehearse with `--engine local`"
+)
+
+
+def connect() -> Any:
+    """A client of docker-py, whose engine has answered.
+
+    Raises LogshipError(NO_CONTAINER_ENGINE), within seconds.
+    """
+    try:
+        import docker
+        from testcontainers.core.config import testcontainers_config
+        from testcontainers.core.docker_client import get_docker_host
+    except ImportError as error:
+        raise LogshipError(
+            Code.NO_CONTAINER_ENGINE,
+            f"what speaks to a container engine is not installed: {error.name}",
+            "`pip install 'logship[rehearse]'`, or rehearse with `--engine local`",
+        ) from error
+    # It would clean up after us with an image of a registry, which is not always to be had.
+    testcontainers_config.ryuk_disabled = True
+    host = get_docker_host() or "unix:///var/run/docker.sock"
+    try:
+        client = docker.DockerClient(
+            base_url=host, timeout=_ANSWER_SECONDS, tls=_tls(), use_ssh_client=True
+        )
+        try:
+            client.ping()
+        except Exception:
+            client.close()
+            raise
+    except (docker.errors.DockerException, OSError) as error:
+        raise LogshipError(
+            Code.NO_CONTAINER_ENGINE,
+            f"no container engine answers at {redact(host)}: {_words(error)}",
+            _HINT,
+        ) from error
+    client.api.timeout = _REQUEST_SECONDS
+    return client
+
+
+def _tls() -> Any:
+    """As docker-py's `from_env`: DOCKER_TLS_VERIFY and DOCKER_CERT_PATH."""
+    from docker.utils import kwargs_from_env
+
+    return kwargs_from_env(environment=dict(os.environ)).get("tls", False)
+
+
+@contextmanager
+def engine_errors(what: str) -> Iterator[None]:
+    """What the engine complains of while it is asked, as LogshipError(CONTAINER_FAILED).
+
+    what: what is not done then: "the volume of machine primary can't be made".
+    """
+    import docker
+
+    try:
+        yield
+    except (docker.errors.DockerException, OSError) as error:
+        raise LogshipError(
+            Code.CONTAINER_FAILED,
+            f"{what}: {_words(error)}",
+            "look at the container engine's own log",
+            retryable=True,
+        ) from error
+
+
+def _words(error: BaseException) -> str:
+    said = getattr(error, "explanation", None) or str(error)
+    return redact(" ".join(str(said).split()))[:400]

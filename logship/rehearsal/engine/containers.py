@@ -1,0 +1,372 @@
+"""Machines that are containers, by testcontainers (Docker, or Podman's socket).
+
+A machine is a container that does nothing by itself: programs are executed in it.  Its home is a
+volume, which stays when the container is replaced, and the volumes of `code_volumes` give it
+Logship.  All are in one network, where a machine's name is its address.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tarfile
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from logship.errors import Code, LogshipError
+from logship.rehearsal.engine import CURRENT_LOGSHIP, RUN_SECONDS, Done, ImageFacts, supervision
+from logship.rehearsal.engine.code_volumes import (
+    MOUNT,
+    CodeVolumes,
+    python_path,
+    supervision_command,
+)
+from logship.rehearsal.engine.connection import connect, engine_errors
+from logship.rehearsal.engine.exchange import Answer, begin, ended, execute, is_running, run_once
+from logship.rehearsal.engine.images import Images, Probed
+
+HOME = PurePosixPath("/var/lib/rehearsal")
+ACCOUNT = "postgres"
+SESSION_LABEL = "logship.rehearsal"
+
+_SHARED_MEMORY_BYTES = 256 << 20
+# Below the ports that the kernel gives to clients.
+_FIRST_PORT = 20000
+_TOOL_SECONDS = 120.0
+
+
+class ContainerEngine:
+    """See `logship.rehearsal.engine.Engine`."""
+
+    name = "docker"
+    can_change_system = True
+
+    def __init__(self) -> None:
+        """Raises LogshipError(NO_CONTAINER_ENGINE) if there is none."""
+        self.client = connect()
+        self.session = uuid.uuid4().hex[:12]
+        self.labels = {SESSION_LABEL: self.session}
+        self.images = Images(self.client, self.labels)
+        self.code = CodeVolumes(self.client, self.labels)
+        self._network: Any = None
+        self._machines: list[ContainerMachine] = []
+
+    def machine(self, name: str, image: str, logship: str = CURRENT_LOGSHIP) -> ContainerMachine:
+        """See `Engine.machine`."""
+        machine = ContainerMachine(self, name, image, logship)
+        self._machines.append(machine)
+        machine.begin()
+        return machine
+
+    def fork(
+        self, source: ContainerMachine, name: str, image: str, logship: str
+    ) -> ContainerMachine:
+        """A machine with a copy of the home of `source`."""
+        machine = ContainerMachine(self, name, image, logship)
+        self._machines.append(machine)
+        with engine_errors(f"the home of machine {source.name} can't be copied"):
+            copied = run_once(
+                self.client,
+                source.reference,
+                ["cp", "-a", "/from/.", "/to/"],
+                labels=self.labels,
+                volumes={
+                    source.volume: {"bind": "/from", "mode": "ro"},
+                    machine.volume: {"bind": "/to", "mode": "rw"},
+                },
+            )
+        checked(copied, f"the home of machine {source.name} can't be copied")
+        machine.begin()
+        return machine
+
+    @property
+    def network(self) -> Any:
+        """Made when the first machine wants it."""
+        if self._network is None:
+            from testcontainers.core.network import Network
+
+            with engine_errors("a network can't be made"):
+                self._network = Network(docker_network_kw={"labels": self.labels}).create()
+        return self._network
+
+    def close(self) -> None:
+        """Removes all that has this rehearsal's label, whatever is known of it here."""
+        with engine_errors("not all of a rehearsal could be removed"):
+            wanted = {"label": f"{SESSION_LABEL}={self.session}"}
+            for container in self.client.containers.list(all=True, filters=wanted):
+                _remove(container, v=True)
+            for volume in self.client.volumes.list(filters=wanted):
+                _remove(volume)
+            if self._network is not None:
+                self._network.remove()
+                self._network._docker.client.close()
+                self._network = None
+        self.client.close()
+
+
+class ContainerMachine:
+    """See `logship.rehearsal.engine.Machine`."""
+
+    def __init__(self, engine: ContainerEngine, name: str, image: str, logship: str) -> None:
+        self.name = name
+        self.image = image
+        self.logship = logship
+        self.home = HOME
+        self.address = name
+        self.volume = f"logship-{engine.session}-{name}-{uuid.uuid4().hex[:6]}"
+        self._engine = engine
+        self._client = engine.client
+        self._ports = itertools.count(_FIRST_PORT)
+        self._marks = itertools.count(1)
+        self._container: Any = None
+        self._owner = {"uid": 0, "gid": 0}
+        self._probed: Probed = engine.images.probe(image)
+        self._code = engine.code.provide(logship, self._probed)
+        with engine_errors(f"the volume of machine {name} can't be made"):
+            self._client.volumes.create(self.volume, labels=engine.labels)
+
+    @property
+    def facts(self) -> ImageFacts:
+        return self._probed.facts
+
+    @property
+    def reference(self) -> str:
+        """The image that really runs: with Python."""
+        return self._probed.reference
+
+    @property
+    def is_there(self) -> bool:
+        return self._container is not None
+
+    def begin(self) -> None:
+        """Start the container, with an account that owns the home."""
+        from testcontainers.core.container import DockerContainer
+
+        with engine_errors(f"machine {self.name} can't be started with {self.image}"):
+            container = (
+                DockerContainer(self.reference, network=self._engine.network)
+                .with_network_aliases(self.name)
+                .with_command(["infinity"])
+                .with_volume_mapping(self.volume, str(self.home), "rw")
+                .with_kwargs(
+                    entrypoint="sleep",
+                    hostname=self.name,
+                    init=True,
+                    labels=self._engine.labels,
+                    shm_size=_SHARED_MEMORY_BYTES,
+                    user="root",
+                )
+            )
+            for tree in self._code:
+                container.with_volume_mapping(tree.volume, str(MOUNT / tree.name), "ro")
+            self._container = container.start()
+        answer = self._supervise("prepare", str(self.home), ACCOUNT, user="root")
+        self._owner = json.loads(answer.stdout)
+
+    def run(
+        self,
+        command: Sequence[str | PurePosixPath],
+        *,
+        stdin: str = "",
+        environment: Mapping[str, str] | None = None,
+        timeout_seconds: float = RUN_SECONDS,
+    ) -> Done:
+        given = stdin.encode()
+        answer = self._execute(
+            ["run", str(timeout_seconds), str(len(given)), "--", *map(str, command)],
+            stdin=given,
+            environment=environment,
+        )
+        return Done(
+            answer.returncode,
+            answer.stdout.decode(errors="replace"),
+            answer.stderr.decode(errors="replace"),
+        )
+
+    def start(
+        self,
+        command: Sequence[str | PurePosixPath],
+        name: str,
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> ContainerProcess:
+        mark = f"{name}-{next(self._marks)}"
+        pid_file = f"/tmp/rehearsal-{mark}.pid"
+        log_file = self.home / "logs" / f"{name}.log"
+        with engine_errors(f"{name} can't be started on machine {self.name}"):
+            execution = begin(
+                self._client,
+                self._container.get_container_id(),
+                supervision_command(
+                    self._probed, "start", pid_file, str(log_file), "--", *map(str, command)
+                ),
+                user=ACCOUNT,
+                environment={**self._environment(environment), supervision.MARK: mark},
+                directory=str(self.home),
+            )
+        return ContainerProcess(self, execution, mark, pid_file, log_file)
+
+    def logship_command(self, program: str) -> list[str]:
+        code = (
+            f"import sys; sys.argv[0] = {program!r}; "
+            f"from {program}.commands import main; sys.exit(main())"
+        )
+        path = python_path(self.logship, self._probed)
+        return ["env", f"PYTHONPATH={path}", "python3", "-P", "-c", code]
+
+    def tool_command(self, module: str) -> list[str]:
+        name = f"logship.rehearsal.inside.{module}"
+        path = python_path(CURRENT_LOGSHIP, self._probed)
+        return ["env", f"PYTHONPATH={path}", "python3", "-P", "-m", name]
+
+    def free_port(self) -> int:
+        return next(self._ports)
+
+    def write(self, path: PurePosixPath, content: str | bytes, mode: int = 0o600) -> None:
+        data = content.encode() if isinstance(content, str) else content
+        self._supervise("write", str(path), f"{mode:o}", str(len(data)), stdin=data)
+
+    def read(self, path: PurePosixPath) -> bytes:
+        answer = self._execute(["read", str(path)])
+        if answer.returncode == supervision.NO_SUCH_FILE:
+            raise FileNotFoundError(str(path))
+        return checked(answer, f"{path} can't be read").stdout
+
+    def put_tree(self, source: Path, path: PurePosixPath) -> None:
+        def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+            entry.uid, entry.gid = self._owner["uid"], self._owner["gid"]
+            entry.uname = entry.gname = ""
+            return entry
+
+        self._supervise("directory", str(path))
+        with tempfile.TemporaryFile(prefix="logship-tree-") as file:
+            with tarfile.open(fileobj=file, mode="w") as archive:
+                archive.add(source, ".", filter=owned)
+            file.seek(0)
+            with engine_errors(f"{source} can't be copied to machine {self.name}"):
+                self._client.api.put_archive(self._container.get_container_id(), str(path), file)
+
+    def change(self, *, image: str | None = None, logship: str | None = None) -> None:
+        probed = self._engine.images.probe(image or self.image)
+        self._code = self._engine.code.provide(logship or self.logship, probed)
+        self._probed = probed
+        self.image = image or self.image
+        self.logship = logship or self.logship
+        self._end()
+        self.begin()
+
+    def fork(
+        self, name: str, *, image: str | None = None, logship: str | None = None
+    ) -> ContainerMachine:
+        return self._engine.fork(self, name, image or self.image, logship or self.logship)
+
+    def remove(self) -> None:
+        import docker
+
+        self._end()
+        with (
+            engine_errors(f"machine {self.name} can't be removed"),
+            suppress(docker.errors.NotFound),
+        ):
+            _remove(self._client.volumes.get(self.volume))
+
+    def supervise(self, *arguments: str) -> None:
+        """For the machine's processes."""
+        self._supervise(*arguments)
+
+    def _end(self) -> None:
+        if self._container is not None:
+            with engine_errors(f"the container of machine {self.name} can't be removed"):
+                self._container.stop(force=True, delete_volume=True)
+            self._container = None
+
+    def _supervise(self, *arguments: str, stdin: bytes = b"", user: str = ACCOUNT) -> Answer:
+        answer = self._execute(arguments, stdin=stdin, user=user)
+        return checked(answer, f"{' '.join(arguments[:2])} failed on machine {self.name}")
+
+    def _execute(
+        self,
+        arguments: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        user: str = ACCOUNT,
+    ) -> Answer:
+        if self._container is None:
+            raise LogshipError(Code.CONTAINER_FAILED, f"machine {self.name} was removed")
+        with engine_errors(f"machine {self.name} does not answer"):
+            return execute(
+                self._client,
+                self._container.get_container_id(),
+                supervision_command(self._probed, *arguments),
+                user=user,
+                stdin=stdin,
+                environment=self._environment(environment),
+                directory=str(self.home),
+            )
+
+    def _environment(self, further: Mapping[str, str] | None) -> dict[str, str]:
+        return {"HOME": str(self.home), "USER": ACCOUNT, "LOGNAME": ACCOUNT, **(further or {})}
+
+
+class ContainerProcess:
+    """See `logship.rehearsal.engine.Process`."""
+
+    def __init__(
+        self,
+        machine: ContainerMachine,
+        execution: str,
+        mark: str,
+        pid_file: str,
+        log_file: PurePosixPath,
+    ) -> None:
+        self._machine = machine
+        self._client = machine._client
+        self._execution = execution
+        self._mark = mark
+        self._pid_file = pid_file
+        self._log_file = log_file
+
+    @property
+    def running(self) -> bool:
+        with engine_errors(f"machine {self._machine.name} does not answer"):
+            return is_running(self._client, self._execution)
+
+    def stop(self, timeout_seconds: float = 30.0) -> int:
+        if self.running:
+            self._machine.supervise("stop", self._pid_file, str(timeout_seconds))
+        return self._status()
+
+    def kill(self) -> None:
+        if self._machine.is_there:
+            self._machine.supervise("kill", self._mark)
+            self._status()
+
+    def log(self) -> str:
+        try:
+            return self._machine.read(self._log_file).decode(errors="replace")
+        except FileNotFoundError:  # it has not even begun
+            return ""
+
+    def _status(self) -> int:
+        with engine_errors(f"machine {self._machine.name} does not answer"):
+            return ended(self._client, self._execution)
+
+
+def checked(answer: Answer, what: str) -> Answer:
+    """Raises LogshipError(CONTAINER_FAILED) unless it ended well."""
+    if answer.returncode != 0:
+        said = answer.stderr.decode(errors="replace").strip()[-400:]
+        raise LogshipError(Code.CONTAINER_FAILED, f"{what}: {said}")
+    return answer
+
+
+def _remove(thing: Any, **how: bool) -> None:
+    import docker
+
+    with suppress(docker.errors.NotFound):
+        thing.remove(force=True, **how)
