@@ -22,6 +22,9 @@ PROGRAM: Final = Program(
         "seed": Command("shipper.commands.seed", "ask the running shipper for a seed"),
         "status": Command("logship.status_command", "show how the instances stand"),
         "compat": Command("shipper.commands.compat", "show by which rules a standby may replay"),
+        "profile": Command(
+            "shipper.commands.profile", "show what the check is told of the primary"
+        ),
         "cost": Command("shipper.commands.cost", "estimate what a bucket takes in a month"),
         "promote": Command("shipper.commands.promote", "open an instance's standby for writing"),
         "demo": Command("shipper.commands.demo", "protect a cluster, lose it, promote, compare"),

@@ -126,6 +126,8 @@ def command_lines(blocks: list[Block]) -> Iterator[list[str]]:
 def _calls(words: list[str]) -> Iterator[list[str]]:
     if words[:2] == ["sudo", "-u"]:
         words = words[3:]
+    if ">" in words:
+        words = words[: words.index(">")]
     if words and Path(words[0]).name in PROGRAMS and len(words) > 1:
         yield [Path(words[0]).name, *words[1:]]
 
