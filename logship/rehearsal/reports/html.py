@@ -17,6 +17,7 @@ from logship.rehearsal.reports.words import (
     RESULT_WORDS,
     begun,
     check_outcome,
+    grouped_findings,
     outage_facts,
     state,
     summary,
@@ -59,6 +60,7 @@ def html_page(report: Report) -> str:
         length=time_of(report.seconds),
         proofs=list(Proof),
         facts=_facts(report),
+        findings=grouped_findings(report),
         steps=[_step(outcome) for outcome in report.steps],
     )
 

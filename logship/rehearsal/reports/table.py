@@ -9,6 +9,7 @@ from logship.rehearsal.outcome import Observation, Proof, Report, Result, RuleSa
 from logship.rehearsal.reports.words import (
     RESULT_WORDS,
     check_outcome,
+    grouped_findings,
     outage_facts,
     raised,
     state,
@@ -130,7 +131,6 @@ def _failure_lines(observation: Observation) -> Iterator[Line]:
 
 def _last_line(report: Report) -> Line:
     text = f"{summary(report)} ({report.engine}, {time_of(report.seconds)})"
-    if report.findings:
-        count = len(report.findings)
+    if count := len(grouped_findings(report)):
         text += f"; {count} finding{'' if count == 1 else 's'} against the rules"
     return Line(text, Tone.HEADING if report.protected else Tone.BAD)

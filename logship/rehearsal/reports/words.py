@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from logship.rehearsal.outcome import Outage, Report, Result, StepOutcome, Verdict
+from logship.rehearsal.outcome import Outage, Report, Result, RuleFinding, StepOutcome, Verdict
 from logship.status_words import duration, size
 
 RESULT_WORDS = {Result.PASSED: "ok", Result.FAILED: "FAILED", Result.NOT_RUN: "-"}
@@ -63,6 +63,15 @@ def outage_facts(outage: Outage) -> list[tuple[str, str]]:
         ("at most exposed", "-" if outage.exposed_bytes is None else size(outage.exposed_bytes)),
     ]
     return [(what, amount) for what, amount in facts if amount != "-"]
+
+
+def grouped_findings(report: Report) -> list[tuple[str, RuleFinding]]:
+    """Each finding against the rules once, with the numbers of its steps: ("0, 2", …)."""
+    numbers: dict[RuleFinding, list[str]] = {}
+    for number, step in enumerate(report.steps):
+        for finding in step.findings:
+            numbers.setdefault(finding, []).append(str(number))
+    return [(", ".join(at), finding) for finding, at in numbers.items()]
 
 
 def begun(report: Report) -> str:

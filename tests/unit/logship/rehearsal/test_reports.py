@@ -74,6 +74,15 @@ def test_the_table_tells_what_went_wrong() -> None:
     assert "BROKEN" in refused
 
 
+def test_a_finding_of_several_steps_is_told_once() -> None:
+    report = bad_report()
+    again = replace(report.steps[0], findings=report.steps[1].findings)
+    report = replace(report, steps=(again, *report.steps[1:]))
+    assert len(report.findings) == 2
+    assert table(report)[-1].endswith("; 1 finding against the rules")
+    assert '<span class="faint">(step 0, 1)</span>' in html_page(report)
+
+
 def test_a_long_log_is_cut_in_the_table_alone() -> None:
     report = bad_report()
     first, *others = report.steps[2].observations
@@ -127,7 +136,9 @@ def test_junit_has_a_case_for_each_step_and_proof() -> None:
     assert (flow.get("message"), flow.get("type")) == ("the server ended:", "start")
     assert cases[step, "amcheck"].find("skipped") is not None
     properties = {each.get("name"): each.get("value") for each in suite.iter("property")}
-    assert properties["finding.known-bad-minors"] == "known-bad-minors warned for nothing"
+    assert properties["finding.known-bad-minors"] == (
+        "known-bad-minors warned for nothing (step 1)"
+    )
     good = ElementTree.fromstring(junit_xml(good_report()))
     assert (good.get("tests"), good.get("failures"), good.get("skipped")) == ("21", "0", "0")
 
