@@ -22,6 +22,7 @@ from logship.rehearsal.reports.words import (
     state,
     summary,
     time_of,
+    trial_note,
 )
 
 _TEMPLATE = "page.html.j2"
@@ -111,6 +112,7 @@ def _step(outcome: StepOutcome) -> dict[str, Any]:
         "check": "-" if outcome.not_run else check_outcome(outcome.verdict),
         "raised": [each for each in outcome.verdict.rules if each.outcome != "pass"],
         "cells": [_cell(seen.get(proof)) for proof in Proof],
+        "trial": trial_note(outcome),
         "outage": outage_facts(outcome.outage),
         "writes": time_of(outcome.outage.writes_seconds),
         "protection": time_of(outcome.outage.protection_seconds),

@@ -111,6 +111,8 @@ def _proof_case(classname: str, proof: Proof, seen: Observation | None) -> Eleme
 def _why(outcome: StepOutcome) -> str:
     if outcome.held:
         return "the applier holds the standby: " + (", ".join(raised(outcome.verdict)) or "?")
+    if outcome.verdict.refused:
+        return outcome.verdict.refused
     failed = [str(each.proof) for each in outcome.observations if each.result is Result.FAILED]
     return ", ".join(failed) + " failed"
 

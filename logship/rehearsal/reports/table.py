@@ -15,6 +15,7 @@ from logship.rehearsal.reports.words import (
     state,
     summary,
     time_of,
+    trial_note,
 )
 from logship.terminal import Line, Tone
 
@@ -98,11 +99,8 @@ def _told(outcome: StepOutcome) -> Iterator[Line]:
     for said in outcome.verdict.rules:
         if said.outcome != "pass":
             yield from _rule_lines(said)
-    if outcome.held:
-        yield Line(
-            "   the applier holds the standby; what follows was tried on a copy, without its check",
-            Tone.BAD,
-        )
+    if note := trial_note(outcome):
+        yield Line(f"   {note}", Tone.BAD)
     for each in outcome.observations:
         if each.result is Result.FAILED:
             yield from _failure_lines(each)

@@ -29,7 +29,7 @@ def test_the_summary_says_where_protection_ends() -> None:
         "protection would break: held after primary: shared_preload_libraries = pg_stat_statements"
     )
     assert summary(refused_report()) == (
-        "protection would break: broken after standby: max_connections = 10"
+        "protection would break: standby: max_connections = 10 is refused"
     )
     report = good_report()
     left_out = replace(report.steps[-1], not_run="this host has one operating system")
@@ -71,7 +71,9 @@ def test_the_table_tells_what_went_wrong() -> None:
     assert "pass:" not in text
     refused = "\n".join(table(refused_report()))
     assert "   refused: max_connections is the primary's" in refused
-    assert "BROKEN" in refused
+    assert "   the applier goes on without it; what follows was tried on a copy" in refused
+    broken = replace(refused_report().steps[0], verdict=Verdict())
+    assert "BROKEN" in table(replace(refused_report(), steps=(broken,)))[2]
 
 
 def test_a_finding_of_several_steps_is_told_once() -> None:
