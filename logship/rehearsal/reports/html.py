@@ -17,10 +17,12 @@ from logship.rehearsal.reports.words import (
     RESULT_WORDS,
     begun,
     check_outcome,
+    grouped_findings,
     outage_facts,
     state,
     summary,
     time_of,
+    trial_note,
 )
 
 _TEMPLATE = "page.html.j2"
@@ -59,6 +61,7 @@ def html_page(report: Report) -> str:
         length=time_of(report.seconds),
         proofs=list(Proof),
         facts=_facts(report),
+        findings=grouped_findings(report),
         steps=[_step(outcome) for outcome in report.steps],
     )
 
@@ -109,6 +112,7 @@ def _step(outcome: StepOutcome) -> dict[str, Any]:
         "check": "-" if outcome.not_run else check_outcome(outcome.verdict),
         "raised": [each for each in outcome.verdict.rules if each.outcome != "pass"],
         "cells": [_cell(seen.get(proof)) for proof in Proof],
+        "trial": trial_note(outcome),
         "outage": outage_facts(outcome.outage),
         "writes": time_of(outcome.outage.writes_seconds),
         "protection": time_of(outcome.outage.protection_seconds),

@@ -13,7 +13,14 @@ from xml.etree import ElementTree
 
 from logship.redaction import redact
 from logship.rehearsal.outcome import Observation, Proof, Report, Result, StepOutcome
-from logship.rehearsal.reports.words import begun, outage_facts, raised, state, summary
+from logship.rehearsal.reports.words import (
+    begun,
+    grouped_findings,
+    outage_facts,
+    raised,
+    state,
+    summary,
+)
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -58,8 +65,9 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
     yield "logship", report.logship
     for note in report.plan.notes:
         yield "note", note
-    for finding in report.findings:
-        yield f"finding.{finding.rule}" if finding.rule else "finding", finding.text
+    for steps, finding in grouped_findings(report):
+        name = f"finding.{finding.rule}" if finding.rule else "finding"
+        yield name, f"{finding.text} (step {steps})"
 
 
 def _cases(classname: str, outcome: StepOutcome) -> Iterator[ElementTree.Element]:
@@ -103,6 +111,8 @@ def _proof_case(classname: str, proof: Proof, seen: Observation | None) -> Eleme
 def _why(outcome: StepOutcome) -> str:
     if outcome.held:
         return "the applier holds the standby: " + (", ".join(raised(outcome.verdict)) or "?")
+    if outcome.verdict.refused:
+        return outcome.verdict.refused
     failed = [str(each.proof) for each in outcome.observations if each.result is Result.FAILED]
     return ", ".join(failed) + " failed"
 

@@ -9,11 +9,13 @@ from logship.rehearsal.outcome import Observation, Proof, Report, Result, RuleSa
 from logship.rehearsal.reports.words import (
     RESULT_WORDS,
     check_outcome,
+    grouped_findings,
     outage_facts,
     raised,
     state,
     summary,
     time_of,
+    trial_note,
 )
 from logship.terminal import Line, Tone
 
@@ -97,11 +99,8 @@ def _told(outcome: StepOutcome) -> Iterator[Line]:
     for said in outcome.verdict.rules:
         if said.outcome != "pass":
             yield from _rule_lines(said)
-    if outcome.held:
-        yield Line(
-            "   the applier holds the standby; what follows was tried on a copy, without its check",
-            Tone.BAD,
-        )
+    if note := trial_note(outcome):
+        yield Line(f"   {note}", Tone.BAD)
     for each in outcome.observations:
         if each.result is Result.FAILED:
             yield from _failure_lines(each)
@@ -130,7 +129,6 @@ def _failure_lines(observation: Observation) -> Iterator[Line]:
 
 def _last_line(report: Report) -> Line:
     text = f"{summary(report)} ({report.engine}, {time_of(report.seconds)})"
-    if report.findings:
-        count = len(report.findings)
+    if count := len(grouped_findings(report)):
         text += f"; {count} finding{'' if count == 1 else 's'} against the rules"
     return Line(text, Tone.HEADING if report.protected else Tone.BAD)

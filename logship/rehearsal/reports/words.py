@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from logship.rehearsal.outcome import Outage, Report, Result, StepOutcome, Verdict
+from logship.rehearsal.outcome import Outage, Report, Result, RuleFinding, StepOutcome, Verdict
 from logship.status_words import duration, size
 
 RESULT_WORDS = {Result.PASSED: "ok", Result.FAILED: "FAILED", Result.NOT_RUN: "-"}
@@ -16,6 +16,8 @@ def state(step: StepOutcome) -> str:
         return "not run"
     if step.protected:
         return "protected"
+    if step.verdict.refused:
+        return "refused"
     return "held" if step.held else "BROKEN"
 
 
@@ -39,8 +41,7 @@ def summary(report: Report) -> str:
     """One sentence: whether protection would survive, and if not, where it ends."""
     broken = [each for each in report.steps if not each.protected and not each.not_run]
     if broken:
-        where = "; ".join(f"{state(each).lower()} after {each.title}" for each in broken)
-        return f"protection would break: {where}"
+        return f"protection would break: {'; '.join(map(_broken, broken))}"
     if not report.steps:
         return "nothing was rehearsed"
     left_out = sum(bool(each.not_run) for each in report.steps)
@@ -48,6 +49,21 @@ def summary(report: Report) -> str:
         counted = f"{left_out} of {len(report.steps)} steps"
         return f"not shown whether protection would survive: {counted} could not be made"
     return "protection would survive"
+
+
+def _broken(step: StepOutcome) -> str:
+    if step.verdict.refused:
+        return f"{step.title} is refused"
+    return f"{state(step).lower()} after {step.title}"
+
+
+def trial_note(step: StepOutcome) -> str:
+    """Why what was observed is of a trial; "" if it is of what the step really left."""
+    if step.held:
+        return "the applier holds the standby; what follows was tried on a copy, without its check"
+    if step.verdict.refused and not step.protected:
+        return "the applier goes on without it; what follows was tried on a copy that has it"
+    return ""
 
 
 def time_of(seconds: float | None) -> str:
@@ -63,6 +79,15 @@ def outage_facts(outage: Outage) -> list[tuple[str, str]]:
         ("at most exposed", "-" if outage.exposed_bytes is None else size(outage.exposed_bytes)),
     ]
     return [(what, amount) for what, amount in facts if amount != "-"]
+
+
+def grouped_findings(report: Report) -> list[tuple[str, RuleFinding]]:
+    """Each finding against the rules once, with the numbers of its steps: ("0, 2", …)."""
+    numbers: dict[RuleFinding, list[str]] = {}
+    for number, step in enumerate(report.steps):
+        for finding in step.findings:
+            numbers.setdefault(finding, []).append(str(number))
+    return [(", ".join(at), finding) for finding, at in numbers.items()]
 
 
 def begun(report: Report) -> str:

@@ -29,7 +29,7 @@ def test_the_summary_says_where_protection_ends() -> None:
         "protection would break: held after primary: shared_preload_libraries = pg_stat_statements"
     )
     assert summary(refused_report()) == (
-        "protection would break: broken after standby: max_connections = 10"
+        "protection would break: standby: max_connections = 10 is refused"
     )
     report = good_report()
     left_out = replace(report.steps[-1], not_run="this host has one operating system")
@@ -71,7 +71,18 @@ def test_the_table_tells_what_went_wrong() -> None:
     assert "pass:" not in text
     refused = "\n".join(table(refused_report()))
     assert "   refused: max_connections is the primary's" in refused
-    assert "BROKEN" in refused
+    assert "   the applier goes on without it; what follows was tried on a copy" in refused
+    broken = replace(refused_report().steps[0], verdict=Verdict())
+    assert "BROKEN" in table(replace(refused_report(), steps=(broken,)))[2]
+
+
+def test_a_finding_of_several_steps_is_told_once() -> None:
+    report = bad_report()
+    again = replace(report.steps[0], findings=report.steps[1].findings)
+    report = replace(report, steps=(again, *report.steps[1:]))
+    assert len(report.findings) == 2
+    assert table(report)[-1].endswith("; 1 finding against the rules")
+    assert '<span class="faint">(step 0, 1)</span>' in html_page(report)
 
 
 def test_a_long_log_is_cut_in_the_table_alone() -> None:
@@ -127,7 +138,9 @@ def test_junit_has_a_case_for_each_step_and_proof() -> None:
     assert (flow.get("message"), flow.get("type")) == ("the server ended:", "start")
     assert cases[step, "amcheck"].find("skipped") is not None
     properties = {each.get("name"): each.get("value") for each in suite.iter("property")}
-    assert properties["finding.known-bad-minors"] == "known-bad-minors warned for nothing"
+    assert properties["finding.known-bad-minors"] == (
+        "known-bad-minors warned for nothing (step 1)"
+    )
     good = ElementTree.fromstring(junit_xml(good_report()))
     assert (good.get("tests"), good.get("failures"), good.get("skipped")) == ("21", "0", "0")
 
