@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple
 
 import logship
 from logship.errors import Code, UsageError
-from logship.rehearsal.engine import CURRENT_LOGSHIP, dependencies, supervision
+from logship.rehearsal.engine import CURRENT_LOGSHIP, supervision, wheels
 from logship.rehearsal.engine.connection import engine_errors
 from logship.rehearsal.engine.images import Probed
 
@@ -53,7 +53,7 @@ class CodeVolumes:
     def __init__(self, client: Any, labels: dict[str, str]) -> None:
         self._client = client
         self._labels = labels
-        self._known: dict[tuple[str, dependencies.Target], tuple[Tree, ...]] = {}
+        self._known: dict[tuple[str, wheels.Target], tuple[Tree, ...]] = {}
 
     def provide(self, source: str, image: Probed) -> tuple[Tree, ...]:
         """Have the Logship `source` there for the Python of `image`, and the one that rehearses.
@@ -193,18 +193,18 @@ def _readable(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
-def _target(image: Probed) -> dependencies.Target:
-    return dependencies.Target(image.python, image.machine, image.musl)
+def _target(image: Probed) -> wheels.Target:
+    return wheels.Target(image.python, image.machine, image.musl)
 
 
-def _code_name(source: str, target: dependencies.Target) -> str:
+def _code_name(source: str, target: wheels.Target) -> str:
     if source == CURRENT_LOGSHIP:
         return f"code-{CURRENT_LOGSHIP}-{target.name}"
     path = Path(source).resolve()
     return f"code-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}-{target.name}"
 
 
-def _code_tree(source: str, target: dependencies.Target) -> Tree:
+def _code_tree(source: str, target: wheels.Target) -> Tree:
     name = _code_name(source, target)
     with tempfile.TemporaryFile(prefix="logship-code-") as file:
         pack_code(source, name, file)
@@ -213,21 +213,21 @@ def _code_tree(source: str, target: dependencies.Target) -> Tree:
     return Tree(name, _volume(name, digest), lambda file: pack_code(source, name, file))
 
 
-def _dependency_name(target: dependencies.Target) -> str:
+def _dependency_name(target: wheels.Target) -> str:
     return f"dependencies-{target.name}"
 
 
-def _dependency_tree(target: dependencies.Target) -> Tree:
+def _dependency_tree(target: wheels.Target) -> Tree:
     name = _dependency_name(target)
-    wanted = dependencies.requirements(target)
+    wanted = wheels.requirements(target)
 
     def pack(file: IO[bytes]) -> None:
         with tempfile.TemporaryDirectory(prefix="logship-dependencies-") as scratch:
-            dependencies.install(wanted, target, Path(scratch) / name)
+            wheels.install(wanted, target, Path(scratch) / name)
             with tarfile.open(fileobj=file, mode="w") as archive:
                 archive.add(Path(scratch) / name, name, filter=_readable)
 
-    return Tree(name, _volume(name, dependencies.digest(wanted, target)), pack)
+    return Tree(name, _volume(name, wheels.digest(wanted, target)), pack)
 
 
 def _volume(name: str, digest: str) -> str:

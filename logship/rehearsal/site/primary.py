@@ -173,22 +173,31 @@ class Primary:
 
     def upgrade_major(self, to_major: int) -> None:
         """By pg_upgrade, to the newest of `to_major` on the machine.  It runs before and
-        afterwards; the old data directory stays beside the new.  Raises LogshipError."""
+        afterwards; the old data directory stays beside the new.
+
+        Raises LogshipError: what pg_upgrade said; then the old server runs as before.
+        """
         old_major = self.major
-        (nature,) = self.sql(_NATURE)
-        kept = f"data-{old_major}"
         new = self._cluster(to_major)
-        self.stop()
-        self._run(["mv", new.data, self.directory / kept])
+        kept = f"data-{old_major}"
         old = Cluster(
             self.machine, self.directory, self._bin_of(old_major), self._copied, data_name=kept
         )
-        new.create(Initdb(more=_initdb_arguments(nature, to_major)))
-        old.upgrade_to(new)
-        if self._copied:
-            new.adopt()
-        new.write_parameters(self.parameters)
-        self.start()
+        (nature,) = self.sql(_NATURE)
+        self.stop()
+        self._run(["mv", new.data, old.data])
+        try:
+            new.create(Initdb(more=_initdb_arguments(nature, to_major)))
+            old.upgrade_to(new)
+            if self._copied:
+                new.adopt()
+            new.write_parameters(self.parameters)
+            self.start()
+        except LogshipError:
+            self._run(["rm", "-rf", new.data])
+            self._run(["mv", old.data, new.data])
+            self.start()
+            raise
         for name in self._databases():
             self.sql("analyze", database=name)
 
