@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from logship import __version__
 from logship.errors import LogshipError
 from logship.rehearsal.agreement import compare
 from logship.rehearsal.engine import Engine
-from logship.rehearsal.outcome import Outage, Report, StepOutcome, Verdict
+from logship.rehearsal.outcome import Outage, Report, RuleFinding, StepOutcome, Verdict
 from logship.rehearsal.plan import Kind, Plan, Step
 from logship.rehearsal.proofs.flow import look_at_flow
 from logship.rehearsal.proving import Proven, prove
@@ -59,18 +60,32 @@ def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
     for note in plan.notes:
         say(note)
     stage = build(plan, engine, say)
-    outcomes = [_before(stage)]
+    outcomes: list[StepOutcome] = [_before(stage)]
     broken = ""
     for step in plan.steps:
         if broken:
             outcomes.append(StepOutcome(step, Verdict(), (), not_run=broken))
             continue
-        outcomes.append(_step(stage, step))
+        outcomes.append(_told_once(_step(stage, step), outcomes))
         if outcomes[-1].not_run:
             broken = "a step before it could not be made"
     return Report(
         plan, engine.name, begun_at, time.monotonic() - began, tuple(outcomes), __version__
     )
+
+
+def _told_once(outcome: StepOutcome, before: Sequence[StepOutcome]) -> StepOutcome:
+    """Without findings against a rule that says the same as when there was one against it: a
+    warning that stands from the first step on says nothing of the others."""
+    told = {_said(each, finding) for each in before for finding in each.findings if finding.rule}
+    findings = tuple(each for each in outcome.findings if _said(outcome, each) not in told)
+    return replace(outcome, findings=findings)
+
+
+def _said(outcome: StepOutcome, finding: RuleFinding) -> tuple[str, str]:
+    """The rule of a finding, and what it said before the step."""
+    said = {each.rule: each.outcome for each in outcome.verdict.rules}
+    return finding.rule, said.get(finding.rule, "")
 
 
 def _before(stage: Stage) -> StepOutcome:
