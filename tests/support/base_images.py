@@ -88,8 +88,7 @@ class BaseImages:
         return tag
 
     def _debian(self, system: str) -> str:
-        recipe = f"{system} {' '.join(PACKAGES)}"
-        tag = _tag("debian", system, recipe)
+        tag = _debian_tag(system)
         with self._making(tag) as missing:
             if missing:
                 with tempfile.TemporaryDirectory(prefix="logship-debian-") as scratch:
@@ -137,19 +136,23 @@ class BaseImages:
                 yield False
 
 
-def can_make(client: Any) -> str:
-    """Why images can't be made here, "" if they can (or are there already)."""
-    if os.geteuid() != 0:
-        return "images are made by debootstrap, which needs root"
-    images = BaseImages(client)
-    try:
-        for system in SYSTEMS:
-            client.images.get(_tag("debian", system, f"{system} {' '.join(PACKAGES)}"))
-    except ImageNotFound:
-        if shutil.which("debootstrap") is None:
-            return "debootstrap is not installed (Debian: apt-get install debootstrap)"
-    del images
+def why_none(client: Any) -> str:
+    """Why no images can be had here; "" if they can be made, or are there already."""
+    missing = []
+    for system in SYSTEMS:
+        try:
+            client.images.get(_debian_tag(system))
+        except ImageNotFound:
+            missing.append(system)
+    if missing and os.geteuid() != 0:
+        return "images of tests are made by debootstrap, which needs root"
+    if missing and shutil.which("debootstrap") is None:
+        return "images of tests need debootstrap (Debian: `apt-get install debootstrap`)"
     return ""
+
+
+def _debian_tag(system: str) -> str:
+    return _tag("debian", system, f"{system} {' '.join(PACKAGES)}")
 
 
 def _tag(kind: str, name: str, recipe: str) -> str:

@@ -95,6 +95,9 @@ class ContainerEngine:
 
     def close(self) -> None:
         """Removes all that has this rehearsal's label, whatever is known of it here."""
+        for machine in self._machines:
+            with suppress(LogshipError):  # what is left is found by its label
+                machine.remove()
         with engine_errors("not all of a rehearsal could be removed"):
             wanted = {"label": f"{SESSION_LABEL}={self.session}"}
             for container in self.client.containers.list(all=True, filters=wanted):
