@@ -84,6 +84,8 @@ def test_a_recovery_server_follows_and_is_asked(site: Site) -> None:
     assert "minor-order" in {each.rule for each in verdict.rules}
     with pytest.raises(RefusedError, match="fsync"):
         recovery.set_parameters({"fsync": "off"})
+    with pytest.raises(RefusedError, match="max_connections = 20 is less than the primary's 40"):
+        recovery.set_parameters({"max_connections": "20"})
     assert recovery.parameters == {}
     beyond = str(Lsn(Lsn.parse(site.reference.lsn) + (1 << 40)))
     assert flow.judge(recovery.wait_protected(beyond, 0.0)).symptoms == {Symptom.LINK}

@@ -121,23 +121,31 @@ class Recovery:
     def set_parameters(self, parameters: Mapping[str, str]) -> None:
         """Have the instance's `settings` be these and no others, from the next start on.
 
-        Raises RefusedError(SETTINGS) with the applier's words: it does not take one of them, and
-        they are as they were.
+        Raises RefusedError(SETTINGS) with the applier's words: it does not take one of them, or
+        would give the standby another value.  They are then as they were.
         """
         before, self.parameters = self.parameters, dict(parameters)
         try:
             self._write_settings()
-            # Its other checks are of no matter here: what they warn of, a start would show.
-            ask_logship(
-                self.machine,
-                "applier",
-                ["check", "--config", self.places.settings, "--json"],
-                fine=(ExitCode.DONE, ExitCode.REFUSED),
-            )
+            self._check_parameters()
         except RefusedError:
             self.parameters = before
             self._write_settings()
             raise
+
+    def _check_parameters(self) -> None:
+        """Raises RefusedError.  What else is checked, a start would show."""
+        document = ask_logship(
+            self.machine,
+            "applier",
+            ["check", "--config", self.places.settings, "--json"],
+            fine=(ExitCode.DONE, ExitCode.REFUSED),
+        )
+        for check in document.get("checks") or ():
+            if check.get("name") == f"parameters:{self.instance}" and check.get("level") != "ok":
+                raise RefusedError(
+                    Code.SETTINGS, str(check.get("what")), str(check.get("hint") or "")
+                )
 
     def set_overrides(self, rules: Sequence[str]) -> None:
         """Have these rules of the version check not block, from the next start on."""
