@@ -1,4 +1,4 @@
-"""Make the bucket, once the S3 server answers."""
+"""Make the bucket, once the S3 server answers, unless it is there."""
 
 import os
 
@@ -12,6 +12,7 @@ client = boto3.client(
     # The server may just be starting, and refuses objects until it has made room for them.
     config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 12}),
 )
-client.create_bucket(Bucket="logship")
+if "logship" not in [each["Name"] for each in client.list_buckets()["Buckets"]]:
+    client.create_bucket(Bucket="logship")
 client.put_object(Bucket="logship", Key="is-ready", Body=b"")
 client.delete_object(Bucket="logship", Key="is-ready")

@@ -130,13 +130,10 @@ class ContainerMachine:
         self._container: Any = None
         self._owner = {"uid": 0, "gid": 0}
         self._probed: Probed = engine.images.probe(image)
+        self.facts: ImageFacts = self._probed.facts
         self._code = engine.code.provide(logship, self._probed)
         with engine_errors(f"the volume of machine {name} can't be made"):
             self._client.volumes.create(self.volume, labels=engine.labels)
-
-    @property
-    def facts(self) -> ImageFacts:
-        return self._probed.facts
 
     @property
     def reference(self) -> str:
@@ -268,6 +265,7 @@ class ContainerMachine:
             return
         self._code = code
         self._probed = probed
+        self.facts = probed.facts
         self.image = image
         self.logship = logship or self.logship
         self._end()

@@ -98,10 +98,11 @@ class CodeDirectory:
         ours = Python(Path(sys.executable), {}, ())
         if not self._run_as.changes or self._runs(ours):
             return ours
-        copied = self._copy_python()
+        copied = copy_python(self._directory, self._run_as)
         if self._runs(copied):
             return copied
-        copied = copied._replace(dependencies=(self._copy_dependencies(),))
+        dependencies = copy_dependencies(self._directory, self._run_as)
+        copied = copied._replace(dependencies=(dependencies,))
         if not self._runs(copied):
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
@@ -128,36 +129,40 @@ class CodeDirectory:
             return False
         return done.returncode == 0
 
-    def _copy_python(self) -> Python:
-        home = self._directory / "python"
-        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        base = Path(sys.base_prefix)
-        for path in (home, home / "bin", home / "lib"):
-            path.mkdir(mode=0o755)
-        program = home / "bin" / version
-        _linked(os.path.realpath(sys.executable), str(program))
-        library = sysconfig.get_config_var("INSTSONAME")
-        if isinstance(library, str) and (base / "lib" / library).is_file():
-            _linked(str(base / "lib" / library), str(home / "lib" / library))
-        standard = Path(sysconfig.get_path("stdlib"))
-        _copy_tree(standard, home / "lib" / version, self._run_as, _linked, _NOT_COPIED)
-        variables = {"PYTHONHOME": str(home), "LD_LIBRARY_PATH": str(home / "lib")}
-        installed = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-        return Python(program, variables, tuple(map(Path, sorted(installed))))
 
-    def _copy_dependencies(self) -> Path:
-        dependencies = self._directory / "dependencies"
-        dependencies.mkdir(mode=0o755)
-        for each in runtime_dependencies().values():
-            for file in each.files or ():
-                source = Path(str(each.locate_file(file)))
-                # Programs lie beside the packages, in `../../../bin`.
-                if ".." not in file.parts and source.is_file():
-                    target = dependencies / Path(*file.parts)
-                    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                    _linked(str(source), str(target))
-        _give_directories(dependencies, self._run_as)
-        return dependencies
+def copy_python(directory: Path, run_as: RunAs) -> Python:
+    """The running Python below `directory`, with what is installed for it where it is."""
+    home = directory / "python"
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix)
+    for path in (home, home / "bin", home / "lib"):
+        path.mkdir(mode=0o755)
+    program = home / "bin" / version
+    _linked(os.path.realpath(sys.executable), str(program))
+    library = sysconfig.get_config_var("INSTSONAME")
+    if isinstance(library, str) and (base / "lib" / library).is_file():
+        _linked(str(base / "lib" / library), str(home / "lib" / library))
+    standard = Path(sysconfig.get_path("stdlib"))
+    _copy_tree(standard, home / "lib" / version, run_as, _linked, _NOT_COPIED)
+    variables = {"PYTHONHOME": str(home), "LD_LIBRARY_PATH": str(home / "lib")}
+    installed = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    return Python(program, variables, tuple(map(Path, sorted(installed))))
+
+
+def copy_dependencies(directory: Path, run_as: RunAs) -> Path:
+    """What Logship needs of what is installed, in a directory below `directory`."""
+    dependencies = directory / "dependencies"
+    dependencies.mkdir(mode=0o755)
+    for each in runtime_dependencies().values():
+        for file in each.files or ():
+            source = Path(str(each.locate_file(file)))
+            # Programs lie beside the packages, in `../../../bin`.
+            if ".." not in file.parts and source.is_file():
+                target = dependencies / Path(*file.parts)
+                target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                _linked(str(source), str(target))
+    _give_directories(dependencies, run_as)
+    return dependencies
 
 
 def _running() -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """What is to be rehearsed, as values.  Pure.
 
+schema   the keys of a plan's TOML
 reading  a plan's TOML into these, with an error that names the key for all that is wrong
 flags    the command line's flags into these
 """

@@ -12,13 +12,14 @@ from logship import __version__
 from logship.errors import Code, UsageError
 from logship.redaction import redact
 from logship.rehearsal.engine import CURRENT_LOGSHIP
-from logship.rehearsal.outcome import Observation, Proof, Report, Result, StepOutcome
+from logship.rehearsal.outcome import Proof, Report, StepOutcome
 from logship.rehearsal.reports.words import (
     RESULT_WORDS,
     begun,
     check_outcome,
     grouped_findings,
     outage_facts,
+    proof_results,
     state,
     summary,
     time_of,
@@ -105,19 +106,14 @@ def _program(name: str, logship: str) -> str:
 
 
 def _step(outcome: StepOutcome) -> dict[str, Any]:
-    seen = {each.proof: each for each in outcome.observations}
     return {
         "outcome": outcome,
         "state": state(outcome),
         "check": "-" if outcome.not_run else check_outcome(outcome.verdict),
         "raised": [each for each in outcome.verdict.rules if each.outcome != "pass"],
-        "cells": [_cell(seen.get(proof)) for proof in Proof],
+        "cells": [RESULT_WORDS[result] for result in proof_results(outcome).values()],
         "trial": trial_note(outcome),
         "outage": outage_facts(outcome.outage),
         "writes": time_of(outcome.outage.writes_seconds),
         "protection": time_of(outcome.outage.protection_seconds),
     }
-
-
-def _cell(seen: Observation | None) -> str:
-    return RESULT_WORDS[Result.NOT_RUN if seen is None else seen.result]

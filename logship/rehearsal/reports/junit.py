@@ -81,9 +81,11 @@ def _cases(classname: str, outcome: StepOutcome) -> Iterator[ElementTree.Element
     if output:
         ElementTree.SubElement(protection, "system-out").text = _text(output)
     yield protection
-    seen = {each.proof: each for each in outcome.observations}
     for proof in Proof:
-        yield _proof_case(classname, proof, seen.get(proof))
+        # An upgrade looks at the old cluster and at the new.
+        seen = [each for each in outcome.observations if each.proof is proof]
+        for number, each in enumerate(seen or [Observation(proof, Result.NOT_RUN)], start=1):
+            yield _proof_case(classname, f"{proof} {number}" if number > 1 else str(proof), each)
 
 
 def _case(classname: str, name: str, seconds: float) -> ElementTree.Element:
@@ -92,11 +94,10 @@ def _case(classname: str, name: str, seconds: float) -> ElementTree.Element:
     )
 
 
-def _proof_case(classname: str, proof: Proof, seen: Observation | None) -> ElementTree.Element:
-    case = _case(classname, str(proof), 0.0 if seen is None else seen.seconds)
-    if seen is None or seen.result is Result.NOT_RUN:
-        message = _text(seen.said if seen is not None and seen.said else "not run")
-        ElementTree.SubElement(case, "skipped", message=message)
+def _proof_case(classname: str, name: str, seen: Observation) -> ElementTree.Element:
+    case = _case(classname, name, seen.seconds)
+    if seen.result is Result.NOT_RUN:
+        ElementTree.SubElement(case, "skipped", message=_text(seen.said or "not run"))
         return case
     if seen.result is Result.FAILED:
         first = seen.said.strip().partition("\n")[0] or "failed"

@@ -11,6 +11,7 @@ from logship.rehearsal.reports.words import (
     check_outcome,
     grouped_findings,
     outage_facts,
+    proof_results,
     raised,
     state,
     summary,
@@ -64,13 +65,13 @@ def _table(numbered: Sequence[tuple[int, StepOutcome]]) -> list[Line]:
 
 
 def _row(number: int, outcome: StepOutcome) -> tuple[str, ...]:
-    results = {each.proof: RESULT_WORDS[each.result] for each in outcome.observations}
+    results = proof_results(outcome)
     title = outcome.title
     return (
         str(number),
         title if len(title) <= _MOST_TITLE else title[: _MOST_TITLE - 1] + "…",
         "-" if outcome.not_run else check_outcome(outcome.verdict),
-        *(results.get(proof, "-") for proof in _PROOFS),
+        *(RESULT_WORDS[results[proof]] for proof in _PROOFS),
         time_of(outcome.outage.writes_seconds),
         time_of(outcome.outage.protection_seconds),
         state(outcome),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from logship.rehearsal.outcome import Outage, Report, Result, RuleFinding, StepOutcome, Verdict
+from logship.rehearsal.outcome import (
+    Outage,
+    Proof,
+    Report,
+    Result,
+    RuleFinding,
+    StepOutcome,
+    Verdict,
+)
 from logship.status_words import duration, size
 
 RESULT_WORDS = {Result.PASSED: "ok", Result.FAILED: "FAILED", Result.NOT_RUN: "-"}
@@ -30,6 +38,14 @@ def check_outcome(verdict: Verdict) -> str:
         if word in outcomes:
             return word
     return "pass" if verdict.rules else "-"
+
+
+def proof_results(step: StepOutcome) -> dict[Proof, Result]:
+    """The worst result of each proof: an upgrade looks at the old cluster and at the new."""
+    results = dict.fromkeys(Proof, Result.NOT_RUN)
+    for result in (Result.PASSED, Result.FAILED):
+        results.update({each.proof: result for each in step.observations if each.result is result})
+    return results
 
 
 def raised(verdict: Verdict) -> list[str]:

@@ -10,6 +10,7 @@ from logship.errors import Code, LogshipError
 from logship.rehearsal.engine import Engine
 from logship.rehearsal.outcome import Verdict
 from logship.rehearsal.plan import Plan
+from logship.rehearsal.site.copied import copy_of
 from logship.rehearsal.site.primary import Primary, Written, longest_pause_seconds
 from logship.rehearsal.site.recovery import Recovery
 
@@ -136,7 +137,8 @@ def build(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Stage:
     primary = Primary(
         engine.machine("primary", start.primary, start.shipper), INSTANCE, plan.database
     )
-    primary.create()
+    with copy_of(plan.database) as copied:
+        primary.create(copied)
     recovery = Recovery.create(
         engine.machine("recovery", start.standby, start.applier),
         INSTANCE,

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from logship.errors import UsageError
-from logship.rehearsal.outcome import Report, Verdict
+from logship.rehearsal.outcome import Observation, Proof, Report, Result, Verdict
 from logship.rehearsal.reports.document import document_of
 from logship.rehearsal.reports.html import check_html_can_be_made, html_page
 from logship.rehearsal.reports.junit import junit_xml
@@ -83,6 +83,19 @@ def test_a_finding_of_several_steps_is_told_once() -> None:
     assert len(report.findings) == 2
     assert table(report)[-1].endswith("; 1 finding against the rules")
     assert '<span class="faint">(step 0, 1)</span>' in html_page(report)
+
+
+def test_of_a_proof_that_was_made_twice_the_worse_counts() -> None:
+    report = good_report()
+    lost = Observation(Proof.PROMOTE, Result.FAILED, "of the old cluster: it is not opened")
+    twice = replace(report.steps[2], observations=(lost, *report.steps[2].observations))
+    report = replace(report, steps=(*report.steps[:2], twice))
+    assert table(report)[4].split()[6:9] == ["FAILED", "ok", "ok"]
+    assert html_page(report).count('<td class="bad">FAILED</td>') == 2
+    cases = list(ElementTree.fromstring(junit_xml(report)).iter("testcase"))
+    promotions = [each for each in cases if (each.get("name") or "").startswith("promotion")][-2:]
+    assert [each.get("name") for each in promotions] == ["promotion", "promotion 2"]
+    assert [each.find("failure") is None for each in promotions] == [False, True]
 
 
 def test_a_long_log_is_cut_in_the_table_alone() -> None:
