@@ -3,7 +3,6 @@
 primary   a PostgreSQL primary, its shipper, and the work that goes on
 cluster   what PostgreSQL's own programs do with its data directory
 generated the tables that are in it
-restored  the copy of a real instance that it may be instead
 recovery  an applier with the standby of that primary
 server    any server that runs on a machine, as the proofs ask it
 programs  how programs on a machine are asked
