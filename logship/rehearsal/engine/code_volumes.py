@@ -138,7 +138,7 @@ def pack_code(source: str, name: str, file: IO[bytes]) -> None:
     Raises UsageError: it is none.
     """
     path = Path(logship.__file__).parents[1] if source == CURRENT_LOGSHIP else Path(source)
-    if path.is_file() and not zipfile.is_zipfile(path):
+    if not path.is_dir() and not zipfile.is_zipfile(path):
         raise _no_logship(source, "is neither a wheel nor a directory")
     with tarfile.open(fileobj=file, mode="w") as archive:
         if path.is_file():
