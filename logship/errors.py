@@ -101,6 +101,7 @@ class Code(StrEnum):
     TARGET_UNREACHABLE = "target-unreachable"
     RESTORE_FAILED = "restore-failed"
     # Rehearsals
+    REHEARSAL_FAILED = "rehearsal-failed"
     NO_CONTAINER_ENGINE = "no-container-engine"
     CONTAINER_FAILED = "container-failed"
     IMAGE_UNUSABLE = "image-unusable"

@@ -68,17 +68,13 @@ class BaseImages:
 
         releases: of ``make postgres``: ``16.9``; ``wheel`` is the one with every client tool.
         Each is in a directory of its major's name, or of its own if there are several of a major.
-        debian: a package beside them, ``postgresql-17``.  without: libraries that are left out.
+        debian: a package beside them, ``postgresql-17``; a release of its major keeps its own
+        server and gets the programs that only the package has.  without: libraries that are
+        left out.
         """
         base = self.base(system)
         trees = _places(releases)
-        recipe = "\n".join(
-            [
-                f"FROM {base}",
-                *_package_recipe(debian),
-                *(f"COPY {name} /usr/lib/postgresql/{name}" for name in trees),
-            ]
-        )
+        recipe = "\n".join([f"FROM {base}", *_package_recipe(debian), *_tree_recipe(trees, debian)])
         contents = [recipe, *without, *(path.name for path in trees.values())]
         name = "-".join([system, *releases, *([debian] if debian else [])])
         tag = _tag("postgres", name, "\n".join(contents))
@@ -87,9 +83,15 @@ class BaseImages:
                 self._build(tag, recipe, trees, without)
         return tag
 
+    def with_tools(self) -> str:
+        """Majors 17 and 18 with every program: for ``pg_upgrade`` and ``pg_checksums``.
+
+        Not Debian's server 17: it has attributes of columns that no other 18 can restore.
+        """
+        return self.postgres("trixie", "17.10", "wheel", debian="postgresql-17")
+
     def _debian(self, system: str) -> str:
-        recipe = f"{system} {' '.join(PACKAGES)}"
-        tag = _tag("debian", system, recipe)
+        tag = _debian_tag(system)
         with self._making(tag) as missing:
             if missing:
                 with tempfile.TemporaryDirectory(prefix="logship-debian-") as scratch:
@@ -137,19 +139,23 @@ class BaseImages:
                 yield False
 
 
-def can_make(client: Any) -> str:
-    """Why images can't be made here, "" if they can (or are there already)."""
-    if os.geteuid() != 0:
-        return "images are made by debootstrap, which needs root"
-    images = BaseImages(client)
-    try:
-        for system in SYSTEMS:
-            client.images.get(_tag("debian", system, f"{system} {' '.join(PACKAGES)}"))
-    except ImageNotFound:
-        if shutil.which("debootstrap") is None:
-            return "debootstrap is not installed (Debian: apt-get install debootstrap)"
-    del images
+def why_none(client: Any) -> str:
+    """Why no images can be had here; "" if they can be made, or are there already."""
+    missing = []
+    for system in SYSTEMS:
+        try:
+            client.images.get(_debian_tag(system))
+        except ImageNotFound:
+            missing.append(system)
+    if missing and os.geteuid() != 0:
+        return "images of tests are made by debootstrap, which needs root"
+    if missing and shutil.which("debootstrap") is None:
+        return "images of tests need debootstrap (Debian: `apt-get install debootstrap`)"
     return ""
+
+
+def _debian_tag(system: str) -> str:
+    return _tag("debian", system, f"{system} {' '.join(PACKAGES)}")
 
 
 def _tag(kind: str, name: str, recipe: str) -> str:
@@ -181,6 +187,19 @@ def _package_recipe(package: str) -> list[str]:
         " && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends"
         f" {package}"
         " && apt-get clean && rm -rf /var/lib/apt/lists/*"
+    ]
+
+
+def _tree_recipe(trees: dict[str, Path], package: str) -> list[str]:
+    copies = [f"COPY {name} /usr/lib/postgresql/{name}" for name in trees]
+    major = package.rpartition("-")[2]
+    if major not in trees:
+        return copies
+    there, aside = f"/usr/lib/postgresql/{major}", "/usr/lib/postgresql-package"
+    return [
+        f"RUN mv {there} {aside}",
+        *copies,
+        f"RUN cp --no-clobber {aside}/bin/* {there}/bin/ && rm -r {aside}",
     ]
 
 

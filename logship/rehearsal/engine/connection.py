@@ -82,5 +82,20 @@ def engine_errors(what: str) -> Iterator[None]:
 
 
 def _words(error: BaseException) -> str:
-    said = getattr(error, "explanation", None) or str(error)
+    """The engine's own, or the operating system's, which client libraries wrap several times."""
+    said = getattr(error, "explanation", None) or _system_words(error) or str(error)
     return redact(" ".join(str(said).split()))[:400]
+
+
+def _system_words(error: BaseException) -> str:
+    pending: list[object] = [error]
+    seen: set[int] = set()
+    while pending:
+        each = pending.pop()
+        if not isinstance(each, BaseException) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, OSError) and each.strerror:
+            return each.strerror
+        pending += [each.__cause__, each.__context__, *each.args]
+    return ""

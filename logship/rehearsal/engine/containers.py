@@ -1,7 +1,7 @@
 """Machines that are containers, by testcontainers (Docker, or Podman's socket).
 
 A machine is a container that does nothing by itself: programs are executed in it.  Its home is a
-volume, which stays when the container is replaced, and the volume of `code_volume` gives it
+volume, which stays when the container is replaced, and the volumes of `code_volumes` give it
 Logship.  All are in one network, where a machine's name is its address.
 """
 
@@ -19,14 +19,14 @@ from typing import Any
 
 from logship.errors import Code, LogshipError
 from logship.rehearsal.engine import CURRENT_LOGSHIP, RUN_SECONDS, Done, ImageFacts, supervision
-from logship.rehearsal.engine.code_volume import (
+from logship.rehearsal.engine.code_volumes import (
     MOUNT,
-    CodeVolume,
+    CodeVolumes,
     python_path,
     supervision_command,
 )
 from logship.rehearsal.engine.connection import connect, engine_errors
-from logship.rehearsal.engine.exchange import Answer, begin, ended, execute, is_running
+from logship.rehearsal.engine.exchange import Answer, begin, ended, execute, is_running, run_once
 from logship.rehearsal.engine.images import Images, Probed
 
 HOME = PurePosixPath("/var/lib/rehearsal")
@@ -51,7 +51,7 @@ class ContainerEngine:
         self.session = uuid.uuid4().hex[:12]
         self.labels = {SESSION_LABEL: self.session}
         self.images = Images(self.client, self.labels)
-        self.code = CodeVolume(self.client, f"logship-{self.session}-code", self.labels)
+        self.code = CodeVolumes(self.client, self.labels)
         self._network: Any = None
         self._machines: list[ContainerMachine] = []
 
@@ -69,19 +69,17 @@ class ContainerEngine:
         machine = ContainerMachine(self, name, image, logship)
         self._machines.append(machine)
         with engine_errors(f"the home of machine {source.name} can't be copied"):
-            self.client.containers.run(
+            copied = run_once(
+                self.client,
                 source.reference,
-                ["-a", "/from/.", "/to/"],
-                entrypoint="cp",
-                user="root",
+                ["cp", "-a", "/from/.", "/to/"],
                 labels=self.labels,
-                network_mode="none",
-                remove=True,
                 volumes={
                     source.volume: {"bind": "/from", "mode": "ro"},
                     machine.volume: {"bind": "/to", "mode": "rw"},
                 },
             )
+        checked(copied, f"the home of machine {source.name} can't be copied")
         machine.begin()
         return machine
 
@@ -97,6 +95,9 @@ class ContainerEngine:
 
     def close(self) -> None:
         """Removes all that has this rehearsal's label, whatever is known of it here."""
+        for machine in self._machines:
+            with suppress(LogshipError):  # what is left is found by its label
+                machine.remove()
         with engine_errors("not all of a rehearsal could be removed"):
             wanted = {"label": f"{SESSION_LABEL}={self.session}"}
             for container in self.client.containers.list(all=True, filters=wanted):
@@ -127,13 +128,10 @@ class ContainerMachine:
         self._container: Any = None
         self._owner = {"uid": 0, "gid": 0}
         self._probed: Probed = engine.images.probe(image)
-        engine.code.provide(logship, self._probed)
+        self.facts: ImageFacts = self._probed.facts
+        self._code = engine.code.provide(logship, self._probed)
         with engine_errors(f"the volume of machine {name} can't be made"):
             self._client.volumes.create(self.volume, labels=engine.labels)
-
-    @property
-    def facts(self) -> ImageFacts:
-        return self._probed.facts
 
     @property
     def reference(self) -> str:
@@ -149,12 +147,11 @@ class ContainerMachine:
         from testcontainers.core.container import DockerContainer
 
         with engine_errors(f"machine {self.name} can't be started with {self.image}"):
-            self._container = (
+            container = (
                 DockerContainer(self.reference, network=self._engine.network)
                 .with_network_aliases(self.name)
                 .with_command(["infinity"])
                 .with_volume_mapping(self.volume, str(self.home), "rw")
-                .with_volume_mapping(self._engine.code.name, str(MOUNT), "ro")
                 .with_kwargs(
                     entrypoint="sleep",
                     hostname=self.name,
@@ -163,8 +160,10 @@ class ContainerMachine:
                     shm_size=_SHARED_MEMORY_BYTES,
                     user="root",
                 )
-                .start()
             )
+            for tree in self._code:
+                container.with_volume_mapping(tree.volume, str(MOUNT / tree.name), "ro")
+            self._container = container.start()
         answer = self._supervise("prepare", str(self.home), ACCOUNT, user="root")
         self._owner = json.loads(answer.stdout)
 
@@ -235,7 +234,7 @@ class ContainerMachine:
         answer = self._execute(["read", str(path)])
         if answer.returncode == supervision.NO_SUCH_FILE:
             raise FileNotFoundError(str(path))
-        return self._checked(answer, f"{path} can't be read").stdout
+        return checked(answer, f"{path} can't be read").stdout
 
     def put_tree(self, source: Path, path: PurePosixPath) -> None:
         def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -253,8 +252,9 @@ class ContainerMachine:
 
     def change(self, *, image: str | None = None, logship: str | None = None) -> None:
         probed = self._engine.images.probe(image or self.image)
-        self._engine.code.provide(logship or self.logship, probed)
+        self._code = self._engine.code.provide(logship or self.logship, probed)
         self._probed = probed
+        self.facts = probed.facts
         self.image = image or self.image
         self.logship = logship or self.logship
         self._end()
@@ -287,13 +287,7 @@ class ContainerMachine:
 
     def _supervise(self, *arguments: str, stdin: bytes = b"", user: str = ACCOUNT) -> Answer:
         answer = self._execute(arguments, stdin=stdin, user=user)
-        return self._checked(answer, f"{' '.join(arguments[:2])} failed on machine {self.name}")
-
-    def _checked(self, answer: Answer, what: str) -> Answer:
-        if answer.returncode != 0:
-            said = answer.stderr.decode(errors="replace").strip()[-400:]
-            raise LogshipError(Code.CONTAINER_FAILED, f"{what}: {said}")
-        return answer
+        return checked(answer, f"{' '.join(arguments[:2])} failed on machine {self.name}")
 
     def _execute(
         self,
@@ -362,6 +356,14 @@ class ContainerProcess:
     def _status(self) -> int:
         with engine_errors(f"machine {self._machine.name} does not answer"):
             return ended(self._client, self._execution)
+
+
+def checked(answer: Answer, what: str) -> Answer:
+    """Raises LogshipError(CONTAINER_FAILED) unless it ended well."""
+    if answer.returncode != 0:
+        said = answer.stderr.decode(errors="replace").strip()[-400:]
+        raise LogshipError(Code.CONTAINER_FAILED, f"{what}: {said}")
+    return answer
 
 
 def _remove(thing: Any, **how: bool) -> None:

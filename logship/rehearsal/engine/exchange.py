@@ -60,6 +60,27 @@ def execute(
     return Answer(ended(client, made["Id"]), stdout, stderr)
 
 
+def run_once(client: Any, image: str, command: Sequence[str], **how: Any) -> Answer:
+    """Run a program as the only one of a container, which is removed with what it leaves.
+
+    how: as docker-py's `containers.create`.  Raises docker-py's errors.
+    """
+    entrypoint, *arguments = command
+    container = client.containers.create(
+        image, arguments, entrypoint=entrypoint, user="root", network_mode="none", **how
+    )
+    try:
+        container.start()
+        status = container.wait()["StatusCode"]
+        stdout, stderr = (
+            container.logs(stdout=wanted, stderr=not wanted) for wanted in (True, False)
+        )
+        return Answer(int(status), stdout, stderr)
+    finally:
+        # The image's own anonymous volumes too, which docker-py's `run` would leave.
+        container.remove(force=True, v=True)
+
+
 def begin(
     client: Any,
     container_id: str,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from logship.errors import Code, LogshipError
 from logship.rehearsal.engine import ImageFacts, supervision
 from logship.rehearsal.engine.connection import engine_errors
+from logship.rehearsal.engine.exchange import run_once
 
 OLDEST_PYTHON = (3, 11)
 DERIVED_REPOSITORY = "logship-rehearsal/with-python"
@@ -91,23 +92,19 @@ class Images:
         program = Path(supervision.__file__).read_text(encoding="utf-8")
         with engine_errors(f"the image {image} can't be run"):
             try:
-                answer = self._client.containers.run(
+                answer = run_once(
+                    self._client,
                     image,
-                    ["-I", "-c", program, "probe"],
-                    entrypoint="python3",
-                    user="root",
+                    ["python3", "-I", "-c", program, "probe"],
                     labels=self._labels,
-                    network_mode="none",
-                    remove=True,
                 )
-            except docker.errors.ContainerError as error:
-                said = error.stderr or b""
-                raise unusable(image, said.decode(errors="replace").strip()[-300:]) from error
             except docker.errors.APIError as error:
                 if "executable file not found" in str(error) or "no such file" in str(error):
                     return None
                 raise
-        return dict(json.loads(answer))
+        if answer.returncode != 0:
+            raise unusable(image, answer.stderr.decode(errors="replace").strip()[-300:])
+        return dict(json.loads(answer.stdout))
 
     def _with_python(self, image: str, identity: str) -> str:
         """An image with the system's own Python, kept for the next rehearsal."""

@@ -1,0 +1,92 @@
+"""Runs a dump in plain SQL without psql: `python3 -m logship.rehearsal.inside.load`.
+
+In: {"conninfo": TEXT with a database, "file": PATH}.  Out: {}.  Of psql's own commands it knows
+those that pg_dump and pg_dumpall write: `\\connect NAME`, `\\restrict`, `\\unrestrict`, and the end
+of the data of a COPY.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+
+from logship.rehearsal.inside.speaking import answer
+
+_COPY = re.compile(r"^copy\s.*\sfrom\s+stdin\b.*;\s*$", re.IGNORECASE)
+_CONNECT = re.compile(r'^\\connect\s+(?:-reuse-previous=\w+\s+)?"?([^"\s]+)"?\s*$')
+_PASSED_OVER = re.compile(r"^\\(?:un)?restrict\b")
+# PostgreSQL takes them in no text with others.
+_ALONE = re.compile(r"^(?:create database|alter system)\s.*;\s*$", re.IGNORECASE)
+_END_OF_DATA = "\\."
+_CONNECT_SECONDS = 10
+
+
+class Part(NamedTuple):
+    """What is done at once.  connect: a database to go to first, or "".  data: of the COPY that
+    `text` is."""
+
+    text: str
+    connect: str = ""
+    data: str | None = None
+
+
+def parts(lines: Iterable[str]) -> Iterator[Part]:
+    """Pure.  What stands between two COPYs or connects is sent as it is, as one text."""
+    text: list[str] = []
+    rest = iter(lines)
+    for line in rest:
+        connect = _CONNECT.match(line)
+        if connect is not None or _COPY.match(line) or _ALONE.match(line):
+            if any(each.strip() for each in text):
+                yield Part("".join(text))
+            text = []
+        if connect is not None:
+            yield Part("", connect[1])
+        elif _COPY.match(line):
+            data = iter(rest.__next__, f"{_END_OF_DATA}\n")
+            yield Part(line, data="".join(data))
+        elif _ALONE.match(line):
+            yield Part(line)
+        elif not _PASSED_OVER.match(line):
+            text.append(line)
+    if any(each.strip() for each in text):
+        yield Part("".join(text))
+
+
+def load(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises psycopg.Error, OSError."""
+    conninfo = str(told["conninfo"])
+    connection = _connect(conninfo)
+    try:
+        with Path(told["file"]).open(encoding="utf-8") as file:
+            for part in parts(file):
+                if part.connect:
+                    connection.close()
+                    connection = _connect(conninfo, dbname=part.connect)
+                elif part.data is not None:
+                    with connection.cursor().copy(part.text.encode()) as copy:
+                        copy.write(part.data)
+                else:
+                    connection.execute(part.text.encode())
+    finally:
+        connection.close()
+    return {}
+
+
+def _connect(conninfo: str, **other: str) -> psycopg.Connection[tuple[Any, ...]]:
+    return psycopg.connect(
+        conninfo,
+        autocommit=True,
+        client_encoding="utf8",
+        connect_timeout=_CONNECT_SECONDS,
+        **other,  # type: ignore[arg-type]  # mypy takes them for psycopg's own arguments
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(answer(load))

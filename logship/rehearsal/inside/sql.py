@@ -1,0 +1,54 @@
+"""Runs statements on a server: `python3 -m logship.rehearsal.inside.sql`.
+
+In: {"conninfo": TEXT, "statements": [TEXT, …], "transaction": false}.  A statement may be several
+commands with semicolons between them.  Each runs by itself unless "transaction" is true.
+
+Out: {"rows": [[…], …]}, of the last statement that returned any; what JSON has no word for is
+there as text.  A refused statement: exit 1, and {"error": TEXT, "sqlstate": TEXT, "statement":
+TEXT} on stdout; "sqlstate" is "" when there is no connection.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import psycopg
+
+CONNECT_SECONDS = 10
+
+
+def main() -> int:
+    asked = json.load(sys.stdin)
+    statement = ""
+    rows: list[tuple[Any, ...]] = []
+    try:
+        with psycopg.connect(
+            asked["conninfo"],
+            autocommit=not asked.get("transaction", False),
+            connect_timeout=CONNECT_SECONDS,
+            client_encoding="utf8",
+        ) as connection:
+            for statement in asked["statements"]:
+                rows = _rows(connection.execute(statement.encode())) or rows
+    except psycopg.Error as error:
+        said = {"error": str(error).strip(), "sqlstate": error.sqlstate or ""}
+        print(json.dumps({**said, "statement": statement}))
+        return 1
+    print(json.dumps({"rows": rows}, default=str))
+    return 0
+
+
+def _rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Of the last command in a statement that returns any."""
+    rows: list[tuple[Any, ...]] = []
+    while True:
+        if cursor.description is not None:
+            rows = cursor.fetchall()
+        if not cursor.nextset():
+            return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

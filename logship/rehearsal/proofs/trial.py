@@ -1,0 +1,104 @@
+"""The bare trial: what would break if the version check did not hold the standby.
+
+On a copy of the recovery server PostgreSQL runs alone, on the standby's data and the WAL in the
+store, with the libraries that the primary preloads and the operator's parameters as they are
+written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from logship.errors import Code, LogshipError
+from logship.rehearsal.inside.bare import CLOSED, NOTHING, OPEN, START
+from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
+from logship.rehearsal.proofs.opened import look_at_opened, look_at_promoted, not_looked_at
+from logship.rehearsal.proofs.reference import Reference
+from logship.rehearsal.site.recovery import Recovery
+from logship.rehearsal.site.server import Server
+
+TRIAL_SECONDS = 90.0
+
+
+def trial(
+    recovery: Recovery, reference: Reference, incarnation: str = "", version: str = ""
+) -> tuple[Observation, ...]:
+    """Stop the recovery server well, copy it, start it again; try the copy.
+
+    reference: what the primary was like when all of it was durable here; nobody writes until the
+    copy is made.  incarnation: which one is tried; "": the newest of the instance.  version: of
+    the installation that it is tried with; "": the newest of its major there.
+
+    Raises LogshipError: the recovery server itself does not stop or start.
+    """
+    copy = recovery.stopped_copy()
+    try:
+        return try_copy(copy, reference, incarnation, version)
+    finally:
+        copy.remove()
+
+
+def try_copy(
+    copy: Recovery, reference: Reference, incarnation: str = "", version: str = ""
+) -> tuple[Observation, ...]:
+    """The same with a copy that is there and is the caller's to remove."""
+    began_at = time.monotonic()
+    sockets = copy.machine.home / "run" / "bare"
+    server = Server(copy.machine, str(sockets), copy.standby_port)
+    try:
+        told = _told(copy, reference, incarnation, version)
+        came = server.ask(
+            "bare", {**told, "sockets": str(sockets)}, timeout_seconds=2 * TRIAL_SECONDS
+        )
+    except LogshipError as error:
+        came = {"reached": NOTHING, "said": error.what}
+    seconds = time.monotonic() - began_at
+    flow = _flow(came, reference.lsn, seconds)
+    if flow.result is not Result.PASSED:
+        rest = "the server did not get so far"
+        return (flow, Observation(Proof.PROMOTE, Result.NOT_RUN, rest), *not_looked_at(rest))
+    if came["reached"] != OPEN:
+        symptom = Symptom.CONNECT if came["reached"] == CLOSED else Symptom.PROMOTE
+        failed = Observation(Proof.PROMOTE, Result.FAILED, came["said"], frozenset({symptom}))
+        return (flow, failed, *not_looked_at("no server was opened"))
+    promoted = look_at_promoted(server, "opened, and takes writes", time.monotonic())
+    return (flow, *look_at_opened(server, reference, promoted))
+
+
+def _flow(came: Mapping[str, str], lsn: str, seconds: float) -> Observation:
+    broken = {NOTHING: Symptom.START, START: Symptom.REPLAY}.get(came["reached"])
+    if broken is not None:
+        return Observation(Proof.FLOW, Result.FAILED, came["said"], frozenset({broken}), seconds)
+    said = f"replays to {lsn} where nothing holds it"
+    if came["reached"] == CLOSED:
+        said = "runs; how far it replays can't be asked"
+    return Observation(Proof.FLOW, Result.PASSED, said, seconds=seconds)
+
+
+def _told(copy: Recovery, reference: Reference, incarnation: str, version: str) -> dict[str, Any]:
+    chosen = copy.incarnation(incarnation)
+    return {
+        "directory": str(chosen.directory),
+        "bin_directory": str(_bin_directory(copy, chosen.major, version)),
+        "port": copy.standby_port,
+        "until": reference.lsn,
+        "preload": reference.preload,
+        "parameters": copy.parameters,
+        "seconds": TRIAL_SECONDS,
+    }
+
+
+def _bin_directory(copy: Recovery, major: int, version: str) -> PurePosixPath:
+    """Raises LogshipError(NO_INSTALLATION)."""
+    there = copy.machine.facts.installations
+    fitting = [each for each in there if version in ("", each) and each.split(".")[0] == str(major)]
+    if not fitting:
+        raise LogshipError(
+            Code.NO_INSTALLATION,
+            f"there is no PostgreSQL {version or major} on {copy.machine.name}: it has "
+            f"{', '.join(there) or 'none'}",
+        )
+    return there[max(fitting, key=lambda each: int(each.split(".")[1]))]

@@ -1,0 +1,371 @@
+"""The primary of a rehearsal: its cluster, its shipper, and the work that goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from logship.errors import Code, LogshipError
+from logship.lsn import Lsn
+from logship.rehearsal.engine import Machine, Process
+from logship.rehearsal.plan import Database
+from logship.rehearsal.site import generated
+from logship.rehearsal.site.cluster import PORT, SUPERUSER, Cluster, Initdb
+from logship.rehearsal.site.server import Server
+
+SHIPPER_ROLE = "logship"
+SCHEMA_DATABASE = "rehearsal_schema"
+"""Where the operator's dump goes, unless it names a database itself."""
+LOAD_SECONDS = 900.0
+
+_DEFAULT_PARAMETERS = {"shared_buffers": "32MB", "wal_level": "replica"}
+
+_SETTINGS = """\
+instance = "{instance}"
+state_directory = "{directory}/state"
+
+[primary]
+conninfo = "host={socket} port={port} user={role} dbname=postgres"
+connect_timeout_seconds = 3
+
+[link]
+address = "{address}"
+applier_public_key = "{applier_public_key}"
+secret_key_file = "{directory}/keys/shipper.key"
+"""
+
+# What pg_upgrade wants to find in the new cluster as it was in the old.
+_NATURE = """
+select current_setting('data_checksums') = 'on', pg_size_bytes(current_setting('wal_segment_size')),
+    d.datcollate, d.datctype, pg_encoding_to_char(d.encoding), to_jsonb(d) ->> 'datlocprovider',
+    coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale')
+from pg_catalog.pg_database d where d.datname = 'template0'
+"""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a writer did.  longest_pause_seconds: the longest time without an acknowledged commit
+    while it ran.  first_at, last_at: of the commits, in seconds since the epoch; None: there was
+    none."""
+
+    commits: int
+    longest_pause_seconds: float
+    first_at: float | None
+    last_at: float | None
+
+
+def longest_pause_seconds(written: Iterable[Written]) -> float:
+    """Of writers that ran one after the other, the times between them included.  Pure."""
+    longest, last_at = 0.0, None
+    for each in written:
+        longest = max(longest, each.longest_pause_seconds)
+        if last_at is not None and each.first_at is not None:
+            longest = max(longest, each.first_at - last_at)
+        last_at = each.last_at or last_at
+    return longest
+
+
+class Primary:
+    """All of it is below the machine's home, so it stays over a change of image.
+
+    instance: its name, as shipper and applier know it.
+    """
+
+    def __init__(self, machine: Machine, instance: str, database: Database) -> None:
+        self.machine = machine
+        self.instance = instance
+        self.database = database
+        self.parameters = {**_DEFAULT_PARAMETERS, **database.parameters}
+        self._copied = False
+        self._shipper: Process | None = None
+        self._writer: Process | None = None
+
+    # --- the cluster ----------------------------------------------------------------------
+
+    @property
+    def directory(self) -> PurePosixPath:
+        return self.machine.home / "primary"
+
+    @property
+    def server(self) -> Server:
+        return Server(self.machine, str(self.directory), PORT, SUPERUSER)
+
+    @property
+    def major(self) -> int:
+        return int(self.machine.read(self.directory / "data" / "PG_VERSION"))
+
+    def create(self, restored: Path | None = None) -> None:
+        """A new cluster with all that the plan's database has, or one around `restored`, a data
+        directory of this host whose server is stopped.  It runs afterwards.
+
+        Of several installations on the machine it is of the lowest major.  Raises LogshipError.
+        """
+        self._copied = restored is not None
+        if restored is not None:
+            self.machine.put_tree(restored, self.directory / "data")
+            self._cluster(self.major).adopt()
+        else:
+            self._make_directory()
+            majors = [_major_of(version) for version in self.machine.facts.installations]
+            asked = self.database
+            cluster = self._cluster(min(majors))
+            cluster.create(Initdb(asked.locale, asked.icu_locale, asked.initdb))
+        self._cluster().write_parameters(self.parameters)
+        self.start()
+        self._fill()
+        self.sql(
+            f"do $$ begin create role {SHIPPER_ROLE} login replication;"
+            " exception when duplicate_object then null; end $$",
+            f"alter role {SHIPPER_ROLE} login replication",
+            f"grant pg_monitor to {SHIPPER_ROLE}",
+        )
+
+    def start(self) -> None:
+        """Raises LogshipError: what the server said."""
+        self._cluster().start()
+
+    def stop(self) -> None:
+        self._cluster().stop()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def sql(self, *statements: str, database: str = "postgres") -> list[list[Any]]:
+        """The rows of the last statement that returned any.  Raises LogshipError."""
+        return self.server.sql(*statements, database=database)
+
+    def set_parameters(self, parameters: Mapping[str, str], *, restart: bool = True) -> None:
+        """In the server's settings, by a restart or a reload.  Raises LogshipError: it does not
+        start with them."""
+        self.parameters = {**self.parameters, **parameters}
+        cluster = self._cluster()
+        cluster.write_parameters(self.parameters)
+        if restart:
+            self.restart()
+        else:
+            cluster.reload()
+
+    def flush_lsn(self) -> Lsn:
+        return Lsn.parse(self.sql("select pg_catalog.pg_current_wal_flush_lsn()::text")[0][0])
+
+    def checkpoint(self) -> None:
+        self.sql("checkpoint")
+
+    def digest(self) -> dict[str, str]:
+        """Of each table that survives a crash, by `database.schema.table`: rows and a digest."""
+        tables: dict[str, str] = self.server.ask("digest", timeout_seconds=LOAD_SECONDS)["tables"]
+        return tables
+
+    def enable_checksums(self, enable: bool) -> None:
+        """The server is stopped for it, and runs afterwards.  Raises LogshipError."""
+        self.stop()
+        self._cluster().enable_checksums(enable)
+        self.start()
+
+    def upgrade_major(self, to_major: int) -> None:
+        """By pg_upgrade, to the newest of `to_major` on the machine.  It runs before and
+        afterwards; the old data directory stays beside the new.  Raises LogshipError."""
+        old_major = self.major
+        (nature,) = self.sql(_NATURE)
+        kept = f"data-{old_major}"
+        new = self._cluster(to_major)
+        self.stop()
+        self._run(["mv", new.data, self.directory / kept])
+        old = Cluster(
+            self.machine, self.directory, self._bin_of(old_major), self._copied, data_name=kept
+        )
+        new.create(Initdb(more=_initdb_arguments(nature, to_major)))
+        old.upgrade_to(new)
+        if self._copied:
+            new.adopt()
+        new.write_parameters(self.parameters)
+        self.start()
+        for name in self._databases():
+            self.sql("analyze", database=name)
+
+    def fork(self, name: str, *, image: str | None = None, logship: str | None = None) -> Primary:
+        """A copy on another machine, on which nothing runs.  The caller stops this one before,
+        and removes the copy's machine."""
+        machine = self.machine.fork(name, image=image, logship=logship)
+        made = Primary(machine, self.instance, self.database)
+        made.parameters = dict(self.parameters)
+        made._copied = self._copied
+        return made
+
+    # --- the shipper ----------------------------------------------------------------------
+
+    @property
+    def shipper_directory(self) -> PurePosixPath:
+        return self.machine.home / "shipper"
+
+    @property
+    def shipper_settings(self) -> PurePosixPath:
+        return self.shipper_directory / "shipper.toml"
+
+    def shipper_public_key(self) -> str:
+        """Of its pair of keys, which is made when it is first asked for."""
+        keys = self.shipper_directory / "keys"
+        try:
+            return self.machine.read(keys / "shipper.pub").decode("ascii").strip()
+        except FileNotFoundError:
+            self._run([*self.machine.logship_command("shipper"), "keygen", keys])
+            return self.machine.read(keys / "shipper.pub").decode("ascii").strip()
+
+    def write_settings(self, address: str, applier_public_key: str) -> None:
+        """Of the shipper: where the applier listens (`tcp://HOST:PORT`), and its key."""
+        self.shipper_public_key()
+        text = _SETTINGS.format(
+            instance=self.instance,
+            directory=self.shipper_directory,
+            socket=self.directory,
+            port=PORT,
+            role=SHIPPER_ROLE,
+            address=address,
+            applier_public_key=applier_public_key.strip(),
+        )
+        self.machine.write(self.shipper_settings, text)
+
+    def start_shipper(self) -> None:
+        """With the settings that were written last."""
+        command = [*self.machine.logship_command("shipper"), "run", "--config"]
+        self._shipper = self.machine.start([*command, self.shipper_settings], "shipper")
+
+    def stop_shipper(self) -> None:
+        shipper, self._shipper = self._shipper, None
+        if shipper is not None:
+            shipper.stop()
+
+    @property
+    def shipper_running(self) -> bool:
+        return self._shipper is not None and self._shipper.running
+
+    def shipper_log(self) -> str:
+        """What the shipper printed since it was last started."""
+        return self._shipper.log() if self._shipper is not None else ""
+
+    def profile(self) -> bytes:
+        """What the shipper would tell of this primary, as JSON.  Raises LogshipError."""
+        command = [*self.machine.logship_command("shipper"), "profile", "--json", "--config"]
+        return self._run([*command, self.shipper_settings]).encode()
+
+    # --- the work that goes on ------------------------------------------------------------
+
+    def start_writer(self) -> None:
+        """Commits go on until `stop_writer`, whatever becomes of the server."""
+        self._writer = self.machine.start(
+            [
+                *self.machine.tool_command("writer"),
+                f"{self.server.conninfo} dbname={generated.DATABASE}",
+                generated.WRITES_TABLE,
+                self.acknowledged_file,
+            ],
+            "writer",
+        )
+
+    def stop_writer(self) -> Written:
+        """Raises LogshipError: it was killed before."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            raise RuntimeError("no writer was started")
+        status = writer.stop()
+        lines = writer.log().strip().splitlines() or ["nothing"]
+        try:
+            return Written(**json.loads(lines[-1]))
+        except (ValueError, TypeError):
+            raise LogshipError(
+                Code.REHEARSAL_FAILED,
+                f"the writer on {self.machine.name} ended with {status}: {lines[-1]}",
+            ) from None
+
+    @property
+    def acknowledged_file(self) -> PurePosixPath:
+        """The ids of all acknowledged commits, one a line."""
+        return self.machine.home / "acknowledged"
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _cluster(self, major: int = 0) -> Cluster:
+        bin_directory = self._bin_of(major or self.major)
+        return Cluster(self.machine, self.directory, bin_directory, self._copied)
+
+    def _bin_of(self, major: int) -> PurePosixPath:
+        """Of the newest of that major.  Raises LogshipError(NO_INSTALLATION)."""
+        fitting = {
+            tuple(map(int, version.split("."))): path
+            for version, path in self.machine.facts.installations.items()
+            if _major_of(version) == major
+        }
+        if not fitting:
+            there = ", ".join(self.machine.facts.installations) or "none"
+            raise LogshipError(
+                Code.NO_INSTALLATION,
+                f"{self.machine.image} has no PostgreSQL {major} (it has: {there})",
+                "name an image that has it",
+            )
+        return fitting[max(fitting)]
+
+    def _make_directory(self) -> None:
+        self._run(["mkdir", "-p", self.directory])
+
+    def _fill(self) -> None:
+        for name, statements in generated.statements(self.database.rows).items():
+            self.sql(f'create database "{name}"')
+            self.sql(*statements, database=name)
+        if self.database.schema is not None:
+            self._load_schema(self.database.schema)
+
+    def _load_schema(self, dump: Path) -> None:
+        """By psql if the installation has it, as pg_dump means it."""
+        file = self.machine.home / "schema.sql"
+        self.machine.write(file, dump.read_bytes())
+        self.sql(f'create database "{SCHEMA_DATABASE}"')
+        conninfo = f"{self.server.conninfo} dbname={SCHEMA_DATABASE}"
+        psql = self._cluster().bin_directory / "psql"
+        if self.machine.run(["test", "-x", psql]).returncode == 0:
+            quiet = (psql, "-X", "-q", "-v", "ON_ERROR_STOP=1")
+            self._run([*quiet, "-d", conninfo, "-f", file], LOAD_SECONDS)
+        else:
+            told = {"conninfo": conninfo, "file": str(file)}
+            self.server.ask("load", told, timeout_seconds=LOAD_SECONDS)
+
+    def _databases(self) -> list[str]:
+        rows = self.sql("select datname from pg_catalog.pg_database where datallowconn")
+        return [name for (name,) in rows]
+
+    def _run(self, command: Sequence[str | PurePosixPath], timeout_seconds: float = 120.0) -> str:
+        """What it printed.  Raises LogshipError."""
+        done = self.machine.run(command, timeout_seconds=timeout_seconds)
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr).strip()[-800:] or "it said nothing"
+            raise LogshipError(
+                Code.REHEARSAL_FAILED,
+                f"a program on {self.machine.name} ended with {done.returncode}: {said}",
+            )
+        return done.stdout
+
+
+def _major_of(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
+def _initdb_arguments(nature: Sequence[Any], major: int) -> tuple[str, ...]:
+    """A new cluster like the old one, of another major.  nature: a row of `_NATURE`."""
+    checksums, segment_bytes, collate, ctype, encoding, provider, locale = nature
+    more = [
+        *("--encoding", encoding, "--lc-collate", collate, "--lc-ctype", ctype),
+        *("--wal-segsize", str(segment_bytes >> 20)),
+    ]
+    if checksums:
+        more.append("--data-checksums")
+    elif major >= 18:  # where they are the default
+        more.append("--no-data-checksums")
+    if provider == "i":
+        more += ["--locale-provider=icu", "--icu-locale", locale]
+    elif provider == "b":
+        more += ["--locale-provider=builtin", "--builtin-locale", locale]
+    return tuple(more)

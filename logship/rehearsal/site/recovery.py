@@ -1,0 +1,403 @@
+"""The recovery server of a rehearsal: an applier and its standby, on a machine."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from logship.errors import Code, ExitCode, LogshipError, RefusedError
+from logship.lsn import Lsn
+from logship.rehearsal.engine import Machine, Process
+from logship.rehearsal.outcome import RuleSaid, Verdict
+from logship.rehearsal.site.programs import ask_logship, ask_tool
+from logship.rehearsal.site.recovery_settings import Places, Told, settings_text
+from logship.rehearsal.site.server import Server
+
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
+PROMOTE_SECONDS = 300.0
+_POLL_SECONDS = 0.1
+_LOG_LINES = 12
+
+_fork_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far protection got.  Seconds since it was waited for; None: it did not get there.
+
+    held: the version check holds the standby.  said: what the applier says of a standby that
+    does not replay.  runs: whether its server runs.
+    """
+
+    durable_seconds: float | None
+    replayed_seconds: float | None
+    held: bool = False
+    runs: bool = False
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Incarnation:
+    """name: SYSID-MAJOR.  directory: on the machine; `data` and `wal` are in it."""
+
+    name: str
+    directory: PurePosixPath
+
+    @property
+    def major(self) -> int:
+        return int(self.name.partition("-")[2])
+
+
+@dataclass
+class Recovery:
+    """Made by `create`.  parameters: the `settings` of the instance; overrides: its rules that
+    may not block.  Both are in force from the applier's next start on."""
+
+    machine: Machine
+    instance: str
+    public_key: str
+    link_port: int
+    standby_port: int
+    parameters: dict[str, str] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    _applier: Process | None = None
+
+    @classmethod
+    def create(
+        cls,
+        machine: Machine,
+        instance: str,
+        shipper_public_key: str,
+        parameters: Mapping[str, str] | None = None,
+    ) -> Recovery:
+        """Keys and settings of an applier with one instance; it is not started.
+
+        Raises RefusedError(SETTINGS): a parameter can't be had.
+        """
+        made = cls(machine, instance, shipper_public_key, machine.free_port(), machine.free_port())
+        keygen: list[str | PurePosixPath] = [
+            "keygen",
+            made.places.keys,
+            "--name",
+            "applier",
+            "--json",
+        ]
+        ask_logship(machine, "applier", keygen)
+        # The sockets' directory must be there before the applier is.
+        machine.write(made.places.home / "run" / "README", "Sockets of the applier.\n")
+        made.set_parameters(parameters or {})
+        return made
+
+    @property
+    def places(self) -> Places:
+        return Places(self.machine.home)
+
+    @property
+    def applier_public_key(self) -> str:
+        """What the shipper must know of the applier."""
+        return self.machine.read(self.places.keys / "applier.pub").decode().split()[-1]
+
+    @property
+    def link_address(self) -> str:
+        """What the shipper connects to."""
+        return f"tcp://{self.machine.address}:{self.link_port}"
+
+    @property
+    def server(self) -> Server:
+        """The standby's, also once it is promoted."""
+        sockets = self.places.standby_sockets(self.instance)
+        return Server(self.machine, str(sockets), self.standby_port)
+
+    # --- settings -------------------------------------------------------------------------
+
+    def set_parameters(self, parameters: Mapping[str, str]) -> None:
+        """Have the instance's `settings` be these and no others, from the next start on.
+
+        Raises RefusedError(SETTINGS) with the applier's words: it does not take one of them, and
+        they are as they were.
+        """
+        before, self.parameters = self.parameters, dict(parameters)
+        try:
+            self._write_settings()
+            # Its other checks are of no matter here: what they warn of, a start would show.
+            ask_logship(
+                self.machine,
+                "applier",
+                ["check", "--config", self.places.settings, "--json"],
+                fine=(ExitCode.DONE, ExitCode.REFUSED),
+            )
+        except RefusedError:
+            self.parameters = before
+            if before:
+                self._write_settings()
+            raise
+
+    def set_overrides(self, rules: Sequence[str]) -> None:
+        """Have these rules of the version check not block, from the next start on."""
+        self.overrides = list(rules)
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        told = Told(
+            instance=self.instance,
+            public_key=self.public_key,
+            address=self.machine.address,
+            link_port=self.link_port,
+            standby_port=self.standby_port,
+            installations=[each.parent for each in self.machine.facts.installations.values()],
+            parameters=self.parameters,
+            overrides=self.overrides,
+        )
+        self.machine.write(self.places.settings, settings_text(told, self.places))
+
+    # --- running --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the applier, and wait until it answers.  Raises LogshipError with its log."""
+        self._write_settings()
+        command = [*self.machine.logship_command("applier"), "run"]
+        process = self.machine.start(
+            [*command, "--config", self.places.settings], "applier", environment=self._environment
+        )
+        self._applier = process
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.status()
+                return
+            except LogshipError as error:
+                if process.running and time.monotonic() < deadline:
+                    time.sleep(_POLL_SECONDS)
+                    continue
+                log = "\n".join(process.log().splitlines()[-_LOG_LINES:])
+                raise LogshipError(
+                    Code.APPLIER_UNREACHABLE,
+                    f"the applier on {self.machine.name} does not start: {error.what}\n{log}",
+                ) from error
+
+    def stop_applier(self) -> None:
+        """Stop the applier; the standby goes on."""
+        if self._applier is not None:
+            self._applier.stop(STOP_SECONDS)
+            self._applier = None
+
+    def stop(self) -> None:
+        """Stop the applier, then its standbys, all in order.  Raises LogshipError."""
+        self.stop_applier()
+        self._standbys(stop=True)
+
+    def restart_applier(self) -> None:
+        """What changed settings need to be in force; the standby is restarted if it must be."""
+        self.stop_applier()
+        self.start()
+
+    def change(self, *, image: str | None = None, logship: str | None = None) -> None:
+        """Stop well, and go on with another image or another Logship; it is not started."""
+        self.stop()
+        self.machine.change(image=image, logship=logship)
+        if image is not None:
+            self._forget_installations()
+
+    def fork(
+        self, name: str = "", *, image: str | None = None, logship: str | None = None
+    ) -> Recovery:
+        """A copy on a machine of its own, on which nothing runs.  Stop this one before, and
+        remove the copy's machine afterwards.
+
+        Its applier listens elsewhere, so that no shipper finds it.
+        """
+        name = name or f"{self.machine.name}-{next(_fork_numbers)}"
+        machine = self.machine.fork(name, image=image, logship=logship)
+        fork = Recovery(
+            machine,
+            self.instance,
+            self.public_key,
+            machine.free_port(),
+            machine.free_port(),
+            dict(self.parameters),
+            list(self.overrides),
+        )
+        if image is not None:
+            fork._forget_installations()
+        fork._write_settings()
+        return fork
+
+    def stopped_copy(self) -> Recovery:
+        """A `fork` of this one, which was stopped well for it and runs again.
+
+        Raises LogshipError: it does not stop or start.
+        """
+        self.stop()
+        try:
+            return self.fork()
+        finally:
+            self.start()
+
+    def remove(self) -> None:
+        """End all that runs and remove the machine."""
+        with contextlib.suppress(LogshipError):
+            self.stop()
+        self.machine.remove()
+
+    def _forget_installations(self) -> None:
+        # The answers are known by path, size and time of the programs; packages that were
+        # built reproducibly have the same in another system.
+        self.machine.run(["rm", "-rf", self.places.directory / "installations"])
+
+    def incarnations(self) -> list[Incarnation]:
+        """What there is of the instance on disk, by name."""
+        return self._standbys(stop=False)
+
+    def incarnation(self, name: str = "") -> Incarnation:
+        """One of them, by name; "": the newest, as a system identifier begins with the time when
+        initdb made it.  Raises LogshipError(REHEARSAL_FAILED): it is not there."""
+        there = [each for each in self.incarnations() if name in ("", each.name)]
+        if not there:
+            raise LogshipError(
+                Code.REHEARSAL_FAILED,
+                f"there is nothing of {self.instance} {name} on {self.machine.name}",
+                "a standby is there once it was seeded",
+            )
+        return max(there, key=lambda each: int(each.name.partition("-")[0]))
+
+    def _standbys(self, *, stop: bool) -> list[Incarnation]:
+        told = {"directory": str(self.places.directory), "instance": self.instance, "stop": stop}
+        answer = ask_tool(self.machine, "standbys", told)
+        return [
+            Incarnation(each["incarnation"], PurePosixPath(each["directory"]))
+            for each in answer["standbys"]
+        ]
+
+    # --- what operators ask ---------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """The status document (docs/api.md).  Raises LogshipError."""
+        return self._shipper("status", self.instance)
+
+    def compat(self, against: str = "", primary_profile: bytes | None = None) -> Verdict:
+        """What the version check says now, with the standby's installation or another one here.
+
+        primary_profile: as `shipper profile --json` printed it, in place of the one last heard.
+        Raises LogshipError: the check can't be made.
+        """
+        options = ["--against", against] if against else []
+        if primary_profile is not None:
+            options += ["--primary", "-"]
+        try:
+            document = self._shipper(
+                "compat",
+                self.instance,
+                *options,
+                stdin=(primary_profile or b"").decode(),
+                fine=(ExitCode.DONE, ExitCode.REFUSED),
+            )
+        except LogshipError as error:
+            if error.code is Code.NO_INSTALLATION:
+                return Verdict(refused=str(error))
+            raise
+        return verdict_of(document)
+
+    def promote(self, incarnation: str = "") -> dict[str, Any]:
+        """Promote, and return the record.  incarnation: one that is kept from before."""
+        options = ["--incarnation", incarnation] if incarnation else []
+        return self._shipper(
+            "promote", self.instance, "--yes", *options, timeout_seconds=PROMOTE_SECONDS
+        )
+
+    def accept(self, incarnation: str) -> None:
+        """Let that cluster take the instance's place when it comes."""
+        self._applier_command("accept", self.instance, incarnation)
+
+    def forget(self, incarnation: str = "") -> None:
+        """Remove what is kept from before; "": all that is not needed."""
+        self._applier_command("forget", self.instance, *([incarnation] if incarnation else []))
+
+    def seed(self) -> None:
+        """Ask for a new seed."""
+        self._applier_command("seed", self.instance)
+
+    def wait_protected(self, lsn: str, timeout_seconds: float) -> Progress:
+        """Wait until all below `lsn` is durable and replayed, or the version check holds the
+        standby with all of it durable, or the time is over."""
+        wanted, began_at = Lsn.parse(lsn), time.monotonic()
+        durable_seconds = replayed_seconds = None
+        status: dict[str, Any] = {}
+        while True:
+            with contextlib.suppress(LogshipError):
+                status = self.status()
+            seconds = time.monotonic() - began_at
+            held = status.get("phase") == "blocked"
+            standby = status.get("standby") or {}
+            if durable_seconds is None and _reached(_durable(status), wanted):
+                durable_seconds = seconds
+            if replayed_seconds is None and _reached(standby.get("replay_lsn"), wanted):
+                replayed_seconds = seconds
+            # One that is held may have replayed what is below already.
+            done = replayed_seconds is not None or held
+            if (done and durable_seconds is not None) or seconds >= timeout_seconds:
+                return Progress(
+                    durable_seconds,
+                    replayed_seconds,
+                    held,
+                    standby.get("state") == "running",
+                    _said(status),
+                )
+            time.sleep(_POLL_SECONDS)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {"LOGSHIP_APPLIER": str(self.places.api_socket)}
+
+    def _shipper(self, command: str, *arguments: str, **options: Any) -> dict[str, Any]:
+        return self._command("shipper", command, *arguments, **options)
+
+    def _applier_command(self, command: str, *arguments: str) -> dict[str, Any]:
+        return self._command("applier", command, *arguments)
+
+    def _command(
+        self, program: str, command: str, *arguments: str, **options: Any
+    ) -> dict[str, Any]:
+        words = [command, *arguments, "--json", "--applier", str(self.places.api_socket)]
+        return ask_logship(self.machine, program, words, **options)
+
+
+def verdict_of(document: Mapping[str, Any]) -> Verdict:
+    """The version check's document (`shipper compat --json`) as a verdict.  Pure."""
+    names = ("rule", "outcome", "primary", "standby", "why", "remedy")
+    rules = tuple(
+        RuleSaid(*(str(finding.get(name) or "") for name in names))
+        for finding in document.get("findings") or ()
+    )
+    # Its shipper would be turned away.
+    refused = document.get("refused") or {}
+    return Verdict(rules, str(refused.get("what", "")))
+
+
+def _durable(status: Mapping[str, Any]) -> str | None:
+    """`1:0/3000060` is the timeline, and the LSN that all is durable below."""
+    durable = (status.get("store") or {}).get("durable")
+    return str(durable).partition(":")[2] if durable else None
+
+
+def _reached(lsn: str | None, wanted: Lsn) -> bool:
+    return lsn is not None and Lsn.parse(lsn) >= wanted
+
+
+def _said(status: Mapping[str, Any]) -> str:
+    """What is wrong, in the applier's words; "": nothing that it knows of."""
+    if not status:
+        return "the applier does not answer"
+    said = [str(alarm.get("what")) for alarm in status.get("alarms") or ()]
+    failure = (status.get("standby") or {}).get("last_error")
+    if failure and failure not in said:
+        said.insert(0, str(failure))
+    link = (status.get("link") or {}).get("state")
+    if not said and link != "connected":
+        said.append(f"the link is {link}")
+    return "; ".join(said)
