@@ -314,7 +314,7 @@ def _caches() -> Iterator[Path]:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     for place in (named, "/var/cache/logship/postgres", f"{home}/logship/postgres"):
         if place:
-            with contextlib.suppress(RuntimeError):  # nobody's home
+            with contextlib.suppress(RuntimeError, PermissionError):  # a home of nobody, another's
                 if Path(place).expanduser().is_dir():
                     yield Path(place).expanduser()
 

@@ -34,7 +34,7 @@ _NOT_COPIED = ("site-packages", "test", "idlelib", "tkinter", "turtledemo", "ens
 
 class Python(NamedTuple):
     """How Python is called: the program, what its environment must have, and where its
-    dependencies lie (empty: it knows them by itself)."""
+    dependencies lie."""
 
     program: Path
     environment: Mapping[str, str]
@@ -95,7 +95,7 @@ class CodeDirectory:
                 raise _no_logship(logship, f"there is no {source}")
 
     def _find_python(self) -> Python:
-        ours = Python(Path(sys.executable), {}, ())
+        ours = Python(Path(sys.executable), {}, _installed())
         if not self._run_as.changes or self._runs(ours):
             return ours
         copied = copy_python(self._directory, self._run_as)
@@ -118,7 +118,7 @@ class CodeDirectory:
         try:
             done = subprocess.run(
                 [python.program, "-c", _TRIAL],
-                env={**environment, "PYTHONPATH": path} if path else environment,
+                env={**environment, "PYTHONPATH": path},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -145,8 +145,7 @@ def copy_python(directory: Path, run_as: RunAs) -> Python:
     standard = Path(sysconfig.get_path("stdlib"))
     _copy_tree(standard, home / "lib" / version, run_as, _linked, _NOT_COPIED)
     variables = {"PYTHONHOME": str(home), "LD_LIBRARY_PATH": str(home / "lib")}
-    installed = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    return Python(program, variables, tuple(map(Path, sorted(installed))))
+    return Python(program, variables, _installed())
 
 
 def copy_dependencies(directory: Path, run_as: RunAs) -> Path:
@@ -163,6 +162,13 @@ def copy_dependencies(directory: Path, run_as: RunAs) -> Path:
                 _linked(str(source), str(target))
     _give_directories(dependencies, run_as)
     return dependencies
+
+
+def _installed() -> tuple[Path, ...]:
+    """Where the running Python finds what is installed for it."""
+    return tuple(
+        Path(each) for each in sys.path if Path(each).name in ("site-packages", "dist-packages")
+    )
 
 
 def _running() -> dict[str, Path]:
