@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from typing import Any
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.rehearsal.engine import Machine, Process
+from logship.rehearsal.inside.writer import READY
 from logship.rehearsal.plan import Database
 from logship.rehearsal.site import generated
 from logship.rehearsal.site.cluster import PORT, SUPERUSER, Cluster, Initdb
@@ -20,6 +22,8 @@ SHIPPER_ROLE = "logship"
 SCHEMA_DATABASE = "rehearsal_schema"
 """Where the operator's dump goes, unless it names a database itself."""
 LOAD_SECONDS = 900.0
+WRITER_START_SECONDS = 30.0
+_POLL_SECONDS = 0.05
 
 _DEFAULT_PARAMETERS = {"shared_buffers": "32MB", "wal_level": "replica"}
 
@@ -265,8 +269,9 @@ class Primary:
     # --- the work that goes on ------------------------------------------------------------
 
     def start_writer(self) -> None:
-        """Commits go on until `stop_writer`, whatever becomes of the server."""
-        self._writer = self.machine.start(
+        """Commits go on until `stop_writer`, whatever becomes of the server.  Raises LogshipError:
+        the program did not start."""
+        writer = self.machine.start(
             [
                 *self.machine.tool_command("writer"),
                 f"{self.server.conninfo} dbname={generated.DATABASE}",
@@ -275,6 +280,16 @@ class Primary:
             ],
             "writer",
         )
+        deadline = time.monotonic() + WRITER_START_SECONDS
+        while READY not in writer.log():
+            if not writer.running or time.monotonic() > deadline:
+                writer.kill()
+                raise LogshipError(
+                    Code.REHEARSAL_FAILED,
+                    f"the writer on {self.machine.name} does not start: {writer.log().strip()}",
+                )
+            time.sleep(_POLL_SECONDS)
+        self._writer = writer
 
     def stop_writer(self) -> Written:
         """Raises LogshipError: it was killed before."""
