@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 3 --dist worksteal
 DEMO_ARGS ?=
+IMAGE_ARGS ?=
+COMPOSE ?= docker compose
 SEEDS ?= 20000
 FROM ?= 0
 BENCH_ARGS ?=
@@ -16,12 +18,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv postgres lint format test simulate demo bench soak torture fuzz lock clean
+.PHONY: help venv postgres lint format test test-images simulate demo bench soak torture fuzz images compose lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Variables: PYTHON=python3.12  PYTEST_ARGS='-k store -x'  DEMO_ARGS=--help  BENCH_ARGS=--quick  MINUTES=60  SECONDS=60  TARGET=frames  LOCK_ARGS=--upgrade  SEEDS=200000"
+	@echo "  Variables: PYTHON=python3.12  PYTEST_ARGS='-k store -x'  DEMO_ARGS=--help  BENCH_ARGS=--quick  MINUTES=60  SECONDS=60  TARGET=frames  LOCK_ARGS=--upgrade  IMAGE_ARGS=--help  SEEDS=200000"
 
 venv: $(READY) ## Build .venv from requirements.lock
 
@@ -52,7 +54,10 @@ format: $(READY) ## Put the code into its standard format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) postgres ## Run the tests (PYTEST_ARGS goes to pytest)
+test-images: $(READY) postgres ## Make the images of the tests with containers, if there is an engine
+	@$(BIN)/python -m tests.support.make_images
+
+test: $(READY) postgres test-images ## Run the tests (PYTEST_ARGS goes to pytest)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 simulate: $(READY) ## Simulate SEEDS=20000 histories full of faults, from seed FROM=0
@@ -74,12 +79,22 @@ torture: $(READY) postgres ## Kill, freeze, cut and fill at random for MINUTES=n
 fuzz: $(READY) ## Fuzz each parser, or TARGET=name, for SECONDS=n; findings stay in build/fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
 
+images: $(READY) ## Build the images logship-shipper and logship-applier (IMAGE_ARGS)
+	$(BIN)/python containers/build $(IMAGE_ARGS)
+
+compose: images ## Bring up a primary, a shipper, an applier and an S3 server in containers
+	$(COMPOSE) --file containers/compose.yaml up --detach
+
 # The name in the lock's first lines stands for this target, whatever options it takes.
 lock: $(READY) ## Write requirements.lock anew (LOCK_ARGS=--upgrade for newer versions)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml \
 	  --extra demo --extra dev --extra rehearse --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --quiet $(LOCK_ARGS) \
 	  --output-file requirements.lock
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml \
+	  --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --quiet --constraint requirements.lock \
+	  --output-file containers/requirements.lock
 
 clean: ## Remove everything made here (the servers' cache stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \

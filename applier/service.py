@@ -32,6 +32,7 @@ from applier.operations.promotion import promote, resume
 from applier.operations.record import load_record
 from applier.operations.roads import Roads
 from applier.operations.state import instance_status
+from applier.operations.stopping import data_directories, stop_servers
 from applier.operations.switching import switch_installation
 from applier.settings import ApplierSettings
 from applier.standby.packages import PackageWatch
@@ -90,6 +91,8 @@ class Service:
         """None until `make_roads`."""
         self._host: Host | None = None
         self._packages = PackageWatch({})
+        self._left: list[Path] = []
+        """Data directories of the servers that `close` let go of."""
         self._finishing: set[str] = set()
         self._changes: set[asyncio.Task[dict[str, Any]]] = set()
 
@@ -262,10 +265,15 @@ class Service:
         if self._host is not None:
             await self._host.finish_spawned()
             self._host.sharing.turns.close()
+        self._left += data_directories(self.open_instances.values())
         for instance in self.open_instances.values():
             await instance.close()
         self.open_instances.clear()
         await self.wal_server.stop()
+
+    async def stop_servers(self) -> None:
+        """After `close`: stop the standbys and promoted servers that it left running."""
+        await stop_servers(self._left)
 
     # --- Operations -----------------------------------------------------------------------
 
@@ -441,7 +449,10 @@ def allow_many_files() -> None:
 
 
 async def serve(settings: ApplierSettings) -> None:
-    """Receive, keep and replay until SIGTERM or SIGINT.  Raises LogshipError."""
+    """Receive, keep and replay until SIGTERM or SIGINT.  Raises LogshipError.
+
+    The servers run on, unless `standby.stop_with_applier` says otherwise.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -451,6 +462,8 @@ async def serve(settings: ApplierSettings) -> None:
             load_pair(settings.link.secret_key_file)  # what is wrong with it is said at once
         service = Service(settings)
         await service.open()
+        if settings.standby.stop_with_applier:
+            stack.push_async_callback(service.stop_servers)
         stack.push_async_callback(service.close)
         stack.push_async_callback(service.close_roads)
         roads = service.make_roads()
@@ -471,7 +484,10 @@ async def serve(settings: ApplierSettings) -> None:
             api=str(settings.api.socket),
         )
         await stop.wait()
-        log.info("applier stops; the standbys run on")
+        if settings.standby.stop_with_applier:
+            log.info("applier stops, and the standbys with it")
+        else:
+            log.info("applier stops; the standbys run on")
 
 
 def promote_offline(

@@ -109,6 +109,7 @@ class Code(StrEnum):
     SETTINGS = "settings"
     USAGE = "usage"
     APPLIER_UNREACHABLE = "applier-unreachable"
+    SHIPPER_UNREACHABLE = "shipper-unreachable"
     SOCKET_IN_USE = "socket-in-use"
     LINK_LOST = "link-lost"
     LINK_AUTHENTICATION = "link-authentication"

@@ -18,6 +18,12 @@ explained; `shipper check` and `applier check` say what is wrong with it and wit
 Every mistake in a file is reported at once, with its line. Relative paths are taken from the
 file's own directory.
 
+Variables of the environment stand above the file: `LOGSHIP__LINK__LISTEN` is `link.listen`,
+`LOGSHIP__INSTANCES__MAIN__PORT` is `instances.main.port`; between two underscores stands one part
+of the key. Text is given as it is, all else as TOML writes it (`30`, `true`, `["/srv/a"]`). The
+file must be there all the same, and may be empty. Every command that reads the settings needs the
+same variables.
+
 This page is made from the program (`python ops/write_settings_docs.py`): do not edit it.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,24 @@ from tests.support.servers import PrimaryServer
 # Speed is measured in benchmarks: no test fails because the machine is busy.
 settings.register_profile("logship", deadline=None)
 settings.load_profile("logship")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter,
+) -> Generator[None, None, None]:
+    """Without a container engine the last lines say which tests did not run, and why."""
+    yield
+    reasons: dict[str, list[str]] = {}
+    for report in terminalreporter.getreports("skipped"):
+        if "containers" in report.keywords and isinstance(report.longrepr, tuple):
+            reason = report.longrepr[2].removeprefix("Skipped: ")
+            reasons.setdefault(reason, []).append(report.nodeid)
+    for reason, tests in reasons.items():
+        terminalreporter.section(f"{len(tests)} tests with containers did not run", bold=True)
+        terminalreporter.line(f"Why: {reason}")
+        for test in sorted(tests):
+            terminalreporter.line(f"  {test}")
 
 
 class PrimaryFactory(Protocol):

@@ -1,6 +1,7 @@
 """Receive WAL, keep it and have standbys replay it, until a signal stops it.
 
-SIGTERM and SIGINT stop the applier; the standbys go on and are adopted at the next start.
+SIGTERM and SIGINT stop the applier; the standbys go on and are adopted at the next start, or
+stop with it, where standby.stop_with_applier says so.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 
@@ -23,7 +24,8 @@ from logship.lsn import Lsn
 from shipper.agent.last_primary import LastPrimary
 from shipper.agent.shipping import REFUSED_RETRY_SECONDS, Shipping
 from shipper.backoff import Backoff, Reminder
-from shipper.destinations import Accepted, Destination, Facts, Lost, SeedFinished
+from shipper.destinations import Accepted, Destination, Facts, HasMembers, Lost, SeedFinished
+from shipper.health import Health, State
 from shipper.sources import Source, SourceIdentity
 
 log = structlog.get_logger(__name__)
@@ -68,6 +70,7 @@ class Agent:
         self._remember = remember
         self._reached: tuple[Incarnation, int] | None = None
         self._reminder = Reminder()
+        self._health = Health()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ship until `stop` is set.  Raises LogshipError when going on makes no sense."""
@@ -86,6 +89,12 @@ class Agent:
             await self._destination.close("the shipper stops")
             await self._source.close()
 
+    def health_report(self, instance: str) -> dict[str, Any]:
+        """How it is, as `shipper health` shows it."""
+        destination = self._destination
+        away = destination.away() if isinstance(destination, HasMembers) else {}
+        return self._health.as_dict(instance, primary_reachable=self._source.reachable, away=away)
+
     async def _run_forever(self) -> None:
         backoff = Backoff()
         while True:
@@ -95,6 +104,7 @@ class Agent:
             except RefusedError:
                 raise
             except Exception as error:
+                self._health.is_now(State.CONNECTING)
                 if self._reminder.due(repr(error)):
                     log.exception("a bug ended the connection; shipping starts over")
                 with contextlib.suppress(Exception):
@@ -116,10 +126,12 @@ class Agent:
             want_seed=self._want_seed,
             seed_finished=self._seed_finished,
         )
+        self._health.is_now(State.SHIPPING)
         try:
             ended = await shipping.run()
         except LogshipError as error:
             ended = error
+        self._health.is_now(State.CONNECTING, ended)
         await self._destination.close(ended.what)
         if ended.code == Code.LINK_LOST:
             if self._reminder.due(ended.what):
@@ -137,6 +149,8 @@ class Agent:
         backoff = Backoff()
         while True:
             identity = await self._open_source()
+            if self._health.state is not State.CONNECTING:
+                self._health.is_now(State.CONNECTING)
             reachable = self._source.reachable
             facts = Facts(
                 identity.profile, identity.timeline, identity.flush_lsn, reachable, "", ""
@@ -144,6 +158,7 @@ class Agent:
             try:
                 accepted = await self._destination.connect(facts)
             except LogshipError as error:
+                self._health.is_now(State.CONNECTING, error)
                 if error.retryable:
                     if self._reminder.due(error.what):
                         log.warning(
@@ -172,6 +187,7 @@ class Agent:
                     break
                 except LogshipError as error:
                     self._reached = None
+                    self._health.is_now(State.NO_PRIMARY, error)
                     if reminder.due(error.what):
                         said = log.warning if error.retryable else log.error
                         said("can't reach the primary", **error.as_dict())

@@ -17,6 +17,7 @@ from shipper.agent.agent import Agent, SendSeed
 from shipper.agent.last_primary import LastPrimary, load_last_primary, save_last_primary
 from shipper.agent.roads import make_destination
 from shipper.destinations.link import ShipperIdentity
+from shipper.health import answering
 from shipper.seeding.sender import SeedSender
 from shipper.settings import ShipperSettings
 from shipper.sources import Source
@@ -47,7 +48,9 @@ async def ship(settings: ShipperSettings, *, take_over: bool = False) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         log.info("shipper starts", instance=settings.instance, version=__version__)
-        await _agent(settings, _shipper_id(directory), take_over=take_over).run(stop)
+        agent = _agent(settings, _shipper_id(directory), take_over=take_over)
+        async with answering(directory, lambda: agent.health_report(settings.instance)):
+            await agent.run(stop)
         log.info("shipper stops", instance=settings.instance)
     finally:
         os.close(lock)

@@ -10,7 +10,7 @@ is several destinations as one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from logship.errors import LogshipError
@@ -99,6 +99,14 @@ class PushesAcks(Protocol):
 
     on_acked: Callable[[Acked], None] | None
     """Called with acks, which `next_event` does not give then.  Must not raise."""
+
+
+@runtime_checkable
+class HasMembers(Protocol):
+    """A destination that is several: connected as a whole, some of them may be away."""
+
+    def away(self) -> Mapping[str, LogshipError | None]:
+        """Those without which WAL has not its whole way now, by name, and why."""
 
 
 class Destination(Protocol):

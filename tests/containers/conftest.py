@@ -12,6 +12,7 @@ from logship.errors import LogshipError
 from logship.rehearsal.engine.connection import connect
 from logship.rehearsal.engine.containers import ContainerEngine
 from tests.support.base_images import BaseImages, why_none
+from tests.support.product_images import ProductImages, product_images
 
 HERE = Path(__file__).parent
 
@@ -49,3 +50,9 @@ def container_engine(container_client: Any) -> Iterator[ContainerEngine]:
     engine = ContainerEngine()
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def product(container_client: Any) -> ProductImages:
+    """The images of containers/."""
+    return product_images(container_client)

@@ -68,17 +68,13 @@ class BaseImages:
 
         releases: of ``make postgres``: ``16.9``; ``wheel`` is the one with every client tool.
         Each is in a directory of its major's name, or of its own if there are several of a major.
-        debian: a package beside them, ``postgresql-17``.  without: libraries that are left out.
+        debian: a package beside them, ``postgresql-17``; a release of its major keeps its own
+        server and gets the programs that only the package has.  without: libraries that are
+        left out.
         """
         base = self.base(system)
         trees = _places(releases)
-        recipe = "\n".join(
-            [
-                f"FROM {base}",
-                *_package_recipe(debian),
-                *(f"COPY {name} /usr/lib/postgresql/{name}" for name in trees),
-            ]
-        )
+        recipe = "\n".join([f"FROM {base}", *_package_recipe(debian), *_tree_recipe(trees, debian)])
         contents = [recipe, *without, *(path.name for path in trees.values())]
         name = "-".join([system, *releases, *([debian] if debian else [])])
         tag = _tag("postgres", name, "\n".join(contents))
@@ -86,6 +82,27 @@ class BaseImages:
             if missing:
                 self._build(tag, recipe, trees, without)
         return tag
+
+    def bare(self) -> str:
+        """A server and next to nothing: no Python, no account; and a volume that nobody asked for.
+        As publishers' images are, or worse."""
+        recipe = (
+            f"FROM {self.postgres('bookworm', '16.9')}\n"
+            "RUN userdel postgres && apt-get purge --quiet --yes '*python3*'\n"
+            "VOLUME /var/lib/postgresql/data"
+        )
+        tag = _tag("bare", "bookworm-16.9", recipe)
+        with self._making(tag) as missing:
+            if missing:
+                self._build(tag, recipe)
+        return tag
+
+    def with_tools(self) -> str:
+        """Majors 17 and 18 with every program: for ``pg_upgrade`` and ``pg_checksums``.
+
+        Not Debian's server 17: it has attributes of columns that no other 18 can restore.
+        """
+        return self.postgres("trixie", "17.10", "wheel", debian="postgresql-17")
 
     def _debian(self, system: str) -> str:
         tag = _debian_tag(system)
@@ -184,6 +201,19 @@ def _package_recipe(package: str) -> list[str]:
         " && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends"
         f" {package}"
         " && apt-get clean && rm -rf /var/lib/apt/lists/*"
+    ]
+
+
+def _tree_recipe(trees: dict[str, Path], package: str) -> list[str]:
+    copies = [f"COPY {name} /usr/lib/postgresql/{name}" for name in trees]
+    major = package.rpartition("-")[2]
+    if major not in trees:
+        return copies
+    there, aside = f"/usr/lib/postgresql/{major}", "/usr/lib/postgresql-package"
+    return [
+        f"RUN mv {there} {aside}",
+        *copies,
+        f"RUN cp --no-clobber {aside}/bin/* {there}/bin/ && rm -r {aside}",
     ]
 
 

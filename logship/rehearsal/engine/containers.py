@@ -22,6 +22,8 @@ from logship.rehearsal.engine import CURRENT_LOGSHIP, RUN_SECONDS, Done, ImageFa
 from logship.rehearsal.engine.code_volumes import (
     MOUNT,
     CodeVolumes,
+    Tree,
+    put_code,
     python_path,
     supervision_command,
 )
@@ -128,13 +130,10 @@ class ContainerMachine:
         self._container: Any = None
         self._owner = {"uid": 0, "gid": 0}
         self._probed: Probed = engine.images.probe(image)
+        self.facts: ImageFacts = self._probed.facts
         self._code = engine.code.provide(logship, self._probed)
         with engine_errors(f"the volume of machine {name} can't be made"):
             self._client.volumes.create(self.volume, labels=engine.labels)
-
-    @property
-    def facts(self) -> ImageFacts:
-        return self._probed.facts
 
     @property
     def reference(self) -> str:
@@ -255,12 +254,27 @@ class ContainerMachine:
 
     def change(self, *, image: str | None = None, logship: str | None = None) -> None:
         probed = self._engine.images.probe(image or self.image)
-        self._code = self._engine.code.provide(logship or self.logship, probed)
+        code = self._engine.code.provide(logship or self.logship, probed)
+        if image is None:
+            # A volume can't be mounted into a container that runs.
+            for tree in code:
+                if tree not in self._code:
+                    self._put_code(tree)
+            self._code = (*self._code, *code)
+            self.logship = logship or self.logship
+            return
+        self._code = code
         self._probed = probed
-        self.image = image or self.image
+        self.facts = probed.facts
+        self.image = image
         self.logship = logship or self.logship
         self._end()
         self.begin()
+
+    def _put_code(self, tree: Tree) -> None:
+        container = self._client.containers.get(self._container.get_container_id())
+        with engine_errors(f"Logship can't be put into machine {self.name}"):
+            put_code(container, tree)
 
     def fork(
         self, name: str, *, image: str | None = None, logship: str | None = None

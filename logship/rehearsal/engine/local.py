@@ -196,7 +196,8 @@ class LocalMachine:
         facts = self.facts if image is None else self._engine.facts(image)
         if logship is not None:
             self._engine.code.command(logship)  # raises, before anything is changed
-        self._end_all()
+        if image is not None:
+            self._end_all()
         self.image = image or self.image
         self.logship = logship or self.logship
         self.facts = facts

@@ -24,6 +24,7 @@ import psycopg
 from psycopg import sql
 
 READY = "ready"
+"""The first line: from now on SIGTERM gets an answer."""
 PACE_SECONDS = 0.01
 RETRY_SECONDS = 0.05
 CONNECT_SECONDS = 2

@@ -22,7 +22,7 @@ SHIPPER_ROLE = "logship"
 SCHEMA_DATABASE = "rehearsal_schema"
 """Where the operator's dump goes, unless it names a database itself."""
 LOAD_SECONDS = 900.0
-WRITER_START_SECONDS = 30.0
+WRITER_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
 _DEFAULT_PARAMETERS = {"shared_buffers": "32MB", "wal_level": "replica"}
@@ -280,7 +280,7 @@ class Primary:
             ],
             "writer",
         )
-        deadline = time.monotonic() + WRITER_START_SECONDS
+        deadline = time.monotonic() + WRITER_SECONDS
         while READY not in writer.log():
             if not writer.running or time.monotonic() > deadline:
                 writer.kill()

@@ -113,6 +113,9 @@ class SeveralDestinations:
         """Who has room for the next span."""
         self._reminders = {name: Reminder() for name in self._destinations}
 
+    def away(self) -> dict[str, LogshipError | None]:
+        return self._flow.away()
+
     # --- connecting -----------------------------------------------------------------------
 
     async def connect(self, facts: Facts) -> Accepted:

@@ -158,6 +158,14 @@ class Flow:
         """Nobody is connected: who sends has to begin anew."""
         return not any(each.connected for each in self.members.values())
 
+    def away(self) -> dict[str, LogshipError | None]:
+        """The required ones that are not connected, by name, and why."""
+        return {
+            each.name: each.error
+            for each in self.members.values()
+            if each.role is Role.REQUIRED and not each.connected
+        }
+
     def why_lost(self) -> LogshipError:
         """Of those that are used the first one's error; one that trying again mends, if any."""
         errors = [

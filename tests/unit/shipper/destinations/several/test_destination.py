@@ -118,6 +118,7 @@ async def run(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Run]:
 async def test_one_that_is_away_is_reached_later_and_gets_everything(run: Run) -> None:
     run.ends["bucket"].away = True
     assert (await run.connect()).position == at(1, S)
+    assert run.destination.away() == {}, "an optional one may be"
     await run.send_to(S + 5000)
     assert run.ends["link"].end == at(1, S + 5000)
     run.ends["bucket"].away = False
@@ -130,8 +131,13 @@ async def test_one_that_is_away_is_reached_later_and_gets_everything(run: Run) -
 async def test_one_that_is_lost_comes_back_by_itself(run: Run) -> None:
     await run.connect()
     await run.send_to(S + 3000)
+    run.ends["link"].away = True
     run.ends["link"].cut()
-    await until(lambda: run.ends["link"].connects == 2, "it is connected again")
+    await until(run.destination.away, "it is away")
+    (error,) = run.destination.away().values()
+    assert error is not None and error.retryable
+    run.ends["link"].away = False
+    await until(lambda: not run.destination.away(), "it is connected again")
     await run.arrives("link", S + 6000)
     assert run.ends["bucket"].end == at(1, S + 6000)
     assert not run.heard(Lost)

@@ -1,0 +1,84 @@
+"""Settings from the environment: `LOGSHIP__SECTION__KEY` stands above the settings file's.
+
+For containers, where a variable is easier to give than a file.  `LOGSHIP__LINK__LISTEN` is
+`link.listen`, `LOGSHIP__INSTANCES__MAIN__PORT` is `instances.main.port`: between two underscores
+stands one part of the dotted key, in any case.  Text is given as it is; numbers, true and false,
+lists and tables as TOML writes them.  What a variable says is checked as a file's settings are.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
+
+from logship.settings_schema import Section, keys_of, section_of, without_none
+
+PREFIX: Final = "LOGSHIP__"
+
+_Path = tuple[str, ...]
+
+
+class Merged(NamedTuple):
+    """document: the settings file's, with what the environment says.  variables: the name of
+    the variable that each key came from."""
+
+    document: dict[str, Any]
+    variables: Mapping[_Path, str]
+
+
+def merge_environment(
+    document: Mapping[str, Any], kind: type[Section], environment: Mapping[str, str]
+) -> Merged:
+    """`document` with the settings in `environment` put in; it is not changed itself.
+
+    Where the document has no table for a variable's key to be in, it stays as it is: reading it
+    says what is wrong.
+    """
+    merged: dict[str, Any] = _copied(document)
+    variables: dict[_Path, str] = {}
+    for name, text in sorted(environment.items()):
+        if not name.startswith(PREFIX):
+            continue
+        path = tuple(part.lower() for part in name.removeprefix(PREFIX).split("__"))
+        if _put(merged, path, _value(_type_of(kind, path), text)):
+            variables[path] = name
+    return Merged(merged, variables)
+
+
+def _copied(value: Any) -> Any:
+    return {key: _copied(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+
+def _put(document: dict[str, Any], path: _Path, value: object) -> bool:
+    table: Any = document
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            return False
+    table[path[-1]] = value
+    return True
+
+
+def _type_of(kind: Any, path: _Path) -> Any:
+    """The annotation of the key at `path`, str where there is no such key."""
+    for part in path:
+        section = section_of(kind)
+        if section is not None:
+            kind = next((key.type for key in keys_of(section) if key.name == part), str)
+        else:
+            kind = get_args(kind)[1] if get_origin(kind) is dict else str
+    return without_none(kind)
+
+
+def _value(kind: Any, text: str) -> object:
+    if kind in (str, Path) or get_origin(kind) is Literal:
+        return text
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+        return text
+    # A line break may have begun another key.
+    value = parsed.pop("value", text)
+    return text if parsed or not isinstance(value, str | int | float | list | dict) else value

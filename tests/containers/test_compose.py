@@ -1,0 +1,215 @@
+"""All of it by compose: work, stops and kills of each part, a promotion by the published port."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from logship.lsn import Lsn
+from tests.support.pair import PATIENCE_SECONDS, durable_lsn
+from tests.support.product_images import ROOT, ProductImages, said
+from tests.support.waiting import free_port, wait_until
+
+CONTENTS = "select count(*), md5(string_agg(id || v, ',' order by id)) from t"
+
+
+def compose_command() -> list[str]:
+    """Of version 2, or Debian's version 1."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if (
+            shutil.which(command[0])
+            and not subprocess.run(
+                [*command, "version"], capture_output=True, check=False
+            ).returncode
+        ):
+            return command
+    pytest.skip("there is neither `docker compose` nor docker-compose")
+
+
+class Site:
+    """What containers/compose.yaml brings up, under a name and with ports of its own."""
+
+    def __init__(self, product: ProductImages, *files: str) -> None:
+        self._compose = compose_command()
+        for file in files:
+            self._compose += ["--file", str(ROOT / "containers" / file)]
+        self.ports = {"primary": free_port(), "applier": free_port()}
+        self._environment = {
+            "COMPOSE_PROJECT_NAME": f"logship-test-{os.getpid()}-{self.ports['primary']}",
+            "SHIPPER_IMAGE": product.shipper,
+            "APPLIER_IMAGE": product.applier,
+            "S3_IMAGE": product.s3,
+            "PRIMARY_PORT": str(self.ports["primary"]),
+            "STANDBY_PORT": str(self.ports["applier"]),
+        }
+        self._password = ""
+
+    def compose(self, *words: str, **options: Any) -> str:
+        return said(*self._compose, *words, environment=self._environment, **options)
+
+    def up(self) -> None:
+        self.compose("up", "--detach")
+        self._password = self.on("primary", "cat", "/etc/logship/keys/primary.password")
+        self.wait_following()
+
+    def down(self) -> None:
+        self.compose("down", "--volumes", "--timeout", "0")
+
+    def on(self, service: str, *words: str, **options: Any) -> str:
+        """Run a program in the container of a service."""
+        return self.compose("exec", "-T", service, *words, **options)
+
+    def container(self, service: str) -> str:
+        return self.compose("ps", "--quiet", service)
+
+    def state(self, service: str) -> dict[str, Any]:
+        """As the engine has it: Running, ExitCode, Health."""
+        form = "{{json .State}}"
+        state: dict[str, Any] = json.loads(
+            said("docker", "inspect", "--format", form, self.container(service))
+        )
+        return state
+
+    def sql(self, service: str, statement: str) -> list[tuple[Any, ...]]:
+        """By the published port."""
+        with psycopg.connect(
+            host="127.0.0.1",
+            port=self.ports[service],
+            user="postgres",
+            dbname="postgres",
+            password=self._password,
+            autocommit=True,
+        ) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def insert(self, count: int) -> None:
+        values = f"select repeat('v', 100) from generate_series(1, {count})"
+        self.sql("primary", f"insert into t (v) {values}")
+
+    def status(self) -> dict[str, Any] | None:
+        """None while the applier does not answer."""
+        done = subprocess.run(
+            [*self._compose, "exec", "-T", "applier", "applier", "status", "main", "--json"],
+            env={**os.environ, **self._environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {"error": done.stderr}
+        return None if "error" in found else found
+
+    def wait_following(self) -> None:
+        def follows() -> bool:
+            found = self.status()
+            return found is not None and bool(
+                found["phase"] == "following"
+                and found["link"]["state"] == "connected"
+                and found["standby"]["replay_lsn"] is not None
+            )
+
+        try:
+            wait_until(follows, PATIENCE_SECONDS, "a standby that follows")
+        except TimeoutError as error:
+            logs = self.compose("logs", "--tail=30", "applier", "shipper")
+            raise AssertionError(f"{error}\n{self.status()}\n{logs}") from None
+
+    def wait_durable(self) -> None:
+        flushed = Lsn.parse(self.sql("primary", "select pg_current_wal_flush_lsn()::text")[0][0])
+        wait_until(
+            lambda: (found := self.status()) and durable_lsn(found) >= flushed,  # type: ignore[arg-type]
+            PATIENCE_SECONDS,
+            f"{flushed} is durable",
+        )
+
+    def zombies(self) -> str:
+        return self.on("applier", "sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status || true")
+
+
+@pytest.fixture
+def site(product: ProductImages, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """Of the files that the test is marked with."""
+    made = Site(product, *getattr(request, "param", ("compose.yaml",)))
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
+
+
+def test_through_stops_and_kills_to_a_promotion(site: Site) -> None:
+    site.sql("primary", "create table t (id int generated always as identity primary key, v text)")
+    site.insert(1000)
+    for service in ("shipper", "applier"):
+        wait_until(
+            lambda service=service: site.state(service)["Health"]["Status"] == "healthy",
+            PATIENCE_SECONDS,
+            f"a healthy {service}",
+        )
+
+    # A stop in order: the standby goes down first, and what came meanwhile is taken up later.
+    site.compose("stop", "applier")
+    assert site.state("applier")["ExitCode"] == 0
+    assert "a server is stopped" in site.compose("logs", "--tail=5", "applier")
+    health = json.loads(site.on("shipper", "shipper", "health", "--json", fails=True))
+    assert not health["healthy"] and list(health["away"]) == ["link"]
+    site.insert(1000)
+    site.compose("start", "applier")
+    site.wait_following()
+    log = site.on("applier", "sh", "-c", "cat /var/lib/logship/instances/main/*/standby/*.log")
+    assert "not properly shut down" not in log
+
+    # Killed, all at once: the data outlives it.
+    for service in ("applier", "shipper"):
+        site.compose("kill", service)
+    site.compose("up", "--detach")
+    site.wait_following()
+    # A standby that ends is started anew, and process 1 takes up what is left of the old one.
+    kill = "kill -9 $(head -n1 /var/lib/logship/instances/main/*/data/postmaster.pid)"
+    site.on("applier", "sh", "-c", kill)
+    site.insert(1000)
+    site.wait_following()
+    assert site.zombies() == ""
+
+    site.wait_durable()
+    expected = site.sql("primary", CONTENTS)
+    site.compose("kill", "primary")
+    promoted = site.on("applier", "shipper", "promote", "main", "--yes", "--json")
+    assert json.loads(promoted.splitlines()[-1])["lost_bytes"] == 0
+    assert site.sql("applier", CONTENTS) == expected
+    assert expected[0][0] == 3000
+    site.sql("applier", "insert into t (v) values ('after')")
+
+    # A promoted server stops in order as well, and comes back with its container.
+    site.compose("restart", "applier")
+
+    def rows() -> list[tuple[Any, ...]]:
+        with contextlib.suppress(psycopg.OperationalError):
+            return site.sql("applier", "select count(*) from t")
+        return []
+
+    assert wait_until(rows, PATIENCE_SECONDS, "a server that is back") == [(3001,)]
+    site.compose("stop", "shipper")
+    assert site.state("shipper")["ExitCode"] == 0
+
+
+@pytest.mark.parametrize("site", [("compose.yaml", "sidecar.yaml")], indirect=True)
+def test_a_sidecar_reads_its_primary_by_the_socket_and_sees_its_process(site: Site) -> None:
+    users = site.sql(
+        "primary",
+        "select distinct client_addr from pg_stat_replication where usename = 'logship'",
+    )
+    assert users == [(None,)], "it comes by the socket"
+    health = json.loads(site.on("shipper", "shipper", "health", "--json"))
+    assert health["healthy"]
+    compat = json.loads(site.on("applier", "shipper", "compat", "main", "--json"))
+    system = next(each for each in compat["findings"] if each["rule"] == "operating-system")
+    assert "glibc" in system["primary"]
