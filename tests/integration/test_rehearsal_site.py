@@ -17,6 +17,7 @@ from logship.rehearsal.site.primary import Primary, Written, longest_pause_secon
 from tests.conftest import PrimaryFactory
 from tests.support import upgrading
 from tests.support.installations import postgres_dir
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -67,6 +68,13 @@ def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
     assert len(acknowledged) == written.commits
     found = f"select count(*) from rehearsal_writes where id in ({','.join(acknowledged)})"
     assert primary.sql(found, database="rehearsal") == [[written.commits]]
+
+    primary.set_parameters({"synchronous_standby_names": "nobody"}, restart=False)
+    primary.start_writer()
+    waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
+    wait_until(lambda: primary.sql(waits) == [[1]], 30, "a commit that waits for ever")
+    assert primary.stop_writer().commits == 0
+    primary.set_parameters({"synchronous_standby_names": ""}, restart=False)
 
     whole = primary.digest()
     assert whole["rehearsal.public.people"].startswith("100 ")

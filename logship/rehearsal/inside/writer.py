@@ -3,7 +3,7 @@
 Arguments: a connection string with its database, a table (`id` is its identity, `note` text), and
 a file that gets the id of each acknowledged commit, one a line.
 
-The last line on stdout, when it was told to end:
+READY on stdout: it can be told to end.  The last line, when it was told:
 {"commits": N, "longest_pause_seconds": S, "first_at": T, "last_at": T}.  A pause is a time without
 an acknowledged commit, the start and the end of the program included; times are seconds since the
 epoch, null without a commit.

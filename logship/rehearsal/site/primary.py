@@ -269,11 +269,9 @@ class Primary:
     # --- the work that goes on ------------------------------------------------------------
 
     def start_writer(self) -> None:
-        """Commits go on until `stop_writer`, whatever becomes of the server.
-
-        Raises LogshipError: the program does not even start.
-        """
-        self._writer = self.machine.start(
+        """Commits go on until `stop_writer`, whatever becomes of the server.  Raises LogshipError:
+        the program did not start."""
+        writer = self.machine.start(
             [
                 *self.machine.tool_command("writer"),
                 f"{self.server.conninfo} dbname={generated.DATABASE}",
@@ -283,12 +281,15 @@ class Primary:
             "writer",
         )
         deadline = time.monotonic() + WRITER_SECONDS
-        while self._writer.running and READY not in self._writer.log():
-            if time.monotonic() >= deadline:
+        while READY not in writer.log():
+            if not writer.running or time.monotonic() > deadline:
+                writer.kill()
                 raise LogshipError(
-                    Code.REHEARSAL_FAILED, f"the writer on {self.machine.name} does not start"
+                    Code.REHEARSAL_FAILED,
+                    f"the writer on {self.machine.name} does not start: {writer.log().strip()}",
                 )
             time.sleep(_POLL_SECONDS)
+        self._writer = writer
 
     def stop_writer(self) -> Written:
         """Raises LogshipError: it was killed before."""
