@@ -12,7 +12,7 @@ import pytest
 from logship.errors import LogshipError
 from logship.rehearsal.engine.connection import connect
 from logship.rehearsal.engine.containers import ContainerEngine
-from tests.support.base_images import BaseImages, why_none
+from tests.support.base_images import SYSTEMS, BaseImages, ImageFailed, why_none
 from tests.support.product_images import ProductImages, product_images
 
 HERE = Path(__file__).parent
@@ -41,7 +41,13 @@ def base_images(container_client: Any) -> BaseImages:
     reason = why_none(container_client)
     if reason:
         pytest.skip(reason)
-    return BaseImages(container_client)
+    images = BaseImages(container_client)
+    try:
+        for system in SYSTEMS:
+            images.base(system)
+    except ImageFailed as error:
+        pytest.skip(f"images of tests can't be made: {' '.join(str(error).split())[-300:]}")
+    return images
 
 
 @pytest.fixture(scope="session")
