@@ -18,10 +18,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv postgres lint format test simulate demo bench soak torture fuzz images compose lock clean
+.PHONY: help venv postgres lint format test test-images simulate demo bench soak torture fuzz images compose lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables: PYTHON=python3.12  PYTEST_ARGS='-k store -x'  DEMO_ARGS=--help  BENCH_ARGS=--quick  MINUTES=60  SECONDS=60  TARGET=frames  LOCK_ARGS=--upgrade  IMAGE_ARGS=--help  SEEDS=200000"
 
@@ -54,7 +54,10 @@ format: $(READY) ## Put the code into its standard format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) postgres ## Run the tests (PYTEST_ARGS goes to pytest)
+test-images: $(READY) postgres ## Make the images of the tests with containers, if there is an engine
+	@$(BIN)/python -m tests.support.make_images
+
+test: $(READY) postgres test-images ## Run the tests (PYTEST_ARGS goes to pytest)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 simulate: $(READY) ## Simulate SEEDS=20000 histories full of faults, from seed FROM=0

@@ -40,7 +40,7 @@ from applier.walserver.server import WalServer
 from applier.walserver.status import StandbyStatus
 from logship import __version__, durable, status
 from logship.errors import Code, LogshipError, RefusedError, UsageError
-from logship.identity import Incarnation
+from logship.identity import Incarnation, Profile
 from logship.link.keys import load_pair
 from logship.postgres.run_as import RunAs
 
@@ -356,8 +356,10 @@ class Service:
             "expires_at": expires_at,
         }
 
-    async def compat(self, name: str, against: str) -> dict[str, Any]:
-        return await compat_report(self._named(name), against)
+    async def compat(
+        self, name: str, against: str, primary: Profile | None = None
+    ) -> dict[str, Any]:
+        return await compat_report(self._named(name), against, primary)
 
     async def _whole(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         """Who asked may go away: what was begun is done to its end."""

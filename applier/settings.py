@@ -9,8 +9,9 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
-from applier.budgets.memory import LEAST_FLOOR_MB
 from applier.fleet.ports import check_ports
+from applier.settings_budgets import BudgetsSettings
+from applier.settings_retention import RetentionSettings, SeedsSettings
 from logship.errors import UsageError
 from logship.settings import LogSettings, check_name, load_settings
 from logship.settings_bucket import BucketSettings as PlaceOfBucket
@@ -161,69 +162,6 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     ] = field(default_factory=list)
 
 
-class SeedsSettings(Section, frozen=True, kw_only=True):
-    """Seeds that are kept beside the standby, to recover to a moment before now."""
-
-    keep: Annotated[
-        int,
-        Meta(
-            description=(
-                "How many of each instance's newest seeds are kept, however they came; with them "
-                "the WAL since the oldest. 0: none."
-            ),
-            ge=0,
-            le=1000,
-        ),
-    ] = 0
-    directory: Annotated[
-        Path | None,
-        Meta(
-            description="Where they are kept; without it, `seeds` in `directory`.",
-            examples=["/srv/logship-seeds"],
-        ),
-    ] = None
-
-
-class RetentionSettings(Section, frozen=True, kw_only=True):
-    """For how long WAL and seeds are kept.  What a standby or a kept seed needs always is."""
-
-    window_hours: Annotated[
-        int,
-        Meta(
-            description=(
-                "WAL that arrived in the last so many hours stays in the store, and the kept "
-                "seeds that are needed to recover to any moment since."
-            ),
-            ge=0,
-            le=10 * 366 * 24,
-        ),
-    ] = 24
-    previous_hours: Annotated[
-        int,
-        Meta(
-            description=(
-                "After a major upgrade of a primary the cluster of before is kept, and can be "
-                "promoted, until the new one's standby has been streaming for so many hours."
-            ),
-            ge=0,
-            le=10 * 366 * 24,
-        ),
-    ] = 72
-    remove_from_bucket: Annotated[
-        bool,
-        Meta(
-            description=(
-                "Whether the same window is applied to the bucket, once a day, by this applier; "
-                "one applier of a bucket is enough. false: nothing is removed from it."
-            )
-        ),
-    ] = False
-    bucket_seeds: Annotated[
-        int,
-        Meta(description="How many of the newest seeds stay in the bucket in any case.", ge=1),
-    ] = 2
-
-
 class StandbySettings(Section, frozen=True, kw_only=True):
     """What every standby gets unless its instance says otherwise."""
 
@@ -319,75 +257,6 @@ class BucketSettings(PlaceOfBucket, frozen=True, kw_only=True):
             le=65536,
         ),
     ] = 128
-
-
-class BudgetsSettings(Section, frozen=True, kw_only=True):
-    """What each instance may take, so that none can hurt another."""
-
-    memory_mb: Annotated[
-        int,
-        Meta(
-            description=(
-                "Memory for all standbys together, in MB, shared out among them by rule. 0: no "
-                "rule, each has standby.shared_buffers_mb."
-            ),
-            ge=0,
-        ),
-    ] = 0
-    standby_floor_mb: Annotated[
-        int,
-        Meta(description="What each standby has of it at least, in MB.", ge=LEAST_FLOOR_MB),
-    ] = 64
-    promoted_share: Annotated[
-        float,
-        Meta(
-            description=(
-                "The part of memory_mb that is held back for promoted servers, all together: what "
-                "one has more than a standby."
-            ),
-            ge=0,
-            le=0.9,
-        ),
-    ] = 0.5
-    cgroups: Annotated[
-        Literal["auto", "off"],
-        Meta(
-            description=(
-                '"auto": the kernel holds each server to its share of memory_mb, by a cgroup of '
-                'its own, where this host permits that; "off": PostgreSQL\'s own parameters alone.'
-            )
-        ),
-    ] = "auto"
-    instance_disk_mb: Annotated[
-        int,
-        Meta(
-            description=(
-                "What one instance may take of the disk, its WAL and its standby, in MB. Past it "
-                "nothing more of that instance is received. 0: no limit."
-            ),
-            ge=0,
-        ),
-    ] = 0
-    intake_mb_per_second: Annotated[
-        float,
-        Meta(
-            description=(
-                "How fast the WAL of one instance is taken in at most, in MB a second on average. "
-                "0: no limit."
-            ),
-            ge=0,
-        ),
-    ] = 0.0
-    catch_ups: Annotated[
-        int,
-        Meta(
-            description=(
-                "How many instances may be seeded, or catch up with more than 64 MB of WAL, at "
-                "once; the others wait for their turn. 0: no limit."
-            ),
-            ge=0,
-        ),
-    ] = 0
 
 
 class InstanceSettings(Section, frozen=True, kw_only=True):

@@ -32,6 +32,8 @@ _REMOVE_TIMEOUT_SECONDS = 3600.0
 """All of an instance's files go."""
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_PROFILE_REQUEST_BYTES: Final = 1024 * 1024
+"""Of a request with a primary's profile: an applier takes no larger one."""
 
 
 def find_socket(option: str | None) -> Path:
@@ -58,8 +60,20 @@ class ApplierClient:
         """One instance.  UsageError(UNKNOWN_INSTANCE) if the applier has none of that name."""
         return cast(InstanceStatus, self._call("GET", _path_of(name)))
 
-    def compat(self, name: str, against: str = "") -> dict[str, Any]:
-        """What the version check says now, with the installation `against` or the standby's."""
+    def compat(
+        self, name: str, against: str = "", primary: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What the version check says now, with the installation `against` or the standby's.
+
+        primary: the document of what its primary would be; None: what it was last heard to be.
+        """
+        if primary is not None:
+            return self._call(
+                "POST",
+                _path_of(name) + "/compat",
+                {"against": against, "primary": primary},
+                timeout_seconds=_COMPAT_TIMEOUT_SECONDS,
+            )
         return self._call(
             "GET",
             f"{_path_of(name)}/compat?against={quote(against, safe='')}",
@@ -287,6 +301,6 @@ def _error_of(document: dict[str, Any], status: int) -> LogshipError:
     except ValueError:
         # A newer applier may know more codes.
         what, code = f"{what} [{error.get('code')}]", Code.INTERNAL
-    kinds = {400: UsageError, 404: UsageError, 409: RefusedError}
+    kinds = {400: UsageError, 404: UsageError, 409: RefusedError, 413: UsageError}
     kind: type[LogshipError] = kinds.get(status, LogshipError)
     return kind(code, what, hint, retryable=bool(error.get("retryable")))

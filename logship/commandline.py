@@ -109,7 +109,7 @@ def _dispatch(program: Program, arguments: Sequence[str]) -> int:
         print(_overview(program))
         return ExitCode.DONE if arguments else ExitCode.USAGE
     if name in ("-V", "--version"):
-        print(f"{program.name} {__version__}")
+        _show_version(program, as_json="--json" in arguments)
         return ExitCode.DONE
     if name not in program.commands:
         raise _no_such_command(program, name)
@@ -126,13 +126,24 @@ def _dispatch(program: Program, arguments: Sequence[str]) -> int:
     return module.run(parser.parse_args(arguments[1:]))
 
 
+def _show_version(program: Program, *, as_json: bool) -> None:
+    if not as_json:
+        print(f"{program.name} {__version__}")
+        return
+    from logship.frames import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION
+
+    protocol = {"oldest": OLDEST_PROTOCOL_VERSION, "newest": PROTOCOL_VERSION}
+    print_json({"program": program.name, "version": __version__, "protocol": protocol})
+
+
 def _overview(program: Program) -> str:
     width = max(len(name) for name in program.commands)
     lines = [f"usage: {program.name} COMMAND [OPTIONS]", "", program.purpose, ""]
     lines += [f"  {name:<{width}}  {each.summary}" for name, each in program.commands.items()]
     lines += [
         "",
-        f"`{program.name} COMMAND --help` explains a command; --version prints the version.",
+        f"`{program.name} COMMAND --help` explains a command; --version prints the version,",
+        "with --json also the versions of the link's protocol that it speaks.",
         "Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a check.",
     ]
     return "\n".join(lines)

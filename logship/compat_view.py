@@ -24,7 +24,16 @@ def render_compat(document: Mapping[str, Any], width: int = 100) -> str:
         f"{document.get('name', '?')}: the primary's PostgreSQL {document.get('primary', '?')} "
         f"with {installation.get('version', '?')} in {installation.get('directory', '?')}"
     )
-    lines = [head, "", *_table(findings)]
+    lines = [head]
+    if document.get("given"):
+        lines.append("  the primary is the one of the profile that was given")
+    if document.get("succeeds"):
+        lines.append(f"  it takes the place of cluster {document['succeeds']}")
+    refused = document.get("refused")
+    if refused:
+        text = f"  refused: {refused.get('what', '?')}; {refused.get('hint', '')}"
+        lines += textwrap.wrap(text, width, subsequent_indent="    ")
+    lines += ["", *_table(findings)]
     concerns = [one for one in findings if one.get("outcome") in _SEVERITY]
     for finding in sorted(concerns, key=lambda one: _SEVERITY[one["outcome"]]):
         lines += ["", *textwrap.wrap(_reason(finding), width, subsequent_indent="  ")]

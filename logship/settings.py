@@ -33,6 +33,7 @@ from logship.settings_schema import (
     dotted,
     expected,
     keys_of,
+    listed_sections_of,
     section_of,
     without_none,
     words_of,
@@ -78,7 +79,13 @@ class Finding(NamedTuple):
 class SettingsError(UsageError):
     """A settings file can't be used.  `findings` has every problem, in the file's order."""
 
-    def __init__(self, file: Path, findings: Sequence[Finding]) -> None:
+    def __init__(
+        self,
+        file: Path,
+        findings: Sequence[Finding],
+        hint: str = "docs/settings.md has every setting",
+    ) -> None:
+        """hint: for a file with several problems; a single one has its own."""
         self.file = file
         self.findings = tuple(findings)
         if len(findings) == 1:
@@ -91,7 +98,7 @@ class SettingsError(UsageError):
                 + (f" ({each.hint})" if each.hint else "")
                 for each in findings
             ]
-            super().__init__(Code.SETTINGS, "\n".join(lines), "docs/settings.md has every setting")
+            super().__init__(Code.SETTINGS, "\n".join(lines), hint)
 
     def as_dict(self) -> dict[str, object]:
         """Adds `file` and `findings`, a list of {line, key, what, hint}."""
@@ -168,6 +175,12 @@ def convert_settings(document: object, kind: type[_S], *, path: tuple[str, ...] 
             Code.SETTINGS, "; ".join(each.what for each in reader.findings), "; ".join(hints)
         )
     return built
+
+
+def line_of(text: str, path: tuple[str, ...]) -> int:
+    """The line of a valid TOML text in which a key or a table stands, or what is around it; 0
+    if nothing is.  The tables of a list are counted from 1."""
+    return _line_of(_key_lines(text), path)
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
@@ -251,6 +264,9 @@ class _Reader:
             return self.section(section, value, path)
         if get_origin(key.type) is dict:
             return self._named(key, value, path)
+        listed = listed_sections_of(key.type)
+        if listed is not None:
+            return self._listed(listed, value, path)
         return self._leaf(key, value, path)
 
     def _named(self, key: Key, value: object, path: _Path) -> dict[str, Any] | None:
@@ -266,6 +282,14 @@ class _Reader:
             if built[name] is not None:
                 self._check(extra.get("check_entry"), (name, built[name]), (*path, name))
         return built
+
+    def _listed(self, kind: type[Section], value: object, path: _Path) -> list[Any]:
+        """Of a list of tables, which are counted from 1 in messages."""
+        if not isinstance(value, list):
+            self.found(path, f"{dotted(path)} must be a list of tables, not {_kind_of(value)}")
+            return []
+        numbered = enumerate(value, start=1)
+        return [self.section(kind, each, (*path, str(number))) for number, each in numbered]
 
     def _leaf(self, key: Key, value: object, path: _Path) -> Any:
         try:
@@ -342,13 +366,14 @@ def _kind_of(value: object) -> str:
 
 _KEY_PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
 _KEY = rf"{_KEY_PART}(?:\s*\.\s*{_KEY_PART})*"
-_TABLE_LINE = re.compile(rf"\s*\[\[?\s*({_KEY})\s*\]")
+_TABLE_LINE = re.compile(rf"\s*\[(\[?)\s*({_KEY})\s*\]")
 _KEY_LINE = re.compile(rf"\s*({_KEY})\s*=\s*(.*)")
 
 
 def _key_lines(text: str) -> dict[_Path, int]:
     """Where each key and table header of a valid TOML text stands (a light scan, for messages)."""
     lines: dict[_Path, int] = {}
+    counts: dict[_Path, int] = {}
     table: _Path = ()
     open_string = ""
     for number, line in enumerate(text.splitlines(), start=1):
@@ -359,7 +384,7 @@ def _key_lines(text: str) -> dict[_Path, int]:
         header = _TABLE_LINE.match(line)
         entry = _KEY_LINE.match(line)
         if header:
-            table = _key_parts(header[1])
+            table = _numbered(_key_parts(header[2]), counts, begins=bool(header[1]))
             lines.setdefault(table, number)
         elif entry:
             lines.setdefault((*table, *_key_parts(entry[1])), number)
@@ -367,6 +392,21 @@ def _key_lines(text: str) -> dict[_Path, int]:
                 if entry[2].startswith(quote) and quote not in entry[2][3:]:
                     open_string = quote
     return lines
+
+
+def _numbered(table: _Path, counts: dict[_Path, int], *, begins: bool) -> _Path:
+    """A table's path with the number of each list of tables that it leads through.
+
+    counts: of the tables of each list so far.  begins: the header is that of a list's next.
+    """
+    path: _Path = ()
+    for depth, part in enumerate(table, start=1):
+        path = (*path, part)
+        if begins and depth == len(table):
+            counts[path] = counts.get(path, 0) + 1
+        if path in counts:
+            path = (*path, str(counts[path]))
+    return path
 
 
 def _key_parts(key: str) -> _Path:

@@ -81,6 +81,13 @@ def named_sections_of(kind: Any) -> type[Section] | None:
     return None
 
 
+def listed_sections_of(kind: Any) -> type[Section] | None:
+    """X if `kind` is list[X] and X a section: a list of tables."""
+    if get_origin(kind) is list:
+        return section_of(get_args(kind)[0])
+    return None
+
+
 def _unwrap(annotated: Any) -> tuple[Any, Meta]:
     if get_origin(annotated) is Annotated:
         plain, *rest = get_args(annotated)
@@ -104,7 +111,8 @@ def dotted(path: tuple[str, ...]) -> str:
 
 
 def words_of(kind: Any) -> list[str]:
-    """The words that a Literal key takes; none for other types."""
+    """The words that a Literal key takes, also one that may be left out; none for other types."""
+    kind = without_none(kind)
     return [str(word) for word in get_args(kind)] if get_origin(kind) is Literal else []
 
 

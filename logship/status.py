@@ -228,5 +228,7 @@ class InstanceStatus(TypedDict):
     compat: CompatStatus | None
     promotion: dict[str, Any] | None
     """The record that a promotion leaves: when, where it opened, what was lost."""
+    last_drill: None
+    """When its promotion was last tried on a copy.  None: never."""
     alarms: list[Alarm]
     budget: BudgetStatus

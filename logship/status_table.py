@@ -13,6 +13,7 @@ from logship.status_words import (
     alarm_lines,
     apply_gap,
     get,
+    last_drill,
     link,
     phase,
     protection,
@@ -36,10 +37,21 @@ _COLUMNS = (
     "STANDBY",
     "CHECK",
     "ROOM",
+    "LAST DRILL",
     "ALARMS",
 )
 
-_LEFT_OUT_FIRST = ("FLUSHED", "DURABLE", "STANDBY", "ROOM", "LINK", "CHECK", "ALARMS", "APPLY GAP")
+_LEFT_OUT_FIRST = (
+    "LAST DRILL",
+    "FLUSHED",
+    "DURABLE",
+    "STANDBY",
+    "ROOM",
+    "LINK",
+    "CHECK",
+    "ALARMS",
+    "APPLY GAP",
+)
 """Where the terminal is too narrow for all of them."""
 
 _SPACE = "  "
@@ -126,6 +138,7 @@ def _cells(document: Document, now: float) -> dict[str, str]:
         text(document, "standby", "state"),
         version_check(document),
         size(get(document, "room", "bytes")),
+        last_drill(document),
         str(len(alarms)) if alarms else "-",
     )
     return dict(zip(_COLUMNS, values, strict=True))

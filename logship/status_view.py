@@ -16,6 +16,7 @@ from logship.status_words import (
     alarm_lines,
     apply_gap,
     duration,
+    last_drill,
     link,
     phase,
     protection,
@@ -104,6 +105,7 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
     for road in document.get("other_roads") or []:
         yield f"also to {_text(road, 'name')}", _other_road(road)
     yield "version check", version_check(document)
+    yield "last drill", last_drill(document)
     yield from _budget_rows(document)
     promotion = document.get("promotion")
     if isinstance(promotion, Mapping):

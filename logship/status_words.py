@@ -73,6 +73,12 @@ def duration(seconds: object) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def last_drill(document: Document) -> str:
+    """`never`; `?` where an applier says nothing of it, or more than is known here."""
+    never = "last_drill" in document and document["last_drill"] is None
+    return "never" if never else UNKNOWN
+
+
 def ago(moment: object, now: float) -> str:
     if not isinstance(moment, int | float):
         return UNKNOWN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from logship.identity import Incarnation
+from logship.identity import Incarnation, Profile
 from logship.status import InstanceStatus
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -63,9 +63,14 @@ class Operations(Protocol):
         """
         ...
 
-    async def compat(self, name: str, against: str) -> dict[str, Any]:
+    async def compat(
+        self, name: str, against: str, primary: Profile | None = None
+    ) -> dict[str, Any]:
         """What the version check says now, with the installation `against` (a version or a
-        directory) or, if that is "", with the one that the standby runs on or would."""
+        directory) or, if that is "", with the one that the standby runs on or would.
+
+        primary: what its primary would be; None: what it was last heard to be.
+        """
         ...
 
     async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:

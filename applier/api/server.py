@@ -20,9 +20,11 @@ import structlog
 from aiohttp import web
 
 from applier.api.operations import Operations
+from logship.applier_client import MAX_PROFILE_REQUEST_BYTES
 from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.identity import Incarnation, parse_incarnation
 from logship.lsn import plain_lsn
+from logship.profile_document import read_profile_document
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
 SWITCH_SECONDS: Final = 120.0
@@ -58,6 +60,7 @@ class ApiServer:
         app.router.add_post("/v1/instances/{name}/change", self._change)
         app.router.add_post("/v1/instances/{name}/remove", self._remove)
         app.router.add_get("/v1/instances/{name}/compat", self._get_compat)
+        app.router.add_post("/v1/instances/{name}/compat", self._compat)
         app.router.add_post("/v1/instances/{name}/promote", self._promote)
         app.router.add_post("/v1/instances/{name}/seed", self._seed)
         app.router.add_post("/v1/instances/{name}/enroll", self._enroll)
@@ -119,6 +122,16 @@ class ApiServer:
     async def _get_compat(self, request: web.Request) -> web.Response:
         name, against = request.match_info["name"], request.query.get("against", "")
         return web.json_response(await self._operations.compat(name, against))
+
+    async def _compat(self, request: web.Request) -> web.Response:
+        body = await _json_body(request.clone(client_max_size=MAX_PROFILE_REQUEST_BYTES))
+        against, primary = body.get("against", ""), None
+        if not isinstance(against, str):
+            raise UsageError(Code.USAGE, "`against` must be text")
+        if body.get("primary") is not None:
+            primary = read_profile_document(_table(body, "primary"))
+        name = request.match_info["name"]
+        return web.json_response(await self._operations.compat(name, against, primary))
 
     async def _seed(self, request: web.Request) -> web.Response:
         body = await _json_body(request)
@@ -324,7 +337,7 @@ async def _json_body(request: web.Request) -> dict[str, Any]:
     text = await request.text()
     try:
         document = json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise UsageError(Code.USAGE, "the request's body is not a JSON object")

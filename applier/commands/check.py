@@ -19,6 +19,7 @@ from pathlib import Path
 
 from applier.commands.check_bucket import check_bucket
 from applier.commands.check_budgets import check_budgets
+from applier.commands.check_parameters import check_parameters
 from applier.fleet.registry import Registered, Registry
 from applier.fleet.report import REGISTERED, describe
 from applier.fleet.rules import effective
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     checks += check_bucket(settings)
     checks += check_postgres(settings)
     checks += check_budgets(settings)
+    checks += check_parameters(settings)
     running = is_running(settings)
     if running:
         checks.append(

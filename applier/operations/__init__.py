@@ -2,7 +2,8 @@
 
 record     what is remembered of an instance over restarts (instance.json)
 instance   one instance: the receivers' intake, its store, WAL serving and standby
-following  its standby: version check, settings, start, the WAL server's gate
+following  its standby: version check, start, what holds it
+standby_gate, standby_making  how far it may be given WAL; its server with its settings
 tablespaces  what the primary makes of them: noted, and the standby held until it can follow
 incarnations  which cluster it is: another one may take its place, and an older one come back
 former     the clusters that it was, until they go

@@ -12,6 +12,8 @@ import structlog
 from applier.compat import Outcome, Verdict
 from applier.operations.apply_age import ApplyAge
 from applier.operations.live_check import LiveCheck
+from applier.operations.standby_gate import gate_of
+from applier.operations.standby_making import layout_of, make_standby, standby_settings
 from applier.operations.version_check import VersionCheck
 from applier.receivers.seed.placement import (
     SeedPlaced,
@@ -19,22 +21,14 @@ from applier.receivers.seed.placement import (
     is_unfinished,
     read_placement,
 )
-from applier.standby import (
-    LifeState,
-    Standby,
-    StandbyLayout,
-    StandbySettings,
-    StandbyTablespaces,
-    prepare,
-)
+from applier.standby import LifeState, Standby, StandbyLayout, prepare
 from applier.store import Store
-from applier.walserver.gate import OPEN_GATE, Gate
+from applier.walserver.gate import Gate
 from applier.walserver.status import StandbyStatus
 from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Profile
 from logship.lsn import Lsn
 from logship.postgres.installations import Installation, choose
-from logship.postgres.process import Server
 
 if TYPE_CHECKING:
     from applier.operations.instance import Instance
@@ -136,28 +130,13 @@ class Following:
         return self._apply_age.seconds(durable_lsn, self.applied_lsn, time.monotonic())
 
     def _gate(self, store: Store) -> Gate:
-        gate = self._gate_of_check(store)
-        hold_lsn = self._instance.tablespaces.hold_lsn
-        return gate if hold_lsn is None else Gate(hold_at_lsn=gate.limit(0.0, hold_lsn))
-
-    def _gate_of_check(self, store: Store) -> Gate:
-        if self._version_check.passes:
-            return self._gate_of_chain(store)
-        held_lsn = self._instance.record.held_lsn
-        if held_lsn is not None:
-            return Gate(hold_at_lsn=Lsn(held_lsn))
-        written = store.written
-        return Gate(hold_at_lsn=written.lsn if written is not None else Lsn(0))
-
-    def _gate_of_chain(self, store: Store) -> Gate:
-        """Open, but for a standby whose chain of WAL ended in a gap: it must not learn of a
-        timeline that forked inside the gap, or its own promotion would write a false history."""
-        if self.placed is None or self.placed.seed_id == store.current_seed_id:
-            return OPEN_GATE
-        end = store.durable_of(self.placed.seed_id)
-        if end is None or end == store.durable:
-            return OPEN_GATE
-        return Gate(hold_at_lsn=end.lsn)
+        return gate_of(
+            store,
+            passes=self._version_check.passes,
+            held_lsn=self._instance.record.held_lsn,
+            seed_id=None if self.placed is None else self.placed.seed_id,
+            unready_lsn=self._instance.tablespaces.hold_lsn,
+        )
 
     async def timeline_came(self) -> None:
         """A timeline's history is known, and none of its WAL is here yet."""
@@ -242,26 +221,37 @@ class Following:
                 await self._start()
                 self.live.forget()
 
-    async def compare(self, against: Installation | None = None) -> tuple[Installation, Verdict]:
+    async def compare(
+        self,
+        against: Installation | None = None,
+        primary: Profile | None = None,
+        *,
+        anew: bool = False,
+    ) -> tuple[Installation, Verdict]:
         """For whoever asks: compare anew with `against`, or with what the standby runs on or
         would.  A standby that runs on it is looked into.  Changes nothing.
 
+        primary: instead of the recorded one.  anew: it is a cluster of which nothing is here yet.
         Raises LogshipError: nothing installed fits, or it can't be read.
         """
-        profile = self._instance.record.profile
-        assert profile is not None
-        installed = self._instance.host.installations
-        ours = self.installation or choose(installed, profile.major, profile.server_version_num)
-        chosen = against or ours
-        layout, seeded = self._layout(), self.placed is not None
-        verdict = await self._version_check.compare(chosen, layout, seeded=seeded)
-        if chosen != self._runs_on or self.standby is None:
+        chosen = against or self._would_run_on(primary)
+        data = self._layout().data if self.placed is not None and not anew else None
+        verdict = await self._version_check.compare(chosen, data, primary, anew=anew)
+        if anew or chosen != self._runs_on or self.standby is None:
             return chosen, verdict
         with contextlib.suppress(LogshipError):  # down, or not consistent yet
             # What serves clients loads no library for our sake.
             serves = self._instance.record.promotion is not None
-            await self.live.look(layout, with_libraries=not serves)
+            await self.live.look(self._layout(), with_libraries=not serves)
         return chosen, Verdict((*verdict.findings, *self.live.findings))
+
+    def _would_run_on(self, primary: Profile | None) -> Installation:
+        if primary is not None:
+            return self._version_check.choose_for(primary)
+        profile = self._instance.record.profile
+        assert profile is not None
+        installed = self._instance.host.installations
+        return self.installation or choose(installed, profile.major, profile.server_version_num)
 
     def is_look_due(self) -> bool:
         """Whether the running standby is to be looked into now."""
@@ -452,7 +442,8 @@ class Following:
             return None
         in_force = None
         try:
-            in_force = await self.standby.change_settings(self._standby_settings(promoted=True))
+            settings = standby_settings(instance, promoted=True)
+            in_force = await self.standby.change_settings(settings)
         except (LogshipError, OSError) as error:
             self._alarm_of(error)
         return {
@@ -577,43 +568,10 @@ class Following:
                 await watcher
 
     def _layout(self) -> StandbyLayout:
-        instance = self._instance
-        return StandbyLayout(
-            instance.incarnation_directory, instance.host.standby_socket_directory(instance.name)
-        )
+        return layout_of(self._instance)
 
     def _make_standby(self, *, opened: bool = False) -> Standby:
-        instance = self._instance
-        layout = self._layout()
-        assert self.installation is not None and instance.record.profile is not None
-        assert instance.tablespaces.notes is not None
+        assert self.installation is not None
         self._runs_on = self.installation
         self.live.forget()
-        return Standby(
-            self._standby_settings(promoted=opened),
-            layout,
-            Server(self.installation, layout.data, instance.host.run_as),
-            instance.record.profile,
-            StandbyTablespaces(
-                layout,
-                instance.host.run_as,
-                instance.tablespaces.notes,
-                instance.host.path_permission.why_not,
-            ),
-            opened=opened,
-            contain=instance.budget.contain,
-        )
-
-    def _standby_settings(self, *, promoted: bool) -> StandbySettings:
-        instance = self._instance
-        settings = instance.host.settings
-        memory = instance.budget.memory(promoted=promoted)
-        return StandbySettings(
-            instance=instance.name,
-            port=instance.settings.port,
-            wal_server_directory=settings.wal_server.socket_directory,
-            wal_server_port=settings.wal_server.port,
-            listen_addresses=settings.listen_addresses_of(instance.name),
-            shared_buffers_mb=memory.shared_buffers_mb,
-            settings=memory.parameters,
-        )
+        return make_standby(self._instance, self.installation, opened=opened)

@@ -8,7 +8,8 @@ import structlog
 
 from applier.budgets.memory import MemoryRule, Shares, shares
 from applier.operations.turns import TurnQueue
-from applier.settings import BudgetsSettings, InstanceSettings
+from applier.settings import InstanceSettings
+from applier.settings_budgets import BudgetsSettings
 from applier.standby.cgroups import Cgroups
 
 log = structlog.get_logger(__name__)

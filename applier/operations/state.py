@@ -53,6 +53,7 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
         "other_roads": _other_roads(instance),
         "compat": _compat(instance),
         "promotion": _promotion(instance),
+        "last_drill": None,  # the applier makes none by itself
         "budget": instance.budget.status(),
         "alarms": _alarms(instance),
     }

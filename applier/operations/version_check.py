@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -55,9 +56,10 @@ class VersionCheck:
         if runs and profile == self._compared and self._was_removed():
             return
         before, self._compared = self.verdict, profile
+        data = layout.data if seeded else None
         try:
             self.installation = self._choose(profile)
-            self.verdict = await self.compare(self.installation, layout, seeded=seeded)
+            self.verdict = await self.compare(self.installation, data)
         except LogshipError as error:
             self.installation = self._newest_of(profile.major)
             self.verdict = None
@@ -65,7 +67,7 @@ class VersionCheck:
                 # What can't be compared (a damaged data directory) blocks the standby only:
                 # WAL is received all the same.
                 with contextlib.suppress(LogshipError):
-                    self.verdict = await self.compare(self.installation, layout, seeded=seeded)
+                    self.verdict = await self.compare(self.installation, data)
             if self.verdict is None:
                 instance.alarms.raise_error(error)
         else:
@@ -75,6 +77,17 @@ class VersionCheck:
         self._tell(before)
         await asyncio.to_thread(self._look_for_client_rules, layout, seeded)
         await self._remember_hold()
+
+    def choose_for(self, profile: Profile) -> Installation:
+        """What would run the standby of such a primary: one that the check has something against
+        where none fits.  Raises LogshipError(NO_INSTALLATION): there is none of its major."""
+        try:
+            return self._choose(profile)
+        except LogshipError:
+            newest = self._newest_of(profile.major)
+            if newest is None:
+                raise
+            return newest
 
     def choose_for_production(self) -> Installation | None:
         """The installation of a server that was promoted: no check holds it back any more."""
@@ -90,7 +103,7 @@ class VersionCheck:
 
         Raises LogshipError: that can't be told.
         """
-        return await self.compare(installation, layout, seeded=True)
+        return await self.compare(installation, layout.data)
 
     def _choose(self, profile: Profile) -> Installation:
         """An operator's choice while it fits, else the nearest to the primary.  Raises
@@ -215,14 +228,21 @@ class VersionCheck:
         return True
 
     async def compare(
-        self, installation: Installation, layout: StandbyLayout, *, seeded: bool
+        self,
+        installation: Installation,
+        data: Path | None,
+        primary: Profile | None = None,
+        *,
+        anew: bool = False,
     ) -> Verdict:
-        """Compare the recorded primary with `installation`; nothing is remembered.
+        """Compare a primary with `installation`; nothing is remembered.
 
-        Raises LogshipError: it, or the data directory, can't be read.
+        data: the standby's data directory; None: no seed is in place.  primary: None: the
+        recorded one.  anew: it is a cluster of which nothing is here yet.
+        Raises LogshipError: the installation, or the data directory, can't be read.
         """
         host, name = self._instance.host, self._instance.name
-        profile = self._instance.record.profile
+        profile = primary or self._instance.record.profile
         assert profile is not None
         # First: an instance may be removed meanwhile.
         overrides = frozenset(self._instance.settings.overrides)
@@ -232,8 +252,8 @@ class VersionCheck:
         preloaded = str(parameters.get("shared_preload_libraries", ""))
         made, surroundings = await host.surroundings.describe(installation, profile.environment)
         facts = None
-        if seeded:
-            facts = DataDirectoryFacts.of(await asyncio.to_thread(read_control_file, layout.data))
+        if data is not None:
+            facts = DataDirectoryFacts.of(await asyncio.to_thread(read_control_file, data))
         no_private_paths = None
         if profile.environment is not None and profile.environment.tablespaces:
             no_private_paths = await asyncio.to_thread(host.path_permission.why_not)
@@ -246,6 +266,6 @@ class VersionCheck:
                 preload_libraries=library_list(preloaded),
                 no_private_paths=no_private_paths,
             ),
-            self._instance.record.incarnation,
+            None if anew else self._instance.record.incarnation,
             overrides,
         )

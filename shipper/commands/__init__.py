@@ -23,8 +23,14 @@ PROGRAM: Final = Program(
         "health": Command("shipper.commands.health", "show whether the running shipper ships"),
         "status": Command("logship.status_command", "show how the instances stand"),
         "compat": Command("shipper.commands.compat", "show by which rules a standby may replay"),
+        "profile": Command(
+            "shipper.commands.profile", "show what the check is told of the primary"
+        ),
         "cost": Command("shipper.commands.cost", "estimate what a bucket takes in a month"),
         "promote": Command("shipper.commands.promote", "open an instance's standby for writing"),
+        "rehearse": Command(
+            "shipper.commands.rehearse", "try a change on throw-away servers before it is made"
+        ),
         "demo": Command("shipper.commands.demo", "protect a cluster, lose it, promote, compare"),
     },
 )

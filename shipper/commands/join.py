@@ -107,18 +107,15 @@ def settings_of(
 
 async def read_profile(settings: ShipperSettings) -> Profile:
     """What the primary is, with what surrounds it.  Raises LogshipError."""
-    from shipper.sources.environment import EnvironmentWatch
-    from shipper.sources.primary import PrimaryQueries
+    from shipper.sources.environment import FIRST_READ_SECONDS
+    from shipper.sources.primary_profile import read_primary_profile
 
-    primary = PrimaryQueries(
-        settings.primary.conninfo,
-        application_name=settings.application_name,
-        slot=settings.slot_name,
-        timeout_seconds=settings.primary.connect_timeout_seconds,
-    )
     try:
-        await primary.primary_state()
-        return await EnvironmentWatch(primary).open(await primary.profile())
+        return await read_primary_profile(
+            settings,
+            application_name=settings.application_name,
+            within_seconds=FIRST_READ_SECONDS,
+        )
     except LogshipError as error:
         if error.code is not Code.PRIMARY_UNREACHABLE:
             raise
@@ -129,8 +126,6 @@ async def read_profile(settings: ShipperSettings) -> Profile:
             "token is still good",
             retryable=True,
         ) from error
-    finally:
-        await primary.close()
 
 
 def _show(joined: Joined, files: JoinFiles, public_key: str, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ let the primary forget WAL above that.  Every implementation passes
 
 `stream` is the replication protocol, `archive` an outbox directory.  `plan` decides, with no
 I/O, which timeline to read and from where; `primary` asks the primary over SQL what it is and
-what it thinks of us; `environment` what surrounds it.
+what it thinks of us; `environment` what surrounds it; `primary_profile` reads both once.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+import logship
+from logship.errors import Code, LogshipError
 from logship.rehearsal.engine.containers import SESSION_LABEL, ContainerEngine
 from tests.containers.engine_contract import EngineContract
 from tests.support.base_images import BaseImages
@@ -38,3 +40,35 @@ class TestContainers(EngineContract):
     @classmethod
     def images(cls, base_images: BaseImages) -> tuple[str, str]:
         return base_images.postgres("bookworm", "16.9"), base_images.postgres("trixie", "16.14")
+
+
+def test_an_image_with_a_server_and_nothing_else(
+    container_engine: ContainerEngine, container_client: Any, base_images: BaseImages
+) -> None:
+    image = base_images.bare()
+    machine = container_engine.machine("bare", image)
+    assert machine.image == image
+    assert machine.run(["id", "-un"]).stdout == "postgres\n"
+    bin_dir = machine.facts.installations["16.9"]
+    made = machine.run([bin_dir / "initdb", "-D", machine.home / "data"])
+    assert made.returncode == 0, made.stderr
+    applier = machine.run([*machine.logship_command("applier"), "--version"])
+    assert applier.stdout == f"applier {logship.__version__}\n"
+    (container,) = container_client.containers.list(
+        filters={
+            "label": f"{SESSION_LABEL}={container_engine.session}",
+            "ancestor": machine.reference,
+        }
+    )
+    own = {mount["Name"] for mount in container.attrs["Mounts"] if mount["RW"]}
+    assert len(own) == 2
+    machine.remove()
+    assert own.isdisjoint(volume.name for volume in container_client.volumes.list())
+
+
+def test_an_image_without_a_server_is_refused(
+    container_engine: ContainerEngine, base_images: BaseImages
+) -> None:
+    with pytest.raises(LogshipError, match="no PostgreSQL server") as refused:
+        container_engine.machine("empty", base_images.base("bookworm"))
+    assert refused.value.code is Code.IMAGE_UNUSABLE

@@ -129,6 +129,22 @@ def test_a_missing_preload_library_holds_the_standby_until_it_is_installed(
     assert other.returncode == 3, "it would be of another major"
     assert findings(json.loads(other.stdout))["major"]["outcome"] == "block"
 
+    # What the primary would be is judged before it is.
+    told = pair.command("shipper", "profile", "--config", pair.shippers["main"].settings, "--json")
+    assert told.returncode == 0, told
+    profile = json.loads(told.stdout)
+    assert profile["environment"]["preload_libraries"] == ["auto_explain"]
+    file = shared_tmp_path / "primary.json"
+    for libraries, code in ((["auto_explain"], 0), (["auto_explain", "pg_absent"], 3)):
+        profile["environment"]["preload_libraries"] = libraries
+        file.write_text(json.dumps(profile))
+        planned = pair.command("shipper", "compat", "main", "--primary", file, "--json")
+        assert planned.returncode == code, planned
+    document = json.loads(planned.stdout)
+    assert (document["given"], document["refused"]) == (True, None)
+    assert "install pg_absent" in findings(document)["preload-libraries"]["remedy"]
+    assert pair.status("main")["alarms"] == []
+
 
 # --- parameters ---------------------------------------------------------------------------------
 

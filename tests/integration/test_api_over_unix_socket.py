@@ -18,10 +18,24 @@ import pytest
 
 from applier.api.operations import Report
 from applier.api.server import ApiServer
-from logship.applier_client import ApplierClient, find_socket
+from logship.applier_client import MAX_PROFILE_REQUEST_BYTES, ApplierClient, find_socket
+from logship.environment import DatabaseFacts, Environment
 from logship.errors import Code, LogshipError, RefusedError, UsageError
-from logship.identity import Incarnation
+from logship.identity import Incarnation, Profile
+from logship.profile_document import MAX_PROFILE_BYTES, profile_document
 from logship.status import InstanceStatus
+from tests.support.link_frames import profile
+
+LARGE = DatabaseFacts(
+    name="ö" * 110_000,
+    encoding="UTF8",
+    provider="c",
+    collate="C",
+    ctype="C",
+    recorded_version="",
+    actual_version="",
+)
+"""As much as a shipper may tell, in characters that JSON has longer."""
 
 
 class Operations:
@@ -34,6 +48,7 @@ class Operations:
         self.seeds: list[tuple[str, str, str]] = []
         self.promoted: list[str] = []
         self.chosen: Incarnation | None = None
+        self.compared: Profile | None = None
 
     async def instances(self) -> list[InstanceStatus]:
         return [self.instance("main")]
@@ -61,7 +76,10 @@ class Operations:
     async def enroll(self, name: str, address: str, hours: float) -> dict[str, Any]:
         return {"instance": name, "address": address, "hours": hours}
 
-    async def compat(self, name: str, against: str) -> dict[str, Any]:
+    async def compat(
+        self, name: str, against: str, primary: Profile | None = None
+    ) -> dict[str, Any]:
+        self.compared = primary
         return {"name": name, "against": against}
 
     async def request_seed(self, name: str, why: str, source: str) -> dict[str, Any]:
@@ -137,6 +155,30 @@ async def test_the_check_is_asked_for_with_any_name_of_an_installation(
     for against in ("", "17.10", "/usr/lib/postgresql/17/bin", "a b&c=d?"):
         answer = await asyncio.to_thread(client.compat, "main", against)
         assert answer == {"name": "main", "against": against}
+
+
+async def test_the_check_is_asked_with_a_primary_that_is_given(
+    client: ApplierClient, operations: Operations, path: Path
+) -> None:
+    said = profile(environment=Environment(databases=(LARGE,)))
+    document = profile_document(said)
+    assert len(json.dumps(document)) > 4 * MAX_PROFILE_BYTES // 5
+    answer = await asyncio.to_thread(client.compat, "main", "17.10", document)
+    assert answer == {"name": "main", "against": "17.10"}
+    assert operations.compared == said
+    await asyncio.to_thread(client.compat, "main", "17.10")
+    assert operations.compared is None
+
+    for wrong in ({}, {**document, "block_size": "large"}, {"error": {"code": "internal"}}):
+        error = await error_of(lambda wrong=wrong: client.compat("main", "", wrong))
+        assert isinstance(error, UsageError)
+        assert "no profile of a primary" in error.what and "shipper profile" in error.hint
+    too_long = {**document, "more": "x" * MAX_PROFILE_REQUEST_BYTES}
+    assert isinstance(await error_of(lambda: client.compat("main", "", too_long)), UsageError)
+    for body in (b'{"primary": []}', b'{"against": 17}', b"[" * 10_000):
+        head = f"POST /v1/instances/main/compat HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+        status, answer = await raw(path, head.encode() + body)
+        assert (status, answer["error"]["code"]) == (400, "usage")
 
 
 async def test_status_of_all_and_of_one(client: ApplierClient) -> None:

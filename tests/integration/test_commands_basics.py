@@ -9,7 +9,9 @@ import pytest
 
 from applier.commands import PROGRAM as APPLIER
 from applier.settings import load_applier_settings
+from logship import __version__
 from logship.commandline import Program
+from logship.frames import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION
 from logship.link.keys import load_pair, load_public
 from logship.objects.encryption import Identities, Recipients
 from shipper.commands import PROGRAM as SHIPPER
@@ -38,6 +40,13 @@ async def test_every_command_explains_itself(program: Program, name: str) -> Non
 async def test_the_version_is_printed() -> None:
     outcome = await run("shipper", "--version")
     assert (outcome.code, outcome.out.split()[0]) == (0, "shipper")
+    for program in ("shipper", "applier"):
+        outcome = await run(program, "--version", "--json")
+        assert outcome.document == {
+            "program": program,
+            "version": __version__,
+            "protocol": {"oldest": OLDEST_PROTOCOL_VERSION, "newest": PROTOCOL_VERSION},
+        }
 
 
 async def test_a_mistyped_command_is_answered_with_the_nearest() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -19,13 +20,16 @@ from applier.api.operations import Report
 from applier.api.server import ApiServer
 from applier.retention.plan import Group
 from applier.retention.report import Part
+from logship.applier_client import MAX_PROFILE_REQUEST_BYTES
 from logship.commandline import EXIT_INTERRUPTED
 from logship.errors import Code, RefusedError, UsageError
-from logship.identity import Incarnation
+from logship.identity import Incarnation, Profile
 from logship.link.keys import generate
 from logship.objects import NotDeleted
+from logship.profile_document import profile_document
 from logship.status import InstanceStatus
 from tests.integration.command_runner import TIMEOUT_SECONDS, run, start
+from tests.support.link_frames import profile
 
 RECORD: dict[str, Any] = {
     "opened_timeline": 2,
@@ -92,9 +96,12 @@ class Operations:
         address = address or "tcp://recovery:7432"
         return {"instance": name, "token": "AQAB", "address": address, "expires_at": 3600 * hours}
 
-    async def compat(self, name: str, against: str) -> dict[str, Any]:
+    async def compat(
+        self, name: str, against: str, primary: Profile | None = None
+    ) -> dict[str, Any]:
         self.instance(name)
-        outcome = "block" if against == "17.7" else "pass"
+        too_new = primary is not None and primary.server_version_num > 170009
+        outcome = "block" if against == "17.7" or too_new else "pass"
         finding = {"rule": "minor-order", "outcome": outcome, "primary": "17.9", "standby": against}
         return {"name": name, "blocked": outcome == "block", "findings": [finding]}
 
@@ -257,6 +264,31 @@ async def test_compat_shows_the_rules_and_exits_with_3_if_they_block(applier: st
     as_json = await run(*command, "--json")
     assert as_json.code == 3
     assert as_json.document["blocked"] is True
+
+
+async def test_compat_takes_what_the_primary_would_be(applier: str, tmp_path: Path) -> None:
+    file = tmp_path / "primary.json"
+    file.write_text(json.dumps(profile_document(profile(server_version_num=170010))))
+    at = ("--applier", applier)
+    outcome = await run("shipper", "compat", "main", "--primary", file, *at)
+    assert outcome.code == 3, outcome
+    same = json.dumps(profile_document(profile()))
+    outcome = await run("shipper", "compat", "main", "--primary", "-", "--json", *at, text=same)
+    assert (outcome.code, outcome.document["blocked"]) == (0, False)
+    for content, what in (
+        ("", "holds no JSON\n"),
+        ("[1]", "holds no JSON object"),
+        ("{}", "no profile of a primary"),
+        ("[" * 10_000, "holds no JSON\n"),
+        ("1" * MAX_PROFILE_REQUEST_BYTES, "is too long"),
+    ):
+        file.write_text(content)
+        wrong = await run("shipper", "compat", "main", "--primary", file, *at)
+        assert (wrong.code, wrong.out) == (2, "")
+        assert what in wrong.err and "hint: `shipper profile --json`" in wrong.err
+    file.unlink()
+    missing = await run("shipper", "compat", "main", "--primary", file, *at)
+    assert (missing.code, "can't be read: No such file" in missing.err) == (2, True)
 
 
 async def test_a_seed_is_asked_for(applier: str) -> None:

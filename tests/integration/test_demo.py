@@ -7,7 +7,6 @@ import contextlib
 import json
 import signal
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from shipper.commands.demo.site import CACHE_VARIABLE, Site, find_installations,
 from shipper.commands.demo.story import tell
 from tests.integration.command_runner import start
 from tests.support.installations import MAJORS, cache_directory, postgres_dir
-from tests.support.processes import shared_memory_segments
+from tests.support.processes import processes_below, shared_memory_segments
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -42,19 +41,7 @@ class Place:
     async def is_clean(self) -> None:
         assert list(self.directory.iterdir()) == []
         # The children of a server that was killed take a moment to notice.
-        await until(lambda: not list(self._processes()), "no process is left", 60)
-
-    def _processes(self) -> Iterator[str]:
-        """What names this place in its command, or stands in it."""
-        place = f"{self.directory}/"
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-                standing = str((entry / "cwd").readlink())
-            except OSError:
-                continue
-            if place in command or standing.startswith(place):
-                yield f"{entry.name} {command}"
+        await until(lambda: not processes_below(self.directory), "no process is left", 60)
 
 
 @pytest.fixture

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from logship.errors import Code, LogshipError
+from logship.profile_document import read_profile_document
 from logship.rehearsal.engine.local import LocalEngine
 from logship.rehearsal.plan import Database
+from logship.rehearsal.site import generated
 from logship.rehearsal.site.primary import Primary, Written, longest_pause_seconds
+from tests.conftest import PrimaryFactory
+from tests.support import upgrading
 from tests.support.installations import postgres_dir
 
 pytestmark = pytest.mark.integration
+
+QUICK = {"fsync": "off"}
 
 DUMP = """
 \\restrict abc
@@ -25,68 +31,119 @@ COPY public.orders (id, note) FROM stdin;
 2\t\\N
 \\.
 CREATE INDEX orders_note ON public.orders (note);
+CREATE DATABASE other;
+\\connect other
+CREATE TABLE public.here (id integer);
 \\unrestrict abc
 """
 
 
-@contextmanager
-def primary_of(image: str | Path, database: Database) -> Iterator[Primary]:
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LocalEngine]:
     engine = LocalEngine()
-    try:
-        yield Primary(engine.machine("primary", str(image)), "main", database)
-    finally:
-        engine.close()
+    yield engine
+    engine.close()
 
 
-def test_a_primary_and_its_copy(tmp_path: Path) -> None:
+def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
     dump = tmp_path / "schema.sql"
     dump.write_text(DUMP)
-    asked = Database(rows=100, schema=dump, parameters={"max_connections": "23"})
-    with primary_of(postgres_dir(17, 7), asked) as primary:
-        primary.create()
-        assert primary.sql("show max_connections") == [["23"]]
-        assert primary.sql("select * from orders order by id", database="rehearsal_schema") == [
-            [1, "first"],
-            [2, None],
-        ]
-        whole = primary.digest()
-        assert whole["rehearsal.public.people"].startswith("100 ")
-        assert "rehearsal_schema.public.orders" in whole
+    asked = Database(rows=100, schema=dump, parameters={**QUICK, "max_connections": "23"})
+    primary = Primary(engine.machine("primary", str(postgres_dir(17, 7))), "main", asked)
+    primary.create()
+    assert primary.sql("show max_connections") == [["23"]]
+    orders = primary.sql("select * from orders order by id", database="rehearsal_schema")
+    assert orders == [[1, "first"], [2, None]]
 
-        primary.start_writer()
-        primary.set_parameters({"max_connections": "31", "work_mem": "5MB"})
-        assert primary.sql("show max_connections") == [["31"]]
-        before = primary.flush_lsn()
-        primary.restart()
-        written = primary.stop_writer()
-        assert written.commits > 0
-        assert 0 < written.longest_pause_seconds < 60
-        assert primary.flush_lsn() > before
-        acknowledged = primary.machine.read(primary.acknowledged_file).split()
-        assert len(acknowledged) == written.commits
-        missing = "select count(*) from rehearsal_writes where id in ({})"
-        rows = primary.sql(missing.format(b",".join(acknowledged).decode()), database="rehearsal")
-        assert rows == [[written.commits]]
+    primary.start_writer()
+    before = primary.flush_lsn()
+    primary.set_parameters({"max_connections": "31"})
+    assert primary.sql("show max_connections") == [["31"]]
+    written = primary.stop_writer()
+    assert written.commits > 0
+    assert 0 < written.longest_pause_seconds < 60
+    assert primary.flush_lsn() > before
+    acknowledged = primary.machine.read(primary.acknowledged_file).decode().split()
+    assert len(acknowledged) == written.commits
+    found = f"select count(*) from rehearsal_writes where id in ({','.join(acknowledged)})"
+    assert primary.sql(found, database="rehearsal") == [[written.commits]]
 
-        whole = primary.digest()
-        primary.stop()
-        copy = primary.fork("copy", image=str(postgres_dir(17)))
-        primary.start()
-        copy.start()
-        assert copy.digest() == whole
-        assert copy.sql("show server_version") != primary.sql("show server_version")
-        copy.sql("delete from people where id = 7", database="rehearsal")
-        other = copy.digest()
-        assert [name for name in whole if whole[name] != other[name]] == ["rehearsal.public.people"]
-        assert primary.digest() == whole
+    whole = primary.digest()
+    assert whole["rehearsal.public.people"].startswith("100 ")
+    assert {"rehearsal_schema.public.orders", "other.public.here"} < whole.keys()
+    primary.stop()
+    copy = primary.fork("copy", image=str(postgres_dir(17)))
+    primary.start()
+    copy.start()
+    assert copy.sql("show server_version") != primary.sql("show server_version")
+    copy.sql("update people set name = name || '.' where id = 7", database="rehearsal")
+    other = copy.digest()
+    assert [name for name in whole if whole[name] != other[name]] == ["rehearsal.public.people"]
+    assert primary.digest() == whole
 
-        with pytest.raises(LogshipError, match='relation "nothing" does not exist'):
-            primary.sql("select * from nothing")
-        with pytest.raises(LogshipError, match="nonsense"):
-            copy.set_parameters({"shared_preload_libraries": "nonsense"})
-        with pytest.raises(LogshipError) as missing_program:
-            primary.enable_checksums(True)
-        assert missing_program.value.code is Code.NO_INSTALLATION
+    primary.write_settings("tcp://127.0.0.1:9", primary.shipper_public_key())
+    profile = read_profile_document(json.loads(primary.profile()))
+    assert (profile.server_version_num, profile.max_connections) == (170007, 31)
+    assert profile.environment is not None
+    assert {each.name for each in profile.environment.databases} > set(generated.DATABASES)
+
+    with pytest.raises(LogshipError, match='relation "nothing" does not exist'):
+        primary.sql("select * from nothing")
+    with pytest.raises(LogshipError, match="nonsense"):
+        copy.set_parameters({"shared_preload_libraries": "nonsense"})
+    with pytest.raises(LogshipError) as missing_program:
+        primary.enable_checksums(True)
+    assert missing_program.value.code is Code.NO_INSTALLATION
+
+
+def test_what_a_recovery_server_kept_becomes_a_primary(
+    engine: LocalEngine, primary: PrimaryFactory, tmp_path: Path
+) -> None:
+    real = primary(
+        16,
+        settings={"archive_mode": "on", "archive_command": f"touch {tmp_path}/archived"},
+        initdb_args=("-U", "root_of_all"),
+        start=False,
+    )
+    (real.data / "pg_hba.conf").write_text("local all all reject\n")
+    restored = Primary(engine.machine("restored", str(postgres_dir(16))), "main", Database(rows=10))
+    restored.create(real.data)
+    assert restored.sql("show archive_mode") == [["off"]]
+    assert restored.sql("select pg_switch_wal() is null") == [[False]]
+    assert restored.sql("select rolname from pg_roles where oid = 10") == [["root_of_all"]]
+    assert restored.digest()["rehearsal.public.people"].startswith("10 ")
+    assert (real.data / "pg_hba.conf").read_text() == "local all all reject\n"
+
+
+@pytest.mark.skipif(not upgrading.is_there(), reason="pg_upgrade of Debian's PostgreSQL 15")
+def test_pg_upgrade_and_checksums(engine: LocalEngine, shared_tmp_path: Path) -> None:
+    old = upgrading.old_programs(shared_tmp_path)
+    asked = Database(
+        rows=50, initdb=("--wal-segsize", "4"), parameters={**QUICK, "work_mem": "5MB"}
+    )
+    machine = engine.machine("upgraded", f"{old}, {upgrading.DEBIAN}")
+    primary = Primary(machine, "main", asked)
+    primary.create()
+    assert primary.major == upgrading.OLD_MAJOR
+    whole = primary.digest()
+
+    # A type that holds an OID, which pg_upgrade does not keep.
+    primary.sql("create table held (a regprocedure)", database="rehearsal")
+    with pytest.raises(LogshipError, match="tables_using_reg"):
+        primary.upgrade_major(upgrading.NEW_MAJOR)
+    assert primary.major == upgrading.OLD_MAJOR
+    primary.sql("drop table held", database="rehearsal")
+
+    primary.upgrade_major(upgrading.NEW_MAJOR)
+    assert primary.major == upgrading.NEW_MAJOR
+    assert primary.digest() == whole
+    assert primary.sql("show wal_segment_size") == [["4MB"]]
+    assert primary.sql("show work_mem") == [["5MB"]]
+    assert primary.sql("show data_checksums") == [["off"]]
+    primary.enable_checksums(True)
+    assert primary.sql("show data_checksums") == [["on"]]
+    with pytest.raises(LogshipError, match="has no PostgreSQL 18"):
+        primary.upgrade_major(18)
 
 
 def test_pauses_between_writers_count() -> None:

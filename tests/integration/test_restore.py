@@ -30,6 +30,10 @@ from logship.objects.encryption import Recipients, generate_identity
 from logship.postgres.installations import discover
 from logship.postgres.postmaster import remove_shared_memory
 from logship.postgres.run_as import RunAs
+from logship.rehearsal.engine.local import LocalEngine
+from logship.rehearsal.plan import Database
+from logship.rehearsal.site.copied import copy_of
+from logship.rehearsal.site.primary import Primary
 from logship.wal_records import record_end
 from tests.integration.command_runner import run
 from tests.support.clusters import ClusterTemplates
@@ -617,3 +621,40 @@ async def test_the_commands_show_the_window_and_restore(site: Site, recorded: Re
     outcome = await run("applier", "restore", "other", "--latest", "--into", "/nowhere/x", *config)
     assert outcome.code == 2
     assert "nothing is kept" in outcome.err
+
+
+# --- a copy to rehearse on ------------------------------------------------------------------
+
+
+@newest_only
+def test_a_rehearsal_starts_from_a_copy(site: Site, recorded: Recording) -> None:
+    settings = site.directory / "rehearsing.toml"
+    kept = f'[seeds]\ndirectory = "{site.directory}/seeds"\n'
+    settings.write_text(site.settings_file.read_text() + kept)
+    engine = LocalEngine()
+    try:
+        database = Database(rows=5, instance=NAME, applier_settings=settings)
+        primary = Primary(engine.machine("primary", str(wheel_dir())), "rehearsed", database)
+        with copy_of(database) as copied:
+            assert copied is not None
+            primary.create(copied)
+        assert not copied.exists()
+        (count,) = primary.sql("SELECT count(*) FROM events")
+        assert count == [len(recorded.rows)]
+        primary.stop()
+    finally:
+        engine.close()
+    assert running_restores(site.instance_directory) == []
+
+
+@newest_only
+def test_a_copy_that_can_not_be_had_says_why(site: Site) -> None:
+    database = Database(instance="other", applier_settings=site.settings_file)
+    with (
+        pytest.raises(LogshipError, match=r"other can't be copied: .*nothing is kept") as caught,
+        copy_of(database),
+    ):
+        pass
+    assert caught.value.code is Code.REHEARSAL_FAILED
+    with copy_of(Database()) as copied:
+        assert copied is None

@@ -349,7 +349,8 @@ class SimFollowing(Following):
 
     def _layout(self) -> Any:
         opened = machine().standbys[self._instance.name].opened is not None
-        return SimpleNamespace(signal_file=SimpleNamespace(exists=lambda: not opened))
+        signal_file = SimpleNamespace(exists=lambda: not opened)
+        return SimpleNamespace(data=None, signal_file=signal_file)
 
     def _make_standby(self, *, opened: bool = False) -> Any:
         assert self.placed is not None

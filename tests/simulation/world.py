@@ -14,7 +14,7 @@ from applier.operations.host import Host
 from applier.operations.instance import Instance
 from applier.operations.promotion import promote, resume
 from applier.receivers.link import LinkReceiver
-from applier.settings import BudgetsSettings
+from applier.settings_budgets import BudgetsSettings
 from applier.walserver.server import WalServer
 from logship.errors import Code, LogshipError
 from logship.frames import SeedAborted, SeedBegin, SeedChunk, SeedEnd

@@ -83,6 +83,20 @@ class BaseImages:
                 self._build(tag, recipe, trees, without)
         return tag
 
+    def bare(self) -> str:
+        """A server and next to nothing: no Python, no account; and a volume that nobody asked for.
+        As publishers' images are, or worse."""
+        recipe = (
+            f"FROM {self.postgres('bookworm', '16.9')}\n"
+            "RUN userdel postgres && apt-get purge --quiet --yes '*python3*'\n"
+            "VOLUME /var/lib/postgresql/data"
+        )
+        tag = _tag("bare", "bookworm-16.9", recipe)
+        with self._making(tag) as missing:
+            if missing:
+                self._build(tag, recipe)
+        return tag
+
     def with_tools(self) -> str:
         """Majors 17 and 18 with every program: for ``pg_upgrade`` and ``pg_checksums``.
 

@@ -55,6 +55,21 @@ def make_server_directory(path: Path, mode: int = 0o700) -> None:
     give_to_server(path)
 
 
+def processes_below(directory: Path) -> list[str]:
+    """What names something in `directory` in its command line, or stands in it."""
+    place = f"{directory}/"
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            standing = str((entry / "cwd").readlink())
+        except OSError:
+            continue
+        if place in command or standing.startswith(place):
+            found.append(f"{entry.name} {command}")
+    return found
+
+
 def copy_tree(source: Path, destination: Path, leave_out: frozenset[str] = frozenset()) -> None:
     """Copy a data directory, owned by the servers' user, also while its server runs.
 

@@ -17,7 +17,8 @@ _RESETWAL = """#!/bin/sh
 if [ "$1" = -V ]; then echo "pg_resetwal (PostgreSQL) {version}"; exit; fi
 for data; do :; done
 "{controldata}" "$data" || exit 1
-echo "First log segment after reset:        {segment}"
+segment=$(ls "$data/pg_wal" | grep -E '^[0-9A-F]{{24}}$' | sort | tail -n 1)
+echo "First log segment after reset:        $segment"
 """
 
 
@@ -26,24 +27,28 @@ def is_there() -> bool:
     return (DEBIAN / "bin" / "pg_upgrade").exists()
 
 
-def upgrade(old: PrimaryServer, new: PrimaryServer) -> None:
-    """Bring all of `old` (14) into `new` (15), which holds nothing yet; both are stopped, and
-    `new` takes over the address."""
-    programs = new.directory / "old-programs"
+def old_programs(directory: Path) -> Path:
+    """The `bin` of an installation of 14 with all that pg_upgrade calls, made in `directory`."""
+    programs = directory / "old-programs" / "bin"
+    make_server_directory(programs.parent, 0o755)
     make_server_directory(programs, 0o755)
     for name in ("initdb", "pg_ctl", "postgres"):
         (programs / name).symlink_to(postgres_dir(OLD_MAJOR) / "bin" / name)
     (programs / "pg_controldata").symlink_to(DEBIAN / "bin" / "pg_controldata")
-    segment = max(path.name for path in (old.data / "pg_wal").iterdir() if len(path.name) == 24)
     resetwal = programs / "pg_resetwal"
     resetwal.write_text(
         _RESETWAL.format(
-            version=postgres_dir(OLD_MAJOR).name,
-            controldata=DEBIAN / "bin" / "pg_controldata",
-            segment=segment,
+            version=postgres_dir(OLD_MAJOR).name, controldata=DEBIAN / "bin" / "pg_controldata"
         )
     )
     resetwal.chmod(0o755)
+    return programs
+
+
+def upgrade(old: PrimaryServer, new: PrimaryServer) -> None:
+    """Bring all of `old` (14) into `new` (15), which holds nothing yet; both are stopped, and
+    `new` takes over the address."""
+    programs = old_programs(new.directory)
     run_as_server(
         [
             *(DEBIAN / "bin" / "pg_upgrade", "-U", "postgres", "--no-sync"),

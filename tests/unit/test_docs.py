@@ -20,8 +20,10 @@ from applier.compat import OVERRIDABLE_RULES, RULES
 from applier.settings import ApplierSettings
 from logship.commandline import CommandModule, Program
 from logship.errors import Code
+from logship.rehearsal.plan.reading import load_plan
+from logship.rehearsal.plan.schema import DatabaseSection, PlanSection, StartSection, StepSection
 from logship.settings import parse_settings
-from logship.settings_schema import Section
+from logship.settings_schema import Section, keys_of
 from shipper.commands import PROGRAM as SHIPPER
 from shipper.settings import ShipperSettings
 
@@ -126,6 +128,8 @@ def command_lines(blocks: list[Block]) -> Iterator[list[str]]:
 def _calls(words: list[str]) -> Iterator[list[str]]:
     if words[:2] == ["sudo", "-u"]:
         words = words[3:]
+    if ">" in words:
+        words = words[: words.index(">")]
     if words and Path(words[0]).name in PROGRAMS and len(words) > 1:
         yield [Path(words[0]).name, *words[1:]]
 
@@ -178,12 +182,27 @@ def test_command_lines_are_ones_that_we_take(document: Path) -> None:
 
 @each_document
 def test_settings_are_ones_that_we_take(document: Path) -> None:
-    """A block of settings is marked ```toml shipper or ```toml applier, and is a whole file."""
+    """A block of settings is marked ```toml shipper, applier or plan, and is a whole file."""
     blocks, _ = blocks_and_prose(document.read_text(encoding="utf-8"))
     for block in blocks:
         if block.language.startswith("toml"):
             side = block.language.removeprefix("toml").strip()
-            parse_settings(block.text, SETTINGS[side], file=document)
+            kind = PlanSection if side == "plan" else SETTINGS[side]
+            parse_settings(block.text, kind, file=document)
+
+
+def test_the_plans_that_are_examples_can_be_read() -> None:
+    plans = [load_plan(file) for file in (ROOT / "containers" / "rehearsals").glob("*.toml")]
+    assert len(plans) == 4
+    assert all(plan.steps for plan in plans)
+
+
+def test_every_key_of_a_plan_is_explained() -> None:
+    text = (ROOT / "docs" / "rehearsals.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:start\.|database\.)?([a-z_]+)`", text))
+    sections = [PlanSection, StartSection, DatabaseSection, StepSection]
+    keys = {key.name for section in sections for key in keys_of(section)}
+    assert keys - {"start", "database", "steps"} <= named
 
 
 def _is_there(name: str) -> bool:

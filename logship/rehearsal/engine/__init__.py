@@ -59,19 +59,30 @@ class Machine(Protocol):
     """A host of the rehearsal.  Programs on it run as an account that PostgreSQL accepts.
 
     name: unique in the rehearsal; other machines reach this one by `address`.
-    image: what it runs now, as `change` was told it.
+    image, logship: what it runs now, as `change` was told it.
     home: a directory that is there under this very name whatever `change` does, and that the
     account owns; nothing else of the machine is kept over a `change`.  A fork may have another.
     facts: of `image`.
     address: host name or address under which the other machines reach this one.
     """
 
-    name: str
-    image: str
-    logship: str
-    home: PurePosixPath
-    facts: ImageFacts
-    address: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def image(self) -> str: ...
+
+    @property
+    def logship(self) -> str: ...
+
+    @property
+    def home(self) -> PurePosixPath: ...
+
+    @property
+    def facts(self) -> ImageFacts: ...
+
+    @property
+    def address(self) -> str: ...
 
     def run(
         self,
@@ -113,8 +124,12 @@ class Machine(Protocol):
         kept."""
 
     def change(self, *, image: str | None = None, logship: str | None = None) -> None:
-        """Go on with another image or another Logship: only `home` stays.  All that runs on it
-        is ended hard; the caller stops what should end well.  Raises LogshipError."""
+        """Go on with another image or another Logship.
+
+        Another image: only `home` stays, and all that runs is ended hard; the caller stops what
+        should end well.  Another Logship alone ends nothing: what runs goes on with the old one,
+        and what is started from now on is of the new one.  Raises LogshipError.
+        """
 
     def fork(self, name: str, *, image: str | None = None, logship: str | None = None) -> Machine:
         """Another machine with a copy of this one's `home`, on which nothing runs.

@@ -74,12 +74,8 @@ class CodeVolumes:
             for tree in trees:
                 if not self._is_complete(filler, tree):
                     self._remove_old()
-                    _put(filler, tree.pack)
-                    # Not all of it need be of this Python: what does not compile stays as it is.
                     filler.start()
-                    filler.exec_run(
-                        ["python3", "-m", "compileall", "-q", "-j", "0", str(MOUNT / tree.name)]
-                    )
+                    put_code(filler, tree)
                     _put(filler, lambda file, name=tree.name: _pack_mark(name, file))  # type: ignore[misc]
 
     @contextmanager
@@ -142,7 +138,7 @@ def pack_code(source: str, name: str, file: IO[bytes]) -> None:
     Raises UsageError: it is none.
     """
     path = Path(logship.__file__).parents[1] if source == CURRENT_LOGSHIP else Path(source)
-    if path.is_file() and not zipfile.is_zipfile(path):
+    if not path.is_dir() and not zipfile.is_zipfile(path):
         raise _no_logship(source, "is neither a wheel nor a directory")
     with tarfile.open(fileobj=file, mode="w") as archive:
         if path.is_file():
@@ -232,6 +228,15 @@ def _dependency_tree(target: wheels.Target) -> Tree:
 
 def _volume(name: str, digest: str) -> str:
     return f"logship-rehearsal-{name}-{digest}"
+
+
+def put_code(container: Any, tree: Tree) -> None:
+    """Lay `tree` out below MOUNT of a container that runs, and compile it."""
+    _put(container, tree.pack)
+    # Not all of it need be of this Python: what does not compile stays as it is.
+    container.exec_run(
+        ["python3", "-m", "compileall", "-q", "-j", "0", str(MOUNT / tree.name)], user="root"
+    )
 
 
 def _put(filler: Any, pack: Callable[[IO[bytes]], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,7 @@ def connect() -> Any:
     testcontainers_config.ryuk_disabled = True
     host = get_docker_host() or "unix:///var/run/docker.sock"
     try:
+        _knock(host)
         client = docker.DockerClient(
             base_url=host, timeout=_ANSWER_SECONDS, tls=_tls(), use_ssh_client=True
         )
@@ -53,6 +55,15 @@ def connect() -> Any:
         ) from error
     client.api.timeout = _REQUEST_SECONDS
     return client
+
+
+def _knock(host: str) -> None:
+    """Raises OSError if nobody listens on a Unix socket: docker-py would leave its own open."""
+    scheme, _, path = host.partition("://")
+    if scheme in ("unix", "http+unix"):
+        with socket.socket(socket.AF_UNIX) as knocking:
+            knocking.settimeout(_ANSWER_SECONDS)
+            knocking.connect(path)
 
 
 def _tls() -> Any:

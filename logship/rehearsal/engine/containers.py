@@ -22,6 +22,8 @@ from logship.rehearsal.engine import CURRENT_LOGSHIP, RUN_SECONDS, Done, ImageFa
 from logship.rehearsal.engine.code_volumes import (
     MOUNT,
     CodeVolumes,
+    Tree,
+    put_code,
     python_path,
     supervision_command,
 )
@@ -252,13 +254,28 @@ class ContainerMachine:
 
     def change(self, *, image: str | None = None, logship: str | None = None) -> None:
         probed = self._engine.images.probe(image or self.image)
-        self._code = self._engine.code.provide(logship or self.logship, probed)
+        code = self._engine.code.provide(logship or self.logship, probed)
+        if image is None:
+            # A volume can't be mounted into a container that runs.
+            there = {tree.name for tree in self._code}
+            added = [tree for tree in code if tree.name not in there]
+            for tree in added:
+                self._put_code(tree)
+            self._code = (*self._code, *added)
+            self.logship = logship or self.logship
+            return
+        self._code = code
         self._probed = probed
         self.facts = probed.facts
-        self.image = image or self.image
+        self.image = image
         self.logship = logship or self.logship
         self._end()
         self.begin()
+
+    def _put_code(self, tree: Tree) -> None:
+        container = self._client.containers.get(self._container.get_container_id())
+        with engine_errors(f"Logship can't be put into machine {self.name}"):
+            put_code(container, tree)
 
     def fork(
         self, name: str, *, image: str | None = None, logship: str | None = None

@@ -196,7 +196,8 @@ class LocalMachine:
         facts = self.facts if image is None else self._engine.facts(image)
         if logship is not None:
             self._engine.code.command(logship)  # raises, before anything is changed
-        self._end_all()
+        if image is not None:
+            self._end_all()
         self.image = image or self.image
         self.logship = logship or self.logship
         self.facts = facts
@@ -313,7 +314,7 @@ def _caches() -> Iterator[Path]:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     for place in (named, "/var/cache/logship/postgres", f"{home}/logship/postgres"):
         if place:
-            with contextlib.suppress(RuntimeError):  # nobody's home
+            with contextlib.suppress(RuntimeError, PermissionError):  # a home of nobody, another's
                 if Path(place).expanduser().is_dir():
                     yield Path(place).expanduser()
 

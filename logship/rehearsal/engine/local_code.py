@@ -6,18 +6,20 @@ both are then copied to where it can.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from logship.errors import Code, LogshipError
+from logship.errors import Code, LogshipError, UsageError
 from logship.postgres.run_as import RunAs
 from logship.rehearsal.engine import CURRENT_LOGSHIP
 from logship.rehearsal.engine.dependencies import runtime_dependencies
@@ -32,7 +34,7 @@ _NOT_COPIED = ("site-packages", "test", "idlelib", "tkinter", "turtledemo", "ens
 
 class Python(NamedTuple):
     """How Python is called: the program, what its environment must have, and where its
-    dependencies lie (empty: it knows them by itself)."""
+    dependencies lie."""
 
     program: Path
     environment: Mapping[str, str]
@@ -52,7 +54,8 @@ class CodeDirectory:
     def command(self, logship: str) -> list[str]:
         """What runs Python so that it imports the Logship `logship`; its arguments follow.
 
-        Raises LogshipError(REHEARSAL_FAILED): it is no Logship, or no Python can be run.
+        Raises UsageError(USAGE): it is no Logship.  LogshipError(REHEARSAL_FAILED): no Python
+        can be run.
         """
         python = self._python or self._find_python()
         self._python = python
@@ -66,9 +69,8 @@ class CodeDirectory:
 
     def _code(self, logship: str) -> Path:
         if logship not in self._known:
-            target = self._directory / f"logship-{len(self._known)}"
-            target.mkdir(mode=0o755)
-            # Its programs keep what they compile beside it.
+            target = Path(tempfile.mkdtemp(prefix="logship-", dir=self._directory))
+            target.chmod(0o755)
             self._run_as.chown(target)
             self._fill(logship, target)
             self._known[logship] = target
@@ -93,10 +95,14 @@ class CodeDirectory:
                 raise _no_logship(logship, f"there is no {source}")
 
     def _find_python(self) -> Python:
-        ours = Python(Path(sys.executable), {}, ())
+        ours = Python(Path(sys.executable), {}, _installed())
         if not self._run_as.changes or self._runs(ours):
             return ours
-        copied = self._copy_python()
+        copied = copy_python(self._directory, self._run_as)
+        if self._runs(copied):
+            return copied
+        dependencies = copy_dependencies(self._directory, self._run_as)
+        copied = copied._replace(dependencies=(dependencies,))
         if not self._runs(copied):
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
@@ -112,7 +118,7 @@ class CodeDirectory:
         try:
             done = subprocess.run(
                 [python.program, "-c", _TRIAL],
-                env={**environment, "PYTHONPATH": path} if path else environment,
+                env={**environment, "PYTHONPATH": path},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -123,32 +129,46 @@ class CodeDirectory:
             return False
         return done.returncode == 0
 
-    def _copy_python(self) -> Python:
-        home = self._directory / "python"
-        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        base = Path(sys.base_prefix)
-        for path in (home, home / "bin", home / "lib"):
-            path.mkdir(mode=0o755)
-        program = home / "bin" / version
-        _linked(os.path.realpath(sys.executable), str(program))
-        library = sysconfig.get_config_var("INSTSONAME")
-        if isinstance(library, str) and (base / "lib" / library).is_file():
-            _linked(str(base / "lib" / library), str(home / "lib" / library))
-        standard = Path(sysconfig.get_path("stdlib"))
-        _copy_tree(standard, home / "lib" / version, self._run_as, _linked, _NOT_COPIED)
-        dependencies = self._directory / "dependencies"
-        dependencies.mkdir(mode=0o755)
-        for each in runtime_dependencies().values():
-            for file in each.files or ():
-                source = Path(str(each.locate_file(file)))
-                # Programs lie beside the packages, in `../../../bin`.
-                if ".." not in file.parts and source.is_file():
-                    target = dependencies / Path(*file.parts)
-                    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                    _linked(str(source), str(target))
-        self._run_as.chown(dependencies)
-        variables = {"PYTHONHOME": str(home), "LD_LIBRARY_PATH": str(home / "lib")}
-        return Python(program, variables, (dependencies,))
+
+def copy_python(directory: Path, run_as: RunAs) -> Python:
+    """The running Python below `directory`, with what is installed for it where it is."""
+    home = directory / "python"
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix)
+    for path in (home, home / "bin", home / "lib"):
+        path.mkdir(mode=0o755)
+    program = home / "bin" / version
+    _linked(os.path.realpath(sys.executable), str(program))
+    library = sysconfig.get_config_var("INSTSONAME")
+    if isinstance(library, str) and (base / "lib" / library).is_file():
+        _linked(str(base / "lib" / library), str(home / "lib" / library))
+    standard = Path(sysconfig.get_path("stdlib"))
+    _copy_tree(standard, home / "lib" / version, run_as, _linked, _NOT_COPIED)
+    variables = {"PYTHONHOME": str(home), "LD_LIBRARY_PATH": str(home / "lib")}
+    return Python(program, variables, _installed())
+
+
+def copy_dependencies(directory: Path, run_as: RunAs) -> Path:
+    """What Logship needs of what is installed, in a directory below `directory`."""
+    dependencies = directory / "dependencies"
+    dependencies.mkdir(mode=0o755)
+    for each in runtime_dependencies().values():
+        for file in each.files or ():
+            source = Path(str(each.locate_file(file)))
+            # Programs lie beside the packages, in `../../../bin`.
+            if ".." not in file.parts and source.is_file():
+                target = dependencies / Path(*file.parts)
+                target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                _linked(str(source), str(target))
+    _give_directories(dependencies, run_as)
+    return dependencies
+
+
+def _installed() -> tuple[Path, ...]:
+    """Where the running Python finds what is installed for it."""
+    return tuple(
+        Path(each) for each in sys.path if Path(each).name in ("site-packages", "dist-packages")
+    )
 
 
 def _running() -> dict[str, Path]:
@@ -173,17 +193,24 @@ def _copy_tree(
     leave_out: tuple[str, ...] = (),
 ) -> None:
     shutil.copytree(source, target, copy_function=copy, ignore=shutil.ignore_patterns(*leave_out))
-    for directory, _, _ in os.walk(target):
-        # Not the files: they may be links to those that were copied.
+    _give_directories(target, run_as)
+
+
+def _give_directories(root: Path, run_as: RunAs) -> None:
+    """So that Python can keep there what it compiles.  Not the files: they may be links to
+    those that were copied."""
+    for directory, _, _ in os.walk(root):
         Path(directory).chmod(0o755)
         run_as.chown(Path(directory))
 
 
 def _linked(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # on another file system
-        _copied(source, target)
+    """A link to the same file where that can be had and others may read it, else a copy."""
+    if Path(source).stat().st_mode & 0o004:
+        with contextlib.suppress(OSError):  # on another file system
+            os.link(source, target)
+            return
+    _copied(source, target)
 
 
 def _copied(source: str, target: str) -> None:
@@ -191,9 +218,9 @@ def _copied(source: str, target: str) -> None:
     Path(target).chmod(0o755 if os.access(source, os.X_OK) else 0o644)
 
 
-def _no_logship(logship: str, why: str) -> LogshipError:
-    return LogshipError(
-        Code.REHEARSAL_FAILED,
+def _no_logship(logship: str, why: str) -> UsageError:
+    return UsageError(
+        Code.USAGE,
         f"{logship} is no Logship that can be rehearsed: {why}",
         f'"{CURRENT_LOGSHIP}" is this one; a wheel or a directory with the packages '
         f"{', '.join(PACKAGES)} is another",

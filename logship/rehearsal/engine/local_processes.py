@@ -62,14 +62,15 @@ def kill_below(directory: Path) -> None:
 
 
 def kill_until_gone(find: Callable[[], list[int]]) -> None:
-    """SIGKILL what `find` returns until it finds nothing.
+    """SIGKILL what `find` returns until it finds nothing and none of it lives.
 
     Raises LogshipError(REHEARSAL_FAILED): something does not end.
     """
     deadline = time.monotonic() + _END_SECONDS
     segments: set[str] = set()
     data_directories: set[Path] = set()
-    while found := find():
+    killed: set[int] = set()
+    while (found := find()) or any(map(_lives, killed)):
         for pid in found:
             segments |= _segments_of(pid)
             data_directories |= _data_directory_of(pid)
@@ -77,10 +78,11 @@ def kill_until_gone(find: Callable[[], list[int]]) -> None:
         # Those that were stopped start no more; what they started before the stop is found now.
         if set(find()) <= set(found):
             _send(found, signal.SIGKILL)
+            killed.update(found)
         if time.monotonic() > deadline:
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
-                f"processes {found} of the rehearsal do not end",
+                f"processes {sorted(killed.union(found))} of the rehearsal do not end",
                 "end them by hand; one that waits for a disk ends when the disk answers",
             )
         time.sleep(_POLL_SECONDS)

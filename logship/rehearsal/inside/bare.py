@@ -26,7 +26,7 @@ from logship.postgres.control_file import ControlFile, read_control_file
 from logship.postgres.installations import Installation
 from logship.postgres.process import Server, Wait, last_words
 from logship.postgres.run_as import RunAs
-from logship.rehearsal.inside.databases import connect
+from logship.rehearsal.inside.databases import connect, one_line
 from logship.rehearsal.inside.speaking import answer
 
 NOTHING, START, CLOSED, REPLAY, OPEN = "nothing", "start", "closed", "replay", "open"
@@ -71,7 +71,7 @@ def run(told: Mapping[str, Any]) -> dict[str, str]:
         with connect(told) as connection:
             ((opened,),) = connection.execute("select pg_catalog.pg_promote(true, 60)").fetchall()
     except psycopg.Error as error:
-        return {"reached": REPLAY, "said": _words(log_file) or str(error).strip()}
+        return {"reached": REPLAY, "said": _words(log_file) or one_line(error)}
     return {"reached": OPEN if opened else REPLAY, "said": "" if opened else _words(log_file)}
 
 
@@ -93,7 +93,7 @@ def _replay(
                 reached = START
         except psycopg.OperationalError as error:
             if _NO_SUCH_LOCALE in str(error):
-                return CLOSED, str(error).strip()
+                return CLOSED, one_line(error)
         if reached is START and seen and Lsn.parse(seen) >= until:
             return REPLAY, ""
         if pause == "paused":
@@ -126,6 +126,7 @@ def _configuration(told: Mapping[str, Any], data: Path, control: ControlFile) ->
         "shared_buffers": "32MB",
         "shared_preload_libraries": told["preload"],
         "lc_messages": "C",
+        "log_line_prefix": "",
         "max_connections": control.max_connections,
         "max_worker_processes": control.max_worker_processes,
         "max_wal_senders": control.max_wal_senders,

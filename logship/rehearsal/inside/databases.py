@@ -35,6 +35,11 @@ def databases(told: Mapping[str, Any]) -> list[str]:
         return [name for (name,) in connection.execute(_DATABASES).fetchall()]
 
 
+def one_line(error: psycopg.Error) -> str:
+    """All that the server said, with its details, in one line."""
+    return " ".join(str(error).split())
+
+
 def _connect(told: Mapping[str, Any], database: str) -> psycopg.Connection[tuple[Any, ...]]:
     return psycopg.connect(
         str(told["conninfo"]),

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from logship.rehearsal.inside.databases import connect, databases
+from logship.rehearsal.inside.databases import connect, databases, one_line
 from logship.rehearsal.inside.speaking import answer
 
 
@@ -19,12 +19,12 @@ def look(told: Mapping[str, Any]) -> dict[str, Any]:
     try:
         names = databases(told)
     except psycopg.OperationalError as error:
-        return {"refused": {"postgres": str(error).strip()}}
+        return {"refused": {"postgres": one_line(error)}}
     for name in names:
         try:
             connect(told, name).close()
         except psycopg.OperationalError as error:
-            refused[name] = str(error).strip()
+            refused[name] = one_line(error)
     return {"refused": refused}
 
 

@@ -18,7 +18,10 @@ import psycopg
 from logship.rehearsal.inside.speaking import answer
 
 _COPY = re.compile(r"^copy\s.*\sfrom\s+stdin\b.*;\s*$", re.IGNORECASE)
-_CONNECT = re.compile(r'^\\connect\s+(?:-reuse-previous=\w+\s+)?"?([^"\s]+)"?\s*$')
+# A name that is more than letters stands in a connection string.
+_CONNECT = re.compile(
+    r"""^\\connect\s+(?:-reuse-previous=\w+\s+)?"?(?:dbname='(?P<odd>.*)'|(?P<plain>.*?))"?\s*$"""
+)
 _PASSED_OVER = re.compile(r"^\\(?:un)?restrict\b")
 # PostgreSQL takes them in no text with others.
 _ALONE = re.compile(r"^(?:create database|alter system)\s.*;\s*$", re.IGNORECASE)
@@ -46,7 +49,7 @@ def parts(lines: Iterable[str]) -> Iterator[Part]:
                 yield Part("".join(text))
             text = []
         if connect is not None:
-            yield Part("", connect[1])
+            yield Part("", connect["plain"] or connect["odd"].replace("\\'", "'"))
         elif _COPY.match(line):
             data = iter(rest.__next__, f"{_END_OF_DATA}\n")
             yield Part(line, data="".join(data))

@@ -32,7 +32,7 @@ _WORDS = (
     *("Mueller", "Łódź", "Lodz", "chata", "cihla", "hora", "llama", "luz", "ny", "ñu", "nz"),
 )
 _LAST_CODE_POINT = 0x323AF
-_CODE_POINT_STEP = 29
+_CODE_POINT_STEP = 61
 _SURROGATES = range(0xD800, 0xE000)
 
 

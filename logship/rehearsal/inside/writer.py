@@ -23,6 +23,8 @@ from typing import IO
 import psycopg
 from psycopg import sql
 
+READY = "ready"
+"""The first line: from now on SIGTERM gets an answer."""
 PACE_SECONDS = 0.01
 RETRY_SECONDS = 0.05
 CONNECT_SECONDS = 2
@@ -115,6 +117,7 @@ def main() -> int:
             writer.stop()
 
         signal.signal(signal.SIGTERM, stop)
+        print(READY, flush=True)
         writer.run()
     print(json.dumps(writer.outcome()), flush=True)
     return 0

@@ -1,5 +1,6 @@
 """What is to be rehearsed, as values.  Pure.
 
+schema   the keys of a plan's TOML
 reading  a plan's TOML into these, with an error that names the key for all that is wrong
 flags    the command line's flags into these
 """
@@ -12,6 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from logship.rehearsal.engine import CURRENT_LOGSHIP
+
+PATIENCE_SECONDS = 180.0
+"""A new seed counts too."""
 
 
 class Side(StrEnum):
@@ -82,6 +86,8 @@ class Database:
     schema: a dump in plain SQL.  instance: copied from what a recovery server keeps of it, by
     `applier restore` with `applier_settings`.
     locale, icu_locale: of the generated cluster.
+    icu_index: whether the generated tables have an index in an order of ICU, where the server has
+    ICU: one without it can't take over what has.
     initdb: further arguments.
     parameters: of the primary, from its start.
     """
@@ -92,6 +98,7 @@ class Database:
     applier_settings: Path | None = None
     locale: str = "C"
     icu_locale: str = ""
+    icu_index: bool = True
     initdb: tuple[str, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
 
@@ -109,10 +116,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Plan:
-    """notes: what is told before the steps: reasons for their order."""
+    """notes: what is told before the steps: reasons for their order.  patience_seconds: how long a
+    standby may take to follow again; what takes longer has failed."""
 
     name: str
     start: Start
     steps: tuple[Step, ...]
     database: Database = Database()
     notes: tuple[str, ...] = ()
+    patience_seconds: float = PATIENCE_SECONDS

@@ -21,12 +21,12 @@ def judge(progress: Progress) -> Observation:
         symptoms = frozenset({Symptom.LINK})
         said = f"WAL does not arrive: {progress.said or 'nobody says why'}"
         return Observation(Proof.FLOW, Result.FAILED, said, symptoms)
+    if progress.held:
+        said = f"durable after {durable:.1f} s; held: {progress.said}"
+        return Observation(Proof.FLOW, Result.NOT_RUN, said, seconds=durable)
     if replayed is not None:
         said = f"durable after {durable:.1f} s, replayed after {replayed:.1f} s"
         return Observation(Proof.FLOW, Result.PASSED, said, seconds=max(durable, replayed))
-    if progress.held:
-        said = f"durable after {durable:.1f} s; not replayed: {progress.said}"
-        return Observation(Proof.FLOW, Result.NOT_RUN, said, seconds=durable)
     symptom = Symptom.REPLAY if progress.runs else Symptom.START
     said = f"durable after {durable:.1f} s; not replayed: {progress.said or 'nobody says why'}"
     return Observation(Proof.FLOW, Result.FAILED, said, frozenset({symptom}), seconds=durable)

@@ -24,17 +24,24 @@ TRIAL_SECONDS = 90.0
 
 
 def trial(
-    recovery: Recovery, reference: Reference, incarnation: str = "", version: str = ""
+    recovery: Recovery,
+    reference: Reference,
+    incarnation: str = "",
+    version: str = "",
+    parameters: Mapping[str, str] | None = None,
 ) -> tuple[Observation, ...]:
     """Stop the recovery server well, copy it, start it again; try the copy.
 
     reference: what the primary was like when all of it was durable here; nobody writes until the
     copy is made.  incarnation: which one is tried; "": the newest of the instance.  version: of
-    the installation that it is tried with; "": the newest of its major there.
+    the installation that it is tried with; "": the newest of its major there.  parameters: over
+    those of the instance.
 
-    Raises LogshipError: the recovery server itself does not stop or start.
+    Raises LogshipError: the recovery server itself does not stop or start; there is nothing to
+    try, or nothing to try it with.
     """
     copy = recovery.stopped_copy()
+    copy.parameters |= parameters or {}
     try:
         return try_copy(copy, reference, incarnation, version)
     finally:
@@ -44,12 +51,15 @@ def trial(
 def try_copy(
     copy: Recovery, reference: Reference, incarnation: str = "", version: str = ""
 ) -> tuple[Observation, ...]:
-    """The same with a copy that is there and is the caller's to remove."""
+    """The same with a copy that is there and is the caller's to remove.
+
+    Raises LogshipError: there is nothing to try, or nothing to try it with.
+    """
     began_at = time.monotonic()
     sockets = copy.machine.home / "run" / "bare"
     server = Server(copy.machine, str(sockets), copy.standby_port)
+    told = _told(copy, reference, incarnation, version)
     try:
-        told = _told(copy, reference, incarnation, version)
         came = server.ask(
             "bare", {**told, "sockets": str(sockets)}, timeout_seconds=2 * TRIAL_SECONDS
         )

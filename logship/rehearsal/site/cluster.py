@@ -142,7 +142,7 @@ class Cluster:
         LogshipError."""
         done = self.machine.run(
             [
-                *(new._program("pg_upgrade"), "--copy", "-U", SUPERUSER),
+                *(new._program("pg_upgrade"), "--no-sync", "-U", SUPERUSER),
                 *("-b", self.bin_directory, "-B", new.bin_directory),
                 *("-d", self.data, "-D", new.data, "-s", new.directory),
                 *("-p", str(PORT), "-P", str(PORT)),

@@ -20,14 +20,23 @@ _WORDS = (
     *("ångström", "Angstrom", "Iğdır", "ığdır", "日本", "にほん", "Ελλάδα", "ελλάδα", "Россия"),
 )
 
+# Not every PostgreSQL is built with ICU.
+_ICU_INDEX = """
+do $$ begin
+    if exists (select from pg_catalog.pg_collation where collname = 'de-x-icu') then
+        create index words_icu on words (word collate pg_catalog."de-x-icu");
+    end if;
+end $$
+"""
 
-def statements(rows: int) -> dict[str, list[str]]:
+
+def statements(rows: int, icu_index: bool) -> dict[str, list[str]]:
     """By database, in the order in which they are to be run."""
     words = ", ".join("'" + word.replace("'", "''") + "'" for word in _WORDS)
     text = f"(array[{words}])[1 + i % {len(_WORDS)}] || ' ' || left(md5(i::text), 6)"
     return {
         DATABASE: [*_people(rows, text), *_readings(rows), *_writes()],
-        SECOND_DATABASE: _words(rows, text),
+        SECOND_DATABASE: [*_words(rows, text), *([_ICU_INDEX] if icu_index else [])],
     }
 
 
@@ -69,15 +78,11 @@ def _writes() -> list[str]:
 
 
 def _words(rows: int, text: str) -> list[str]:
-    by_icu = 'create index words_icu on words (word collate pg_catalog."de-x-icu")'
     return [
         "create table words (word text primary key, number int not null)",
         f"insert into words select {text}, i from generate_series(1, {rows}) i"
         " on conflict do nothing",
         'create index words_c on words (word collate "C")',
-        # Not every PostgreSQL is built with ICU.
-        f"do $$ begin if exists (select from pg_catalog.pg_collation where collname = 'de-x-icu')"
-        f" then {by_icu}; end if; end $$",
         "create materialized view word_lengths as"
         " select length(word) as length, count(*) as words from words group by 1",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from typing import Any
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.rehearsal.engine import Machine, Process
+from logship.rehearsal.inside.writer import READY
 from logship.rehearsal.plan import Database
 from logship.rehearsal.site import generated
 from logship.rehearsal.site.cluster import PORT, SUPERUSER, Cluster, Initdb
@@ -20,6 +22,8 @@ SHIPPER_ROLE = "logship"
 SCHEMA_DATABASE = "rehearsal_schema"
 """Where the operator's dump goes, unless it names a database itself."""
 LOAD_SECONDS = 900.0
+WRITER_SECONDS = 60.0
+_POLL_SECONDS = 0.05
 
 _DEFAULT_PARAMETERS = {"shared_buffers": "32MB", "wal_level": "replica"}
 
@@ -169,22 +173,31 @@ class Primary:
 
     def upgrade_major(self, to_major: int) -> None:
         """By pg_upgrade, to the newest of `to_major` on the machine.  It runs before and
-        afterwards; the old data directory stays beside the new.  Raises LogshipError."""
+        afterwards; the old data directory stays beside the new.
+
+        Raises LogshipError: what pg_upgrade said; then the old server runs as before.
+        """
         old_major = self.major
-        (nature,) = self.sql(_NATURE)
-        kept = f"data-{old_major}"
         new = self._cluster(to_major)
-        self.stop()
-        self._run(["mv", new.data, self.directory / kept])
+        kept = f"data-{old_major}"
         old = Cluster(
             self.machine, self.directory, self._bin_of(old_major), self._copied, data_name=kept
         )
-        new.create(Initdb(more=_initdb_arguments(nature, to_major)))
-        old.upgrade_to(new)
-        if self._copied:
-            new.adopt()
-        new.write_parameters(self.parameters)
-        self.start()
+        (nature,) = self.sql(_NATURE)
+        self.stop()
+        self._run(["mv", new.data, old.data])
+        try:
+            new.create(Initdb(more=_initdb_arguments(nature, to_major)))
+            old.upgrade_to(new)
+            if self._copied:
+                new.adopt()
+            new.write_parameters(self.parameters)
+            self.start()
+        except LogshipError:
+            self._run(["rm", "-rf", new.data])
+            self._run(["mv", old.data, new.data])
+            self.start()
+            raise
         for name in self._databases():
             self.sql("analyze", database=name)
 
@@ -256,7 +269,10 @@ class Primary:
     # --- the work that goes on ------------------------------------------------------------
 
     def start_writer(self) -> None:
-        """Commits go on until `stop_writer`, whatever becomes of the server."""
+        """Commits go on until `stop_writer`, whatever becomes of the server.
+
+        Raises LogshipError: the program does not even start.
+        """
         self._writer = self.machine.start(
             [
                 *self.machine.tool_command("writer"),
@@ -266,6 +282,13 @@ class Primary:
             ],
             "writer",
         )
+        deadline = time.monotonic() + WRITER_SECONDS
+        while self._writer.running and READY not in self._writer.log():
+            if time.monotonic() >= deadline:
+                raise LogshipError(
+                    Code.REHEARSAL_FAILED, f"the writer on {self.machine.name} does not start"
+                )
+            time.sleep(_POLL_SECONDS)
 
     def stop_writer(self) -> Written:
         """Raises LogshipError: it was killed before."""
@@ -313,7 +336,7 @@ class Primary:
         self._run(["mkdir", "-p", self.directory])
 
     def _fill(self) -> None:
-        for name, statements in generated.statements(self.database.rows).items():
+        for name, statements in generated.statements(self.database.rows, self.database.icu_index).items():
             self.sql(f'create database "{name}"')
             self.sql(*statements, database=name)
         if self.database.schema is not None:

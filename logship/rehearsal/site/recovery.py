@@ -21,7 +21,8 @@ from logship.rehearsal.site.server import Server
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 PROMOTE_SECONDS = 300.0
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.2
+"""A look starts a program, which takes as long again."""
 _LOG_LINES = 12
 
 _fork_numbers = itertools.count(1)
@@ -91,7 +92,8 @@ class Recovery:
         ask_logship(machine, "applier", keygen)
         # The sockets' directory must be there before the applier is.
         machine.write(made.places.home / "run" / "README", "Sockets of the applier.\n")
-        made.set_parameters(parameters or {})
+        if parameters:
+            made.set_parameters(parameters)
         return made
 
     @property
@@ -119,24 +121,31 @@ class Recovery:
     def set_parameters(self, parameters: Mapping[str, str]) -> None:
         """Have the instance's `settings` be these and no others, from the next start on.
 
-        Raises RefusedError(SETTINGS) with the applier's words: it does not take one of them, and
-        they are as they were.
+        Raises RefusedError(SETTINGS) with the applier's words: it does not take one of them, or
+        would give the standby another value.  They are then as they were.
         """
         before, self.parameters = self.parameters, dict(parameters)
         try:
             self._write_settings()
-            # Its other checks are of no matter here: what they warn of, a start would show.
-            ask_logship(
-                self.machine,
-                "applier",
-                ["check", "--config", self.places.settings, "--json"],
-                fine=(ExitCode.DONE, ExitCode.REFUSED),
-            )
+            self._check_parameters()
         except RefusedError:
             self.parameters = before
-            if before:
-                self._write_settings()
+            self._write_settings()
             raise
+
+    def _check_parameters(self) -> None:
+        """Raises RefusedError.  What else is checked, a start would show."""
+        document = ask_logship(
+            self.machine,
+            "applier",
+            ["check", "--config", self.places.settings, "--json"],
+            fine=(ExitCode.DONE, ExitCode.REFUSED),
+        )
+        for check in document.get("checks") or ():
+            if check.get("name") == f"parameters:{self.instance}" and check.get("level") != "ok":
+                raise RefusedError(
+                    Code.SETTINGS, str(check.get("what")), str(check.get("hint") or "")
+                )
 
     def set_overrides(self, rules: Sequence[str]) -> None:
         """Have these rules of the version check not block, from the next start on."""
@@ -276,6 +285,11 @@ class Recovery:
 
     # --- what operators ask ---------------------------------------------------------------
 
+    def durable_lsn(self) -> int | None:
+        """Below which all WAL is durable; None before there is any.  Raises LogshipError."""
+        lsn = _durable(self.status())
+        return None if lsn is None else Lsn.parse(lsn)
+
     def status(self) -> dict[str, Any]:
         """The status document (docs/api.md).  Raises LogshipError."""
         return self._shipper("status", self.instance)
@@ -376,7 +390,7 @@ def verdict_of(document: Mapping[str, Any]) -> Verdict:
     )
     # Its shipper would be turned away.
     refused = document.get("refused") or {}
-    return Verdict(rules, str(refused.get("what", "")))
+    return Verdict(rules, str(refused.get("what") or ""))
 
 
 def _durable(status: Mapping[str, Any]) -> str | None:

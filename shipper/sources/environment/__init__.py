@@ -10,6 +10,6 @@
 
 from __future__ import annotations
 
-from shipper.sources.environment.watch import EnvironmentWatch
+from shipper.sources.environment.watch import FIRST_READ_SECONDS, EnvironmentWatch
 
-__all__ = ["EnvironmentWatch"]
+__all__ = ["FIRST_READ_SECONDS", "EnvironmentWatch"]

@@ -34,11 +34,14 @@ class EnvironmentWatch:
         self._memory = EnvironmentMemory()
         self._asking: asyncio.Task[None] | None = None
 
-    async def open(self, profile: Profile) -> Profile:
+    async def open(
+        self, profile: Profile, *, within_seconds: float | None = FIRST_READ_SECONDS
+    ) -> Profile:
         """The profile with what is known, of a server that was just reached.
 
         Waits for the whole of it if nothing is known of this server, and else for the part that
-        one question tells.  Never raises LogshipError.
+        one question tells.  within_seconds: but no longer than that; None: however long it takes.
+        Never raises LogshipError.
         """
         await self.stop()
         server = (profile.system_identifier, profile.server_version_num)
@@ -46,7 +49,7 @@ class EnvironmentWatch:
             self._server, self._memory = server, EnvironmentMemory()
         self._memory.connected_anew()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_READ_SECONDS):
+            async with asyncio.timeout(within_seconds):
                 await self._ask_host()
                 await self._ask_cluster(profile.major)
                 if not self._memory.knows_databases:

@@ -5,6 +5,7 @@ Input: a profile in MessagePack.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from random import Random
 
@@ -26,6 +27,7 @@ from logship.environment import (
     ExtensionFacts,
 )
 from logship.identity import Incarnation, Profile
+from logship.profile_document import profile_document, read_profile_document
 from tests.fuzz.mutation import mutate_document
 from tests.fuzz.target import MutateBytes
 from tests.support.link_frames import profile
@@ -77,6 +79,8 @@ def run(data: bytes) -> bool:
         found = msgspec.msgpack.decode(data, type=Profile)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return False
+    document = json.loads(json.dumps(profile_document(found)))
+    assert read_profile_document(document) == found
     mending_statements(found.environment, OURS.host)
     for standby in (OURS, StandbyProfile.of(found)):
         for expected in (None, profile().incarnation, found.incarnation):

@@ -14,7 +14,8 @@ import pytest
 
 from applier.operations.record import InstanceRecord, Promotion, record_path, save_record
 from applier.service import Service
-from applier.settings import BudgetsSettings, load_applier_settings
+from applier.settings import load_applier_settings
+from applier.settings_budgets import BudgetsSettings
 from tests.support.fake_intake import new_keys
 from tests.support.link_frames import profile
 from tests.support.waiting import until

@@ -43,6 +43,17 @@ def test_a_row_per_rule_then_the_reasons_worst_first_then_the_outcome() -> None:
     )
 
 
+def test_a_primary_that_is_given_is_told_with_what_its_shipper_would_find() -> None:
+    document = {"given": True, "succeeds": "7-17", "refused": None, "findings": []}
+    assert render_compat(document).splitlines()[1:3] == [
+        "  the primary is the one of the profile that was given",
+        "  it takes the place of cluster 7-17",
+    ]
+    refused = {"what": "it is another one", "hint": "look at conninfo"}
+    document = {"given": True, "succeeds": None, "refused": refused, "findings": []}
+    assert "  refused: it is another one; look at conninfo" in render_compat(document)
+
+
 def test_a_long_value_is_cut_in_the_table_and_told_below_it() -> None:
     long = ", ".join(f"extension_{number}" for number in range(9))
     document = {"findings": [finding("extensions", "warn", long, "none", why="They fail.")]}

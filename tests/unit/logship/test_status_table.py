@@ -64,8 +64,17 @@ def test_an_instance_that_follows_is_one_line() -> None:
         "STANDBY": "running",
         "CHECK": "pass",
         "ROOM": "5.0 GB",
+        "LAST DRILL": "never",
         "ALARMS": "-",
     }
+
+
+def test_a_drill_that_an_applier_says_nothing_of_is_not_known() -> None:
+    older = {name: value for name, value in FOLLOWING.items() if name != "last_drill"}
+    for document in (older, {**FOLLOWING, "last_drill": {"of": "a later version"}}):
+        assert row(document)["LAST DRILL"] == "?"
+        assert re.search(r"^last drill: +[?]$", render_detail(document, NOW), re.MULTILINE)
+    assert re.search(r"^last drill: +never$", render_detail(FOLLOWING, NOW), re.MULTILINE)
 
 
 def test_protection_that_is_not_in_effect_is_told_apart() -> None:

@@ -41,6 +41,7 @@ UNKNOWN_STATUS: dict[str, Any] = {
     "gap": None,
     "compat": None,
     "promotion": None,
+    "last_drill": None,
     "alarms": [],
 }
 

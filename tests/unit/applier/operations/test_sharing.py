@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from applier.budgets.memory import Shares
 from applier.operations.sharing import Sharing
-from applier.settings import BudgetsSettings, InstanceSettings
+from applier.settings import InstanceSettings
+from applier.settings_budgets import BudgetsSettings
 
 SETTINGS = BudgetsSettings(memory_mb=1000, standby_floor_mb=64, cgroups="off")
 

@@ -66,6 +66,7 @@ def test_of_an_instance_that_never_heard_anything_everything_is_unknown(
         "other_roads": None,
         "compat": None,
         "promotion": None,
+        "last_drill": None,
         "alarms": [],
         "budget": {"memory": None, "disk": None, "intake_bytes_per_second": None, "turn": None},
     }

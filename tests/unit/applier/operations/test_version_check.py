@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from applier.compat import Verdict
 from applier.operations.compat_report import compat_report
 from applier.operations.instance import Instance
 from logship.errors import Code, LogshipError, RefusedError, UsageError
-from logship.postgres.installations import Installation
+from logship.lsn import Lsn
+from logship.postgres.installations import Installation, discover
+from tests.support.installations import postgres_dir
 from tests.support.link_frames import hello, profile
 from tests.support.waiting import until
 from tests.unit.applier.operations.conftest import Listener
 
 REMOVED = Installation(Path("/nowhere/bin"), 170010, "configured")
+
+
+def blocked_by(report: dict[str, Any]) -> list[str]:
+    return [each["rule"] for each in report["findings"] if each["outcome"] == "block"]
 
 
 async def test_a_server_whose_programs_were_removed_stays_as_it_was_checked(
@@ -64,11 +72,55 @@ async def test_who_asks_nothing_new_does_not_wait_for_an_installation_that_hangs
     for name in ("postgres", "initdb"):
         (programs / name).write_text(f"#!/bin/sh\ntouch {began}/it\nexec sleep 60\n")
         (programs / name).chmod(0o755)
-    check, layout = instance.following._version_check, instance.following._layout()
+    check = instance.following._version_check
     hangs = Installation(programs, 180000, "configured")
-    asking = asyncio.create_task(check.compare(hangs, layout, seeded=False))
+    asking = asyncio.create_task(check.compare(hangs, None))
     await until((began / "it").exists, "it is asked")
     with pytest.raises(LogshipError, match="is gone"):
-        await asyncio.wait_for(check.compare(REMOVED, layout, seeded=False), 5)
+        await asyncio.wait_for(check.compare(REMOVED, None), 5)
     asking.cancel()
     await asyncio.wait({asking})
+
+
+async def test_a_primary_that_is_given_is_compared_and_not_kept(
+    instance: Instance, listener: Listener
+) -> None:
+    """With a real installation: what it is there is asked of itself."""
+    found = await asyncio.to_thread(discover, [postgres_dir(17)])
+    (here,) = instance.host.installations = [one for one in found if one.major == 17][-1:]
+    made, _ = await instance.host.surroundings.describe(here, None)
+    ours = msgspec.structs.replace(made, system_identifier=17)
+    first = await compat_report(instance, primary=ours)
+    assert (first["given"], first["blocked"], first["succeeds"]) == (True, False, None)
+    assert instance.record.profile is None
+
+    await instance.hello(hello(profile=ours), listener)
+    heard = await compat_report(instance)
+    assert (heard["given"], heard["refused"], heard["blocked"]) == (False, None, False)
+
+    newer = msgspec.structs.replace(ours, server_version_num=170099)
+    report = await compat_report(instance, primary=newer)
+    assert (report["primary"], report["refused"]) == ("17.99", None)
+    assert blocked_by(report) == ["minor-order"]
+
+    # A clone, and a major that is not known: their shippers would be turned away.
+    await instance.opened_store.begin_chain(1, Lsn(ours.wal_segment_size), seed_id="aa")
+    clone = msgspec.structs.replace(ours, system_identifier=99)
+    report = await compat_report(instance, primary=clone)
+    assert report["refused"]["code"] == Code.SYSTEM_IDENTIFIER_MISMATCH
+    assert (report["outcome"], report["blocked"], report["succeeds"]) == ("block", True, None)
+    with pytest.raises(RefusedError, match="PostgreSQL 99 is not supported"):
+        await compat_report(
+            instance, primary=msgspec.structs.replace(clone, server_version_num=990001)
+        )
+
+    # pg_upgrade makes a cluster that takes the place of this one.
+    upgraded = msgspec.structs.replace(clone, server_version_num=180004)
+    with pytest.raises(LogshipError) as missing:
+        await compat_report(instance, primary=upgraded)
+    assert missing.value.code is Code.NO_INSTALLATION
+    report = await compat_report(instance, "17", upgraded)
+    assert (report["refused"], report["succeeds"]) == (None, str(ours.incarnation))
+    assert blocked_by(report) == ["major"], "the old one's data directory is not looked at"
+
+    assert instance.record.profile == ours

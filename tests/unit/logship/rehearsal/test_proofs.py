@@ -28,6 +28,7 @@ def seen(observation: Observation) -> tuple[Result, set[Symptom]]:
         (Progress(0.1, None, runs=True), (Result.FAILED, {Symptom.REPLAY})),
         (Progress(0.1, None, said="FATAL"), (Result.FAILED, {Symptom.START})),
         (Progress(0.1, None, held=True), (Result.NOT_RUN, set())),
+        (Progress(0.1, 0.2, held=True), (Result.NOT_RUN, set())),
         (Progress(None, None, held=True), (Result.FAILED, {Symptom.LINK})),
     ],
 )

@@ -1,0 +1,154 @@
+"""Whether the version check said what then happened.  Pure.
+
+A rule that warned or blocked where nothing of what it guards against was seen, and a fault that
+no rule foresaw, are findings against the rules.  A rule is not judged by what nobody looked at:
+where a standby did not start, nothing is known of the order of its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from logship.rehearsal.outcome import (
+    Observation,
+    Proof,
+    Result,
+    RuleFinding,
+    RuleSaid,
+    Symptom,
+    Verdict,
+)
+
+LINK_PROTOCOL = "link-protocol"
+"""The one rule that is not the applier's: whether shipper and applier speak a common protocol."""
+
+_OPENED_ORDER = frozenset({Symptom.ORDER, Symptom.COLLATION_VERSION, Symptom.INDEXES})
+_FOLLOWS = frozenset({Symptom.START, Symptom.REPLAY})
+_STARTS = frozenset({Symptom.START})
+
+RULE_GUARDS: Mapping[str, frozenset[Symptom]] = {
+    "system-identifier": _FOLLOWS | {Symptom.CONTENTS},
+    "supported-majors": _FOLLOWS,
+    "major": _FOLLOWS,
+    "minor-order": _FOLLOWS | {Symptom.PROMOTE, Symptom.CONTENTS, Symptom.INDEXES},
+    "known-bad-minors": _FOLLOWS | {Symptom.PROMOTE, Symptom.CONTENTS, Symptom.INDEXES},
+    "catalog-version": _STARTS,
+    "control-file-version": _STARTS,
+    "block-size": _STARTS,
+    "wal-block-size": _STARTS,
+    "wal-segment-size": _FOLLOWS,
+    "relation-segment-size": _STARTS,
+    "alignment": _STARTS,
+    "float8": _STARTS,
+    "architecture": _FOLLOWS | {Symptom.INDEXES, Symptom.ORDER},
+    "data-checksums": frozenset({Symptom.CHECKSUMS}),
+    "parameter-floors": _FOLLOWS,
+    "primary-facts": frozenset(),
+    "operating-system": _OPENED_ORDER,
+    "collation-versions": _OPENED_ORDER,
+    "locales": frozenset({Symptom.PROMOTE, Symptom.CONNECT, Symptom.ORDER}),
+    "preload-libraries": frozenset({Symptom.START, Symptom.EXTENSIONS}),
+    "resource-managers": _FOLLOWS,
+    "extension-libraries": frozenset({Symptom.EXTENSIONS}),
+    "extension-versions": frozenset({Symptom.EXTENSIONS}),
+    "tablespaces": _FOLLOWS | {Symptom.PROMOTE},
+    "standby-collations": _OPENED_ORDER,
+    "standby-libraries": frozenset({Symptom.EXTENSIONS}),
+    LINK_PROTOCOL: frozenset({Symptom.LINK}),
+}
+"""What each rule guards against.  Nothing: the rule tells what the others could not compare,
+and can't be wrong by what happens."""
+
+_REFUSAL_GUARDS = _FOLLOWS | {Symptom.LINK}
+"""What a command guards against that would not take the change."""
+
+_SEEN_BY: Mapping[Symptom, Proof] = {
+    Symptom.LINK: Proof.FLOW,
+    Symptom.START: Proof.FLOW,
+    Symptom.REPLAY: Proof.FLOW,
+    Symptom.PROMOTE: Proof.PROMOTE,
+    Symptom.CONNECT: Proof.PROMOTE,
+    Symptom.CONTENTS: Proof.CONTENTS,
+    Symptom.INDEXES: Proof.AMCHECK,
+    Symptom.ORDER: Proof.COLLATIONS,
+    Symptom.COLLATION_VERSION: Proof.COLLATIONS,
+    Symptom.EXTENSIONS: Proof.EXTENSIONS,
+    Symptom.CHECKSUMS: Proof.AMCHECK,
+}
+"""The proof that shows a fault, if there is one."""
+
+_RAISED = {"warn": "warned", "block": "blocked"}
+
+
+def compare(
+    verdict: Verdict, observations: Sequence[Observation], *, held: bool
+) -> tuple[RuleFinding, ...]:
+    """What the check said before a step, with what was seen after it.
+
+    held: whether the applier's gate held the standby; what was seen is then of a trial without
+    the gate.
+    """
+    seen: frozenset[Symptom] = frozenset().union(*(each.symptoms for each in observations))
+    # A proof may show a fault that is usually another's to show: then it was looked at.
+    looked = {each.proof for each in observations if each.result is not Result.NOT_RUN}
+    return (
+        *_gate(verdict, held=held),
+        *_false_alarms(verdict, seen, looked),
+        *_surprises(verdict, seen),
+    )
+
+
+def _gate(verdict: Verdict, *, held: bool) -> Iterator[RuleFinding]:
+    blocking = [each.rule for each in verdict.rules if each.outcome == "block"]
+    if held and not verdict.blocked:
+        yield RuleFinding("", "the check let this pass, and the applier held the standby after it")
+    elif not held and (names := _listed(rule for rule in blocking if rule != LINK_PROTOCOL)):
+        # A link that is refused holds no standby: it only brings it nothing.
+        yield RuleFinding("", f"{names} blocked this, and the applier did not hold the standby")
+
+
+def _false_alarms(
+    verdict: Verdict, seen: frozenset[Symptom], looked: set[Proof]
+) -> Iterator[RuleFinding]:
+    for said in verdict.rules:
+        guards = RULE_GUARDS.get(said.rule, frozenset())
+        if said.outcome in _RAISED and guards and _is_unfounded(guards, seen, looked):
+            yield RuleFinding(said.rule, _false_alarm(said, guards))
+    if verdict.refused and _is_unfounded(_REFUSAL_GUARDS, seen, looked):
+        yield RuleFinding("", f"refused, and nothing broke without it: {verdict.refused}")
+
+
+def _is_unfounded(guards: frozenset[Symptom], seen: frozenset[Symptom], looked: set[Proof]) -> bool:
+    return not guards & seen and {_SEEN_BY[each] for each in guards} <= looked
+
+
+def _false_alarm(said: RuleSaid, guards: frozenset[Symptom]) -> str:
+    compared = f" ({said.primary or '-'} / {said.standby or '-'})"
+    return (
+        f"{said.rule} {_RAISED[said.outcome]}{compared}, and nothing of what it guards against "
+        f"was seen: {_listed(guards)}"
+    )
+
+
+def _surprises(verdict: Verdict, seen: frozenset[Symptom]) -> Iterator[RuleFinding]:
+    raised = {each.rule for each in verdict.rules if each.outcome in _RAISED}
+    foreseen: set[Symptom] = set(_REFUSAL_GUARDS) if verdict.refused else set()
+    foreseen.update(*(RULE_GUARDS.get(rule, frozenset()) for rule in raised))
+    passed = {each.rule for each in verdict.rules} - raised
+    for symptom in sorted(seen - foreseen):
+        guarding = [rule for rule, guards in RULE_GUARDS.items() if symptom in guards]
+        silent = [rule for rule in guarding if rule in passed]
+        yield RuleFinding(silent[0] if len(silent) == 1 else "", _surprise(symptom, silent, raised))
+
+
+def _surprise(symptom: Symptom, silent: Sequence[str], raised: set[str]) -> str:
+    text = f"{symptom} broke, and no rule foresaw it"
+    if silent:
+        text += f": {_listed(silent)} passed"
+    if "primary-facts" in raised:
+        text += "; primary-facts told that not everything could be compared"
+    return text
+
+
+def _listed(names: Iterator[str] | Sequence[str] | frozenset[Symptom]) -> str:
+    return ", ".join(sorted(names) if isinstance(names, frozenset) else names)

@@ -1,0 +1,135 @@
+"""A rehearsal for a terminal: a row for each step, and below it what is to be told.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from logship.redaction import redact
+from logship.rehearsal.outcome import Observation, Proof, Report, Result, RuleSaid, StepOutcome
+from logship.rehearsal.reports.words import (
+    RESULT_WORDS,
+    check_outcome,
+    grouped_findings,
+    outage_facts,
+    proof_results,
+    raised,
+    state,
+    summary,
+    time_of,
+    trial_note,
+)
+from logship.terminal import Line, Tone
+
+_SPACE = "  "
+_MOST_TITLE = 48
+"""Characters of a step's title in the table; below it, all of it is told."""
+_MOST_SAID_LINES = 8
+
+_PROOFS = {
+    Proof.FLOW: "FLOW",
+    Proof.PROMOTE: "PROMOTE",
+    Proof.CONTENTS: "CONTENTS",
+    Proof.AMCHECK: "AMCHECK",
+    Proof.COLLATIONS: "COLLATIONS",
+    Proof.EXTENSIONS: "EXTENSIONS",
+}
+_HEADER = ("", "STEP", "CHECK", *_PROOFS.values(), "NO COMMIT", "EXPOSED FOR", "PROTECTION")
+
+
+def table_lines(report: Report) -> list[Line]:
+    """The whole report.  Lines may be wider than the terminal."""
+    numbered = list(enumerate(report.steps))
+    lines = [Line(""), *_table(numbered)]
+    for number, outcome in numbered:
+        told = list(_told(outcome))
+        if told:
+            lines += [Line(""), Line(f"{number}  {outcome.title}", Tone.HEADING), *told]
+    lines += [Line(""), _last_line(report)]
+    return [Line(_printable(redact(each.text)), each.tone) for each in lines]
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey: much of it is what servers said."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def _table(numbered: Sequence[tuple[int, StepOutcome]]) -> list[Line]:
+    rows = [_HEADER, *(_row(number, outcome) for number, outcome in numbered)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    texts = [
+        _SPACE.join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    tones = [Tone.HEADING, *(_tone(outcome) for _, outcome in numbered)]
+    return [Line(text, tone) for text, tone in zip(texts, tones, strict=True)]
+
+
+def _row(number: int, outcome: StepOutcome) -> tuple[str, ...]:
+    results = proof_results(outcome)
+    title = outcome.title
+    return (
+        str(number),
+        title if len(title) <= _MOST_TITLE else title[: _MOST_TITLE - 1] + "…",
+        "-" if outcome.not_run else check_outcome(outcome.verdict),
+        *(RESULT_WORDS[results[proof]] for proof in _PROOFS),
+        time_of(outcome.outage.writes_seconds),
+        time_of(outcome.outage.protection_seconds),
+        state(outcome),
+    )
+
+
+def _tone(outcome: StepOutcome) -> Tone:
+    if outcome.not_run:
+        return Tone.FAINT
+    if not outcome.protected:
+        return Tone.BAD
+    return Tone.WARNING if outcome.findings or raised(outcome.verdict) else Tone.PLAIN
+
+
+def _told(outcome: StepOutcome) -> Iterator[Line]:
+    """What the row of a step leaves out."""
+    if outcome.not_run:
+        yield Line(f"   not run: {outcome.not_run}", Tone.FAINT)
+        return
+    if len(outcome.title) > _MOST_TITLE or outcome.outage.exposed_bytes:
+        cost = ", ".join(f"{what} {amount}" for what, amount in outage_facts(outcome.outage))
+        if cost:
+            yield Line(f"   {cost}")
+    if outcome.verdict.refused:
+        yield Line(f"   refused: {outcome.verdict.refused}", Tone.BAD)
+    for said in outcome.verdict.rules:
+        if said.outcome != "pass":
+            yield from _rule_lines(said)
+    if note := trial_note(outcome):
+        yield Line(f"   {note}", Tone.BAD)
+    for each in outcome.observations:
+        if each.result is Result.FAILED:
+            yield from _failure_lines(each)
+    for finding in outcome.findings:
+        yield Line(f"   finding against the rules: {finding.text}", Tone.WARNING)
+
+
+def _rule_lines(said: RuleSaid) -> Iterator[Line]:
+    tone = Tone.BAD if said.outcome == "block" else Tone.WARNING
+    compared = f"{said.primary or '-'} / {said.standby or '-'}"
+    yield Line(f"   check, {said.outcome}: {said.rule} ({compared})", tone)
+    if said.remedy:
+        yield Line(f"      {said.remedy}")
+
+
+def _failure_lines(observation: Observation) -> Iterator[Line]:
+    symptoms = ", ".join(sorted(observation.symptoms))
+    yield Line(f"   {observation.proof}: failed" + (f" ({symptoms})" if symptoms else ""), Tone.BAD)
+    said = [line.rstrip() for line in observation.said.splitlines() if line.strip()]
+    for line in said[:_MOST_SAID_LINES]:
+        yield Line(f"      {line}")
+    if len(said) > _MOST_SAID_LINES:
+        left_out = len(said) - _MOST_SAID_LINES
+        yield Line(f"      … {left_out} more lines: --json has them", Tone.FAINT)
+
+
+def _last_line(report: Report) -> Line:
+    text = f"{summary(report)} ({report.engine}, {time_of(report.seconds)})"
+    if count := len(grouped_findings(report)):
+        text += f"; {count} finding{'' if count == 1 else 's'} against the rules"
+    return Line(text, Tone.HEADING if report.protected else Tone.BAD)

@@ -1,0 +1,111 @@
+"""Verdicts, results and durations of a rehearsal in words.  Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from logship.rehearsal.outcome import (
+    Outage,
+    Proof,
+    Report,
+    Result,
+    RuleFinding,
+    StepOutcome,
+    Verdict,
+)
+from logship.status_words import duration, size
+
+RESULT_WORDS = {Result.PASSED: "ok", Result.FAILED: "FAILED", Result.NOT_RUN: "-"}
+
+
+def state(step: StepOutcome) -> str:
+    """How protection stands after a step, in one or two words."""
+    if step.not_run:
+        return "not run"
+    if step.protected:
+        return "protected"
+    if step.verdict.refused:
+        return "refused"
+    return "held" if step.held else "BROKEN"
+
+
+def check_outcome(verdict: Verdict) -> str:
+    """The worst that the check said: "refused", "block", "warn", "pass", "-" if it said nothing."""
+    if verdict.refused:
+        return "refused"
+    outcomes = {each.outcome for each in verdict.rules}
+    for word in ("block", "warn"):
+        if word in outcomes:
+            return word
+    return "pass" if verdict.rules else "-"
+
+
+def proof_results(step: StepOutcome) -> dict[Proof, Result]:
+    """The worst result of each proof: an upgrade looks at the old cluster and at the new."""
+    results = dict.fromkeys(Proof, Result.NOT_RUN)
+    for result in (Result.PASSED, Result.FAILED):
+        results.update({each.proof: result for each in step.observations if each.result is result})
+    return results
+
+
+def raised(verdict: Verdict) -> list[str]:
+    """The names of the rules that did not pass."""
+    return [each.rule for each in verdict.rules if each.outcome != "pass"]
+
+
+def summary(report: Report) -> str:
+    """One sentence: whether protection would survive, and if not, where it ends."""
+    broken = [each for each in report.steps if not each.protected and not each.not_run]
+    if broken:
+        return f"protection would break: {'; '.join(map(_broken, broken))}"
+    if not report.steps:
+        return "nothing was rehearsed"
+    left_out = sum(bool(each.not_run) for each in report.steps)
+    if left_out:
+        counted = f"{left_out} of {len(report.steps)} steps"
+        return f"not shown whether protection would survive: {counted} could not be made"
+    return "protection would survive"
+
+
+def _broken(step: StepOutcome) -> str:
+    if step.verdict.refused:
+        return f"{step.title} is refused"
+    return f"{state(step).lower()} after {step.title}"
+
+
+def trial_note(step: StepOutcome) -> str:
+    """Why what was observed is of a trial; "" if it is of what the step really left."""
+    if step.held:
+        return "the applier holds the standby; what follows was tried on a copy, without its check"
+    if step.verdict.refused and not step.protected:
+        return "the applier goes on without it; what follows was tried on a copy that has it"
+    return ""
+
+
+def time_of(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
+
+
+def outage_facts(outage: Outage) -> list[tuple[str, str]]:
+    """What a step cost, as (what, how much), without what is not known."""
+    facts = [
+        ("no commit for", time_of(outage.writes_seconds)),
+        ("durable again after", time_of(outage.protection_seconds)),
+        ("replayed again after", time_of(outage.standby_seconds)),
+        ("at most exposed", "-" if outage.exposed_bytes is None else size(outage.exposed_bytes)),
+    ]
+    return [(what, amount) for what, amount in facts if amount != "-"]
+
+
+def grouped_findings(report: Report) -> list[tuple[str, RuleFinding]]:
+    """Each finding against the rules once, with the numbers of its steps: ("0, 2", …)."""
+    numbers: dict[RuleFinding, list[str]] = {}
+    for number, step in enumerate(report.steps):
+        for finding in step.findings:
+            numbers.setdefault(finding, []).append(str(number))
+    return [(", ".join(at), finding) for finding, at in numbers.items()]
+
+
+def begun(report: Report) -> str:
+    """When the rehearsal began: "2026-03-01 12:00:00Z"."""
+    return datetime.fromtimestamp(report.begun_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,152 @@
+"""Carries a plan out: builds both sides, and for each step asks, changes, and looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from logship import __version__
+from logship.errors import LogshipError
+from logship.rehearsal.agreement import compare
+from logship.rehearsal.engine import Engine
+from logship.rehearsal.outcome import Outage, Report, RuleFinding, StepOutcome, Verdict
+from logship.rehearsal.plan import Kind, Plan, Step
+from logship.rehearsal.proofs.flow import look_at_flow
+from logship.rehearsal.proving import Proven, prove
+from logship.rehearsal.site.stage import Stage, build
+from logship.rehearsal.steps import Change, Made
+from logship.rehearsal.steps.image import ImageChange
+from logship.rehearsal.steps.major import MajorUpgrade
+from logship.rehearsal.steps.outage import Watch
+from logship.rehearsal.steps.parameters import ParameterChange
+from logship.rehearsal.steps.primary import Checksums, Statements
+from logship.rehearsal.steps.versions import LogshipChange
+
+_CHANGES: dict[Kind, Callable[[Step], Change]] = {
+    Kind.IMAGE: ImageChange,
+    Kind.MAJOR: MajorUpgrade,
+    Kind.PARAMETERS: ParameterChange,
+    Kind.SQL: Statements,
+    Kind.CHECKSUMS: Checksums,
+    Kind.LOGSHIP: LogshipChange,
+}
+
+
+def open_engine(name: str) -> Engine:
+    """The engine called "docker" or "local".
+
+    Raises LogshipError: there is no container engine, or what it needs is not installed.
+    """
+    # Each wants packages of its own.
+    if name == "local":
+        from logship.rehearsal.engine.local import LocalEngine
+
+        return LocalEngine()
+    from logship.rehearsal.engine.containers import ContainerEngine
+
+    return ContainerEngine()
+
+
+def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
+    """Carry out `plan` on machines of `engine`, which the caller closes.
+
+    say: is told what goes on, a line at a time.
+
+    Raises LogshipError: nothing could be rehearsed, as what is to be changed could not even be
+    built.  A step that can't be made is in the report, and ends it.
+    """
+    begun_at, began = time.time(), time.monotonic()
+    for note in plan.notes:
+        say(note)
+    stage = build(plan, engine, say)
+    outcomes: list[StepOutcome] = [_before(stage)]
+    broken = ""
+    for step in plan.steps:
+        if broken:
+            outcomes.append(StepOutcome(step, Verdict(), (), not_run=broken))
+            continue
+        outcomes.append(_told_once(_step(stage, step), outcomes))
+        if outcomes[-1].not_run:
+            broken = "a step before it could not be made"
+    return Report(
+        plan, engine.name, begun_at, time.monotonic() - began, tuple(outcomes), __version__
+    )
+
+
+def _told_once(outcome: StepOutcome, before: Sequence[StepOutcome]) -> StepOutcome:
+    """Without findings against a rule that says the same as when there was one against it: a
+    warning that stands from the first step on says nothing of the others."""
+    told = {_said(each, finding) for each in before for finding in each.findings if finding.rule}
+    findings = tuple(each for each in outcome.findings if _said(outcome, each) not in told)
+    return replace(outcome, findings=findings)
+
+
+def _said(outcome: StepOutcome, finding: RuleFinding) -> tuple[str, str]:
+    """The rule of a finding, and what it said before the step."""
+    said = {each.rule: each.outcome for each in outcome.verdict.rules}
+    return finding.rule, said.get(finding.rule, "")
+
+
+def _before(stage: Stage) -> StepOutcome:
+    stage.say("before the first step: is all well?")
+    verdict = stage.recovery.compat()
+    return _judged(None, verdict, prove(stage), Made(), Outage())
+
+
+def _step(stage: Stage, step: Step) -> StepOutcome:
+    stage.say(step.title)
+    verdict = Verdict()
+    change = _CHANGES[step.kind](step)
+    try:
+        stage.say("  the version check is asked, on copies")
+        verdict = change.foresee(stage)
+        # Copies were made of what was stopped for it.
+        look_at_flow(stage.recovery, str(stage.primary.flush_lsn()), stage.patience_seconds)
+        made, outage = _make(stage, change)
+        stage.say("  looking at what came of it")
+        refused = step.parameters if made.refused else None
+        return _judged(step, verdict, prove(stage, refused), made, outage)
+    except LogshipError as error:
+        return StepOutcome(step, verdict, (), not_run=f"it can't be made: {error}")
+
+
+def _make(stage: Stage, change: Change) -> tuple[Made, Outage]:
+    stage.say("  the step is made")
+    stage.start_writes()
+    watch = Watch(stage)
+    watch.start()
+    try:
+        made = change.make(stage)
+        seconds = time.monotonic() - watch.begun
+        progress = look_at_flow(
+            stage.recovery, str(stage.primary.flush_lsn()), stage.patience_seconds
+        )
+    finally:
+        exposed_bytes = watch.stop()
+        writes_seconds = stage.end_writes()
+    if made.refused:
+        return made, Outage()
+    durable, replayed = progress.durable_seconds, progress.replayed_seconds
+    return made, Outage(
+        writes_seconds=writes_seconds,
+        protection_seconds=None if durable is None else seconds + durable,
+        standby_seconds=None if replayed is None else seconds + replayed,
+        exposed_bytes=exposed_bytes,
+    )
+
+
+def _judged(
+    step: Step | None, verdict: Verdict, proven: Proven, made: Made, outage: Outage
+) -> StepOutcome:
+    observations = (*made.observations, *proven.observations)
+    findings = compare(verdict, observations, held=proven.held)
+    return StepOutcome(
+        step,
+        verdict,
+        observations,
+        held=proven.held,
+        outage=outage,
+        findings=findings,
+        details=dict(made.details),
+    )

@@ -1,0 +1,147 @@
+"""A primary and a recovery server that are built for a rehearsal and taken down after it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from logship.errors import Code, LogshipError
+from logship.rehearsal.engine import Engine
+from logship.rehearsal.outcome import Verdict
+from logship.rehearsal.plan import Plan
+from logship.rehearsal.site.copied import copy_of
+from logship.rehearsal.site.primary import Primary, Written, longest_pause_seconds
+from logship.rehearsal.site.recovery import Recovery
+
+INSTANCE = "rehearsed"
+
+
+@dataclass
+class Stage:
+    """Both sides, and how they are copied for a look at what would be.
+
+    say: tells a person what is going on.  patience_seconds: how long a standby may take to follow.
+    """
+
+    engine: Engine
+    primary: Primary
+    recovery: Recovery
+    say: Callable[[str], None]
+    patience_seconds: float
+    _forks: int = 0
+    _writing: bool = False
+    _written: list[Written] = field(default_factory=list)
+
+    def ship(self) -> None:
+        """Start the shipper, towards the recovery server."""
+        self.primary.write_settings(self.recovery.link_address, self.recovery.applier_public_key)
+        self.primary.start_shipper()
+
+    def change_primary(self, image: str) -> None:
+        """Stop writes, shipper and server well, and go on in `image`; nothing runs there yet."""
+        self.pause_writes()
+        self.primary.stop_shipper()
+        self.primary.stop()
+        self.primary.machine.change(image=image)
+
+    def wait_following(self) -> None:
+        """Until all that the primary has now is replayed.  Raises LogshipError."""
+        progress = self.recovery.wait_protected(
+            str(self.primary.flush_lsn()), self.patience_seconds
+        )
+        if progress.replayed_seconds is None:
+            raise LogshipError(
+                Code.REHEARSAL_FAILED,
+                f"the standby does not follow within {self.patience_seconds:.0f} s: "
+                f"{progress.said or 'nobody says why'}",
+                "what is there before the first step must work by itself",
+            )
+
+    # --- the work that goes on ------------------------------------------------------------
+
+    def start_writes(self) -> None:
+        """Commit all the time, from now on."""
+        self._written = []
+        self.resume_writes()
+
+    def pause_writes(self) -> None:
+        """Before the primary's machine is changed, and as an operator does who announces a
+        pause.  It counts as one."""
+        if self._writing:
+            self._writing = False
+            self._written.append(self.primary.stop_writer())
+
+    def resume_writes(self) -> None:
+        if not self._writing:
+            self.primary.start_writer()
+            self._writing = True
+
+    def end_writes(self) -> float:
+        """Stop them.  The longest time without a commit since `start_writes`, in seconds."""
+        self.pause_writes()
+        return longest_pause_seconds(self._written)
+
+    # --- copies ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def recovery_copy(self, *, image: str | None = None) -> Iterator[Recovery]:
+        """A copy of the recovery server, maybe with another image, on which nothing runs yet.
+
+        The real one is stopped for it and runs again, with or without its standby following.
+        """
+        self.recovery.stop()
+        try:
+            fork = self.recovery.fork(self._name("recovery"), image=image)
+        finally:
+            self.recovery.start()
+        try:
+            yield fork
+        finally:
+            fork.remove()
+
+    @contextlib.contextmanager
+    def primary_copy(self, *, image: str | None = None) -> Iterator[Primary]:
+        """The same of the primary, without its shipper."""
+        self.primary.stop_shipper()
+        self.primary.stop()
+        try:
+            fork = self.primary.fork(self._name("primary"), image=image)
+        finally:
+            self.primary.start()
+            self.ship()
+        try:
+            yield fork
+        finally:
+            fork.machine.remove()
+
+    def verdict_on(self, primary: Primary) -> Verdict:
+        """What the version check says of WAL of `primary`, which runs, on the recovery server."""
+        primary.write_settings(self.recovery.link_address, self.recovery.applier_public_key)
+        return self.recovery.compat(primary_profile=primary.profile())
+
+    def _name(self, of: str) -> str:
+        self._forks += 1
+        return f"{of}-copy-{self._forks}"
+
+
+def build(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Stage:
+    """Make both sides, seed the standby, and wait until it follows.  Raises LogshipError."""
+    start = plan.start
+    say(f"building: primary {start.primary}, recovery server {start.standby}")
+    primary = Primary(
+        engine.machine("primary", start.primary, start.shipper), INSTANCE, plan.database
+    )
+    with copy_of(plan.database) as copied:
+        primary.create(copied)
+    recovery = Recovery.create(
+        engine.machine("recovery", start.standby, start.applier),
+        INSTANCE,
+        primary.shipper_public_key(),
+        start.standby_parameters,
+    )
+    recovery.start()
+    stage = Stage(engine, primary, recovery, say, plan.patience_seconds)
+    stage.ship()
+    stage.wait_following()
+    return stage

@@ -1,0 +1,42 @@
+"""The kinds of change that a rehearsal makes, one module each.
+
+    image       another image: a minor of PostgreSQL, the operating system, packages
+    parameters  settings of the server on one side
+    primary     what is changed on the primary alone: statements, data checksums
+    major       pg_upgrade, a new incarnation, a new seed, the cut-over
+    versions    shipper or applier of another Logship
+    outage      what a change costs while it is made
+
+Each is a `Change`: it says what the version check thinks of it before, and makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from logship.rehearsal.outcome import Observation, Verdict
+from logship.rehearsal.site.stage import Stage
+
+
+class Made(NamedTuple):
+    """How a change went.
+
+    refused: what a command said that would not take it, "" if all did: then nothing was changed.
+    observations: what only this kind of change lets see, beside the proofs of every step.
+    details: of interest in the JSON document.
+    """
+
+    refused: str = ""
+    observations: tuple[Observation, ...] = ()
+    details: Mapping[str, Any] = {}
+
+
+class Change(Protocol):
+    """All of it blocks, and raises LogshipError where it can't be made here."""
+
+    def foresee(self, stage: Stage) -> Verdict:
+        """What the version check says of it, asked on copies.  The stage is as it was, and runs."""
+
+    def make(self, stage: Stage) -> Made:
+        """Make it.  The stage runs before and afterwards; whether WAL flows is not waited for."""

@@ -1,0 +1,68 @@
+"""What a change costs while it is made: how much WAL only the primary has, and for how long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from logship.errors import LogshipError
+from logship.rehearsal.site.stage import Stage
+
+POLL_SECONDS = 0.5
+
+
+class Exposure:
+    """The most WAL that only the primary had.  Pure.
+
+    A side that does not answer is taken to be where it was last seen: a primary that is down
+    writes nothing, a recovery server that is down stores nothing.
+    """
+
+    def __init__(self) -> None:
+        self._flushed: int | None = None
+        self._durable: int | None = None
+        self.most_bytes: int | None = None
+
+    def see(self, flushed: int | None, durable: int | None) -> None:
+        """LSNs, or None of a side that does not answer."""
+        self._flushed = self._flushed if flushed is None else flushed
+        self._durable = self._durable if durable is None else durable
+        if self._flushed is not None and self._durable is not None:
+            gap = max(0, self._flushed - self._durable)
+            self.most_bytes = max(gap, self.most_bytes or 0)
+
+
+class Watch:
+    """Asks both sides again and again from a thread of its own, from `start` to `stop`."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._exposure = Exposure()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="outage", daemon=True)
+        self.begun = time.monotonic()
+
+    def start(self) -> None:
+        self.begun = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> int | None:
+        """The most bytes that only the primary had; None if a side never answered."""
+        self._end.set()
+        self._thread.join()
+        return self._exposure.most_bytes
+
+    def _watch(self) -> None:
+        while not self._end.is_set():
+            self._exposure.see(
+                _asked(self._stage.primary.flush_lsn), _asked(self._stage.recovery.durable_lsn)
+            )
+            self._end.wait(POLL_SECONDS)
+
+
+def _asked(ask: Callable[[], int | None]) -> int | None:
+    try:
+        return ask()
+    except LogshipError:
+        return None

@@ -1,0 +1,42 @@
+"""What is changed on the primary alone: statements, data checksums."""
+
+from __future__ import annotations
+
+from logship.rehearsal.outcome import Verdict
+from logship.rehearsal.plan import Step
+from logship.rehearsal.site.stage import Stage
+from logship.rehearsal.steps import Made
+
+
+class Statements:
+    """SQL in the primary's first database: CREATE EXTENSION, ALTER SYSTEM …"""
+
+    def __init__(self, step: Step) -> None:
+        self._sql = step.sql
+
+    def foresee(self, stage: Stage) -> Verdict:
+        with stage.primary_copy() as primary:
+            primary.start()
+            primary.sql(self._sql)
+            return stage.verdict_on(primary)
+
+    def make(self, stage: Stage) -> Made:
+        stage.primary.sql(self._sql)
+        return Made()
+
+
+class Checksums:
+    """Data checksums on or off, by pg_checksums while the server is down."""
+
+    def __init__(self, step: Step) -> None:
+        self._enable = step.enable
+
+    def foresee(self, stage: Stage) -> Verdict:
+        with stage.primary_copy() as primary:
+            primary.start()
+            primary.enable_checksums(self._enable)
+            return stage.verdict_on(primary)
+
+    def make(self, stage: Stage) -> Made:
+        stage.primary.enable_checksums(self._enable)
+        return Made()

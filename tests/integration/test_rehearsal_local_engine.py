@@ -1,0 +1,71 @@
+"""The machines of a rehearsal as directories of this host."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from logship.errors import Code, LogshipError
+from logship.rehearsal.engine.local import LocalEngine
+from logship.rehearsal.engine.local_code import copy_dependencies, copy_python
+from tests.containers.engine_contract import EngineContract
+from tests.support.installations import older_minor_dir, postgres_dir
+from tests.support.processes import server_run_as
+
+pytestmark = pytest.mark.integration
+
+
+class TestLocal(EngineContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls) -> Iterator[LocalEngine]:
+        engine = LocalEngine()
+        directory = engine.home_of("none").parent
+        yield engine
+        engine.close()
+        assert not directory.exists()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def images(cls) -> tuple[str, str]:
+        return str(older_minor_dir(16)), str(postgres_dir(16))
+
+    def test_finds_installations_by_directory_version_and_major(self, engine: LocalEngine) -> None:
+        newest = postgres_dir(17)
+        machine = engine.machine("several", f"{newest}, 16, {older_minor_dir(17).name}")
+        found = machine.facts.installations
+        assert len(found) == 3
+        assert found[newest.name] == newest / "bin"
+        assert machine.facts.libc
+        with pytest.raises(LogshipError, match="no PostgreSQL 13") as unknown:
+            machine.change(image="13")
+        assert unknown.value.code is Code.NO_INSTALLATION
+        assert machine.facts.installations == found
+        machine.remove()
+
+    def test_a_fork_has_tablespaces_of_its_own(self, engine: LocalEngine) -> None:
+        machine = engine.machine("tablespaces", str(postgres_dir(16)))
+        machine.run(["sh", "-c", "mkdir space; ln -s $PWD/space link; ln -s /etc outside"])
+        fork = machine.fork("elsewhere")
+        assert fork.run(["readlink", "link", "outside"]).stdout == f"{fork.home}/space\n/etc\n"
+        fork.remove()
+        machine.remove()
+
+
+def test_python_and_what_logship_needs_can_be_copied(shared_tmp_path: Path) -> None:
+    run_as = server_run_as()
+    python = copy_python(shared_tmp_path, run_as)
+    dependencies = copy_dependencies(shared_tmp_path, run_as)
+    done = subprocess.run(
+        [python.program, "-c", "import json, boto3, psycopg, zmq; print(json, boto3, zmq)"],
+        env={**python.environment, "PYTHONPATH": str(dependencies)},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+        **run_as.subprocess_arguments(),
+    )
+    assert done.stdout.count(str(shared_tmp_path)) == 3

@@ -1,0 +1,83 @@
+"""`shipper rehearse` as a process: its files, and that nothing stays, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from logship.rehearsal.engine.local import CACHE_VARIABLE
+from tests.integration.command_runner import start
+from tests.support.installations import cache_directory, postgres_dir
+from tests.support.processes import processes_below
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.integration
+
+TIMEOUT_SECONDS = 200
+
+
+async def begin(place: Path, *arguments: str | Path) -> asyncio.subprocess.Process:
+    """A rehearsal on this host, whose temporary files are all in `place`."""
+    environment = {"TMPDIR": str(place), CACHE_VARIABLE: str(cache_directory())}
+    return await start(
+        "shipper", "rehearse", "--engine", "local", *arguments, environment=environment
+    )
+
+
+async def is_clean(place: Path) -> None:
+    assert list(place.iterdir()) == []
+    # The children of a server that was killed take a moment to notice.
+    await until(lambda: not processes_below(place), "no process is left", 60)
+
+
+async def test_the_report_comes_in_every_form(shared_tmp_path: Path, tmp_path: Path) -> None:
+    plan, page, junit = (tmp_path / name for name in ("plan.toml", "page.html", "junit.xml"))
+    plan.write_text(f'name = "As it is"\n[start]\nprimary = "{postgres_dir(17)}"\n')
+    rehearsal = await begin(shared_tmp_path, plan, "--json", "--html", page, "--junit", junit)
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        out, err = await rehearsal.communicate()
+    assert rehearsal.returncode == 0, err.decode()
+    document = json.loads(out)
+    assert document["protected"]
+    assert document["name"] == "As it is"
+    (before,) = document["steps"]
+    assert {each["result"] for each in before["observations"]} == {"passed"}
+    assert "before the first step" in err.decode()
+    assert "Protection would survive" in page.read_text()
+    suite = ElementTree.fromstring(junit.read_text())
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("7", "0", "0")
+    await is_clean(shared_tmp_path)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_nothing_stays_when_it_is_ended_from_outside(
+    shared_tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    rehearsal = await begin(
+        shared_tmp_path, "--from", str(postgres_dir(17)), "--set-standby", "work_mem=8MB"
+    )
+    try:
+        await until(
+            lambda: list(shared_tmp_path.rglob("postmaster.pid")), "a server was started", 60
+        )
+        rehearsal.send_signal(number)
+        # Twice: who ends a process by hand does so again when it takes its time.
+        assert rehearsal.stderr is not None
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            async for line in rehearsal.stderr:
+                if b"removing all" in line:
+                    break
+            else:
+                raise AssertionError("it never said that it removes what it made")
+            rehearsal.send_signal(number)
+            out, err = await rehearsal.communicate()
+    finally:
+        if rehearsal.returncode is None:
+            rehearsal.kill()
+    assert (rehearsal.returncode, out, err) == (code, b"", b"")
+    await is_clean(shared_tmp_path)

@@ -1,0 +1,48 @@
+"""How a dump in plain SQL is cut into what can be sent at once."""
+
+from __future__ import annotations
+
+from logship.rehearsal.inside.load import Part, parts
+from logship.rehearsal.site.cluster import parameters_text
+
+
+def cut(text: str) -> list[Part]:
+    return list(parts(text.splitlines(keepends=True)))
+
+
+def test_statements_stay_together() -> None:
+    text = "create function f() returns text as $$\nselect ';';\n$$ language sql;\nselect 1;\n"
+    assert cut(text) == [Part(text)]
+    assert cut("\n\n") == []
+
+
+def test_data_of_a_copy_is_apart() -> None:
+    assert cut("select 1;\nCOPY public.t (a) FROM stdin;\n1\n\\\\.\n\\.\n\nselect 2;\n") == [
+        Part("select 1;\n"),
+        Part("COPY public.t (a) FROM stdin;\n", data="1\n\\\\.\n"),
+        Part("\nselect 2;\n"),
+    ]
+    assert cut("copy t from stdin with (format csv);\n\\.\n") == [
+        Part("copy t from stdin with (format csv);\n", data="")
+    ]
+
+
+def test_a_dump_that_ends_within_a_copy() -> None:
+    assert cut("COPY t FROM stdin;\n1\n") == [Part("COPY t FROM stdin;\n", data="1\n")]
+
+
+def test_commands_of_psql_and_what_no_transaction_takes() -> None:
+    dump = (
+        "\\restrict x\nCREATE DATABASE a;\nselect 1;\n"
+        "\\connect -reuse-previous=on \"dbname='My Db'\"\n\\connect b\n"
+    )
+    assert cut(dump) == [
+        Part("CREATE DATABASE a;\n"),
+        Part("select 1;\n"),
+        Part("", connect="My Db"),
+        Part("", connect="b"),
+    ]
+
+
+def test_parameters_are_quoted() -> None:
+    assert parameters_text({"a": "it's", "b": ""}) == "a = 'it''s'\nb = ''\n"

@@ -1,0 +1,198 @@
+"""One report in four forms: what each tells, and what none of them gives away."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+from logship.errors import UsageError
+from logship.rehearsal.outcome import Observation, Proof, Report, Result, Verdict
+from logship.rehearsal.reports.document import document_of
+from logship.rehearsal.reports.html import check_html_can_be_made, html_page
+from logship.rehearsal.reports.junit import junit_xml
+from logship.rehearsal.reports.table import table_lines
+from logship.rehearsal.reports.words import summary
+from tests.support.sample_report import bad_report, good_report, refused_report
+
+
+def table(report: Report) -> list[str]:
+    return [line.text for line in table_lines(report)]
+
+
+def test_the_summary_says_where_protection_ends() -> None:
+    assert summary(good_report()) == "protection would survive"
+    assert summary(bad_report()) == (
+        "protection would break: held after primary: shared_preload_libraries = pg_stat_statements"
+    )
+    assert summary(refused_report()) == (
+        "protection would break: standby: max_connections = 10 is refused"
+    )
+    report = good_report()
+    left_out = replace(report.steps[-1], not_run="this host has one operating system")
+    assert summary(replace(report, steps=(*report.steps[:-1], left_out))) == (
+        "not shown whether protection would survive: 1 of 3 steps could not be made"
+    )
+    assert summary(replace(report, steps=())) == "nothing was rehearsed"
+
+
+def test_the_table_of_a_good_rehearsal_has_a_row_for_each_step() -> None:
+    _, header, start, standby, primary, *rest = table(good_report())
+    assert header.split()[:3] == ["STEP", "CHECK", "FLOW"]
+    assert " ".join(start.split()) == (
+        "0 before the first step pass ok ok ok ok ok ok - - protected"
+    )
+    assert "standby: image postgres:16.14" in standby
+    assert primary.split()[-5:] == ["1.2", "s", "2.5", "s", "protected"]
+    assert rest[-1] == "protection would survive (docker, 92 s)"
+    assert len({len(line.rpartition("  ")[0]) for line in (start, standby, primary)}) == 1
+
+
+def test_the_table_tells_what_went_wrong() -> None:
+    text = "\n".join(table(bad_report()))
+    for part in (
+        "1  standby: image registry.example/postgres:16.14-<bookworm>",
+        "   durable again after 0.4 s, replayed again after 6.1 s, at most exposed 16.0 MB",
+        "   check, warn: known-bad-minors (16.9 / 16.14)",
+        "      take 16.15",
+        "   finding against the rules: known-bad-minors warned for nothing",
+        "   check, block: preload-libraries (pg_stat_statements / -)",
+        "   the applier holds the standby; what follows was tried on a copy",
+        "   WAL flows and is applied: failed (start)",
+        '      FATAL:  could not access file "pg_stat_<statements>"',
+        "   not run: a step before it broke protection",
+        "; 1 finding against the rules",
+    ):
+        assert part in text
+    assert "\x1b" not in text
+    assert "pass:" not in text
+    refused = "\n".join(table(refused_report()))
+    assert "   refused: max_connections is the primary's" in refused
+    assert "   the applier goes on without it; what follows was tried on a copy" in refused
+    broken = replace(refused_report().steps[0], verdict=Verdict())
+    assert "BROKEN" in table(replace(refused_report(), steps=(broken,)))[2]
+
+
+def test_a_finding_of_several_steps_is_told_once() -> None:
+    report = bad_report()
+    again = replace(report.steps[0], findings=report.steps[1].findings)
+    report = replace(report, steps=(again, *report.steps[1:]))
+    assert len(report.findings) == 2
+    assert table(report)[-1].endswith("; 1 finding against the rules")
+    assert '<span class="faint">(step 0, 1)</span>' in html_page(report)
+
+
+def test_of_a_proof_that_was_made_twice_the_worse_counts() -> None:
+    report = good_report()
+    lost = Observation(Proof.PROMOTE, Result.FAILED, "of the old cluster: it is not opened")
+    twice = replace(report.steps[2], observations=(lost, *report.steps[2].observations))
+    report = replace(report, steps=(*report.steps[:2], twice))
+    assert table(report)[4].split()[6:9] == ["FAILED", "ok", "ok"]
+    assert html_page(report).count('<td class="bad">FAILED</td>') == 2
+    cases = list(ElementTree.fromstring(junit_xml(report)).iter("testcase"))
+    promotions = [each for each in cases if (each.get("name") or "").startswith("promotion")][-2:]
+    assert [each.get("name") for each in promotions] == ["promotion", "promotion 2"]
+    assert [each.find("failure") is None for each in promotions] == [False, True]
+
+
+def test_a_long_log_is_cut_in_the_table_alone() -> None:
+    report = bad_report()
+    first, *others = report.steps[2].observations
+    long = replace(first, said="\n".join(f"line {n}" for n in range(100)))
+    outcome = replace(report.steps[2], observations=(long, *others))
+    report = replace(report, steps=(outcome,))
+    assert "      … 92 more lines: --json has them" in table(report)
+    assert "line 99" in json.dumps(document_of(report))
+
+
+def test_the_document_is_json_and_says_all() -> None:
+    document = json.loads(json.dumps(document_of(bad_report())))
+    assert document["protected"] is False
+    assert document["begun_at"] == "2026-03-01 12:00:00Z"
+    assert [step["state"] for step in document["steps"]] == [
+        "protected",
+        "protected",
+        "held",
+        "not run",
+    ]
+    held = document["steps"][2]
+    assert held["kind"] == "parameters"
+    assert held["check"]["outcome"] == "block"
+    assert held["check"]["rules"][0]["rule"] == "preload-libraries"
+    assert held["observations"][0]["symptoms"] == ["start"]
+    assert held["outage"]["standby_seconds"] is None
+    assert document["findings"] == [
+        {"rule": "known-bad-minors", "text": "known-bad-minors warned for nothing"}
+    ]
+    assert document["plan"]["database"]["parameters"] == {"max_connections": "200"}
+    assert document["plan"]["steps"][0]["title"].startswith("standby: image registry")
+
+
+def test_junit_has_a_case_for_each_step_and_proof() -> None:
+    suite = ElementTree.fromstring(junit_xml(bad_report())).find("testsuite")
+    assert suite is not None
+    assert {name: suite.get(name) for name in ("tests", "failures", "skipped", "errors")} == {
+        "tests": "28",
+        "failures": "2",
+        "skipped": "12",
+        "errors": "0",
+    }
+    cases = {(case.get("classname"), case.get("name")): case for case in suite.iter("testcase")}
+    assert len(cases) == 28
+    step = "rehearsal.2 primary: shared_preload_libraries = pg_stat_statements"
+    failure = cases[step, "protection"].find("failure")
+    assert failure is not None
+    assert failure.get("message") == "held: the applier holds the standby: preload-libraries"
+    flow = cases[step, "WAL flows and is applied"].find("failure")
+    assert flow is not None
+    assert (flow.get("message"), flow.get("type")) == ("the server ended:", "start")
+    assert cases[step, "amcheck"].find("skipped") is not None
+    properties = {each.get("name"): each.get("value") for each in suite.iter("property")}
+    assert properties["finding.known-bad-minors"] == (
+        "known-bad-minors warned for nothing (step 1)"
+    )
+    good = ElementTree.fromstring(junit_xml(good_report()))
+    assert (good.get("tests"), good.get("failures"), good.get("skipped")) == ("21", "0", "0")
+
+
+def test_the_page_is_complete_in_itself_and_quotes_what_it_shows() -> None:
+    page = html_page(bad_report())
+    assert "Libraries &amp; &lt;libc&gt;" in page
+    assert "<bookworm>" not in page
+    assert "Protection would break: held after" in page
+    assert "Findings against the rules" in page
+    assert "a step before it broke protection" in page
+    for outside in ("<script", "<link", "<img", "src=", "url(", "@import", "http"):
+        assert outside not in page
+    assert page.count('<td class="bad">FAILED</td>') == 2
+    assert "&lt;td" not in page
+    assert "Findings against" not in html_page(good_report())
+    assert "Refused: max_connections" in html_page(refused_report())
+
+
+def test_an_empty_page_can_be_made() -> None:
+    report = replace(good_report(), steps=())
+    assert "nothing was rehearsed" in html_page(report).lower()
+
+
+@pytest.mark.parametrize(
+    "render", [html_page, junit_xml, lambda each: json.dumps(document_of(each))]
+)
+def test_no_form_gives_a_password_away(render: object) -> None:
+    assert callable(render)
+    report = bad_report()
+    refused = replace(report.steps[0], verdict=Verdict(refused="a password=hunter2 in it"))
+    text = render(replace(report, steps=(refused, *report.steps[1:])))
+    assert "hunter2" not in text
+    assert "password=***" in text
+    assert "hunter2" not in "".join(table(report))
+
+
+def test_a_page_without_jinja2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(UsageError, match="jinja2") as caught:
+        check_html_can_be_made()
+    assert "logship[rehearse]" in caught.value.hint
