@@ -4,6 +4,7 @@ themselves, before they run. Without a container engine it says so and is conten
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from logship.errors import LogshipError
 from logship.rehearsal.engine import CURRENT_LOGSHIP
 from logship.rehearsal.engine.containers import ContainerEngine
 from tests.support.base_images import SYSTEMS, BaseImages, ImageFailed, why_none
+from tests.support.product_images import product_images
 
 
 def main() -> int:
@@ -40,6 +42,8 @@ def _make(engine: ContainerEngine) -> int:
         images.with_tools()
         for image in made:  # one for each Python
             engine.code.provide(CURRENT_LOGSHIP, engine.images.probe(image))
+        if shutil.which("docker"):
+            product_images(images)
     except (ImageFailed, LogshipError) as error:
         print(f"images for tests can't be made: {error}", file=sys.stderr)
         return 1

@@ -336,7 +336,9 @@ class Primary:
         self._run(["mkdir", "-p", self.directory])
 
     def _fill(self) -> None:
-        for name, statements in generated.statements(self.database.rows, self.database.icu_index).items():
+        for name, statements in generated.statements(
+            self.database.rows, self.database.icu_index
+        ).items():
             self.sql(f'create database "{name}"')
             self.sql(*statements, database=name)
         if self.database.schema is not None:
