@@ -20,14 +20,19 @@ _WORDS = (
     *("ångström", "Angstrom", "Iğdır", "ığdır", "日本", "にほん", "Ελλάδα", "ελλάδα", "Россия"),
 )
 
+_WITH_ICU = ('create index words_icu on words (word collate pg_catalog."de-x-icu")',)
 
-def statements(rows: int) -> dict[str, list[str]]:
-    """By database, in the order in which they are to be run."""
+
+def statements(rows: int, *, icu: bool = False) -> dict[str, list[str]]:
+    """By database, in the order in which they are to be run.
+
+    icu: with a collation of ICU; a server that is built without it could not take that over.
+    """
     words = ", ".join("'" + word.replace("'", "''") + "'" for word in _WORDS)
     text = f"(array[{words}])[1 + i % {len(_WORDS)}] || ' ' || left(md5(i::text), 6)"
     return {
         DATABASE: [*_people(rows, text), *_readings(rows), *_writes()],
-        SECOND_DATABASE: _words(rows, text),
+        SECOND_DATABASE: [*_words(rows, text), *(_WITH_ICU if icu else ())],
     }
 
 
@@ -69,15 +74,11 @@ def _writes() -> list[str]:
 
 
 def _words(rows: int, text: str) -> list[str]:
-    by_icu = 'create index words_icu on words (word collate pg_catalog."de-x-icu")'
     return [
         "create table words (word text primary key, number int not null)",
         f"insert into words select {text}, i from generate_series(1, {rows}) i"
         " on conflict do nothing",
         'create index words_c on words (word collate "C")',
-        # Not every PostgreSQL is built with ICU.
-        f"do $$ begin if exists (select from pg_catalog.pg_collation where collname = 'de-x-icu')"
-        f" then {by_icu}; end if; end $$",
         "create materialized view word_lengths as"
         " select length(word) as length, count(*) as words from words group by 1",
     ]

@@ -337,11 +337,13 @@ class Primary:
         self._run(["mkdir", "-p", self.directory])
 
     def _fill(self) -> None:
-        for name, statements in generated.statements(self.database.rows).items():
+        asked = self.database
+        made = generated.statements(asked.rows, icu=bool(asked.icu_locale))
+        for name, statements in made.items():
             self.sql(f'create database "{name}"')
             self.sql(*statements, database=name)
-        if self.database.schema is not None:
-            self._load_schema(self.database.schema)
+        if asked.schema is not None:
+            self._load_schema(asked.schema)
 
     def _load_schema(self, dump: Path) -> None:
         """By psql if the installation has it, as pg_dump means it."""
