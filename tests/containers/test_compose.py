@@ -37,10 +37,9 @@ def compose_command() -> list[str]:
 class Site:
     """What containers/compose.yaml brings up, under a name and with ports of its own."""
 
-    def __init__(self, product: ProductImages, *files: str) -> None:
+    def __init__(self, product: ProductImages) -> None:
         self._compose = compose_command()
-        for file in files:
-            self._compose += ["--file", str(ROOT / "containers" / file)]
+        self.add_file("compose.yaml")
         self.ports = {"primary": free_port(), "applier": free_port()}
         self._environment = {
             "COMPOSE_PROJECT_NAME": f"logship-test-{os.getpid()}-{self.ports['primary']}",
@@ -51,6 +50,10 @@ class Site:
             "STANDBY_PORT": str(self.ports["applier"]),
         }
         self._password = ""
+
+    def add_file(self, name: str) -> None:
+        """... of containers/, for the next `up`."""
+        self._compose += ["--file", str(ROOT / "containers" / name)]
 
     def compose(self, *words: str, **options: Any) -> str:
         return said(*self._compose, *words, environment=self._environment, **options)
@@ -135,9 +138,8 @@ class Site:
 
 
 @pytest.fixture
-def site(product: ProductImages, request: pytest.FixtureRequest) -> Iterator[Site]:
-    """Of the files that the test is marked with."""
-    made = Site(product, *getattr(request, "param", ("compose.yaml",)))
+def site(product: ProductImages) -> Iterator[Site]:
+    made = Site(product)
     try:
         made.up()
         yield made
@@ -154,8 +156,34 @@ def test_through_stops_and_kills_to_a_promotion(site: Site) -> None:
             PATIENCE_SECONDS,
             f"a healthy {service}",
         )
+    stops_in_order_and_takes_up_what_came_meanwhile(site)
+    outlives_kills(site)
+    goes_on_with_a_sidecar(site)
 
-    # A stop in order: the standby goes down first, and what came meanwhile is taken up later.
+    site.wait_durable()
+    expected = site.sql("primary", CONTENTS)
+    site.compose("kill", "primary")
+    promoted = site.on("applier", "shipper", "promote", "main", "--yes", "--json")
+    assert json.loads(promoted.splitlines()[-1])["lost_bytes"] == 0
+    assert site.sql("applier", CONTENTS) == expected
+    assert expected[0][0] == 4000
+    site.sql("applier", "insert into t (v) values ('after')")
+
+    # A promoted server stops in order as well, and comes back with its container.
+    site.compose("restart", "applier")
+
+    def rows() -> list[tuple[Any, ...]]:
+        with contextlib.suppress(psycopg.OperationalError):
+            return site.sql("applier", "select count(*) from t")
+        return []
+
+    assert wait_until(rows, PATIENCE_SECONDS, "a server that is back") == [(4001,)]
+    assert "a server is stopped" in site.compose("logs", "applier")
+    site.compose("stop", "shipper")
+    assert site.state("shipper")["ExitCode"] == 0
+
+
+def stops_in_order_and_takes_up_what_came_meanwhile(site: Site) -> None:
     site.compose("stop", "applier")
     assert site.state("applier")["ExitCode"] == 0
     assert "a server is stopped" in site.compose("logs", "--tail=5", "applier")
@@ -167,9 +195,11 @@ def test_through_stops_and_kills_to_a_promotion(site: Site) -> None:
     log = site.on("applier", "sh", "-c", "cat /var/lib/logship/instances/main/*/standby/*.log")
     assert "not properly shut down" not in log
 
-    # Killed, all at once: the data outlives it.
+
+def outlives_kills(site: Site) -> None:
     for service in ("applier", "shipper"):
         site.compose("kill", service)
+    # Also what is made at the first start is asked for again.
     site.compose("up", "--detach")
     site.wait_following()
     # A standby that ends is started anew, and process 1 takes up what is left of the old one.
@@ -179,37 +209,22 @@ def test_through_stops_and_kills_to_a_promotion(site: Site) -> None:
     site.wait_following()
     assert site.zombies() == ""
 
+
+def goes_on_with_a_sidecar(site: Site) -> None:
+    """The shipper comes by the primary's socket, also after a restart of that."""
+    site.add_file("sidecar.yaml")
+    site.compose("up", "--detach")
+    site.insert(500)
     site.wait_durable()
-    expected = site.sql("primary", CONTENTS)
-    site.compose("kill", "primary")
-    promoted = site.on("applier", "shipper", "promote", "main", "--yes", "--json")
-    assert json.loads(promoted.splitlines()[-1])["lost_bytes"] == 0
-    assert site.sql("applier", CONTENTS) == expected
-    assert expected[0][0] == 3000
-    site.sql("applier", "insert into t (v) values ('after')")
+    users = "select distinct client_addr from pg_stat_replication where usename = 'logship'"
+    assert site.sql("primary", users) == [(None,)]
+    site.compose("restart", "primary")
 
-    # A promoted server stops in order as well, and comes back with its container.
-    site.compose("restart", "applier")
-
-    def rows() -> list[tuple[Any, ...]]:
+    def inserted() -> bool:
         with contextlib.suppress(psycopg.OperationalError):
-            return site.sql("applier", "select count(*) from t")
-        return []
+            site.insert(500)
+            return True
+        return False
 
-    assert wait_until(rows, PATIENCE_SECONDS, "a server that is back") == [(3001,)]
-    site.compose("stop", "shipper")
-    assert site.state("shipper")["ExitCode"] == 0
-
-
-@pytest.mark.parametrize("site", [("compose.yaml", "sidecar.yaml")], indirect=True)
-def test_a_sidecar_reads_its_primary_by_the_socket_and_sees_its_process(site: Site) -> None:
-    users = site.sql(
-        "primary",
-        "select distinct client_addr from pg_stat_replication where usename = 'logship'",
-    )
-    assert users == [(None,)], "it comes by the socket"
-    health = json.loads(site.on("shipper", "shipper", "health", "--json"))
-    assert health["healthy"]
-    compat = json.loads(site.on("applier", "shipper", "compat", "main", "--json"))
-    system = next(each for each in compat["findings"] if each["rule"] == "operating-system")
-    assert "glibc" in system["primary"]
+    wait_until(inserted, PATIENCE_SECONDS, "a primary that is back")
+    site.wait_durable()

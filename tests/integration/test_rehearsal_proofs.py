@@ -114,6 +114,7 @@ def try_what_the_check_would_hold(copy: Recovery, reference: Reference) -> None:
     copy.parameters = {"max_connections": "20"}
     seen = by_proof(try_copy(copy, reference))
     assert seen[Proof.FLOW].symptoms == {Symptom.START}
+    assert "FATAL:  recovery aborted" in seen[Proof.FLOW].said
     assert "max_connections = 20 is a lower setting" in seen[Proof.FLOW].said
     rest = {each.result for proof, each in seen.items() if proof is not Proof.FLOW}
     assert rest == {Result.NOT_RUN}

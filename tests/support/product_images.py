@@ -32,12 +32,12 @@ class ProductImages(NamedTuple):
     s3: str
 
 
-def product_images(client: Any) -> ProductImages:
-    """Build them, or find them built.  client: of docker-py, whose engine answers."""
-    base = BaseImages(client).postgres("bookworm", POSTGRES)
+def product_images(base_images: BaseImages) -> ProductImages:
+    """Build them, or find them built."""
+    base = base_images.postgres("bookworm", POSTGRES)
     with _alone():
         build(base)
-        s3 = _s3_image(client, base)
+        s3 = _s3_image(base_images.client, base)
     shipper, applier = (f"{PREFIX}-{side}:{__version__}" for side in ("shipper", "applier"))
     return ProductImages(base, shipper, applier, s3)
 

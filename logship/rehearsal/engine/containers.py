@@ -257,10 +257,11 @@ class ContainerMachine:
         code = self._engine.code.provide(logship or self.logship, probed)
         if image is None:
             # A volume can't be mounted into a container that runs.
-            for tree in code:
-                if tree not in self._code:
-                    self._put_code(tree)
-            self._code = (*self._code, *code)
+            there = {tree.name for tree in self._code}
+            added = [tree for tree in code if tree.name not in there]
+            for tree in added:
+                self._put_code(tree)
+            self._code = (*self._code, *added)
             self.logship = logship or self.logship
             return
         self._code = code

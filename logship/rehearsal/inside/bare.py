@@ -126,6 +126,7 @@ def _configuration(told: Mapping[str, Any], data: Path, control: ControlFile) ->
         "shared_buffers": "32MB",
         "shared_preload_libraries": told["preload"],
         "lc_messages": "C",
+        "log_line_prefix": "",
         "max_connections": control.max_connections,
         "max_worker_processes": control.max_worker_processes,
         "max_wal_senders": control.max_wal_senders,

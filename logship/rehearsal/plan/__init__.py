@@ -86,6 +86,8 @@ class Database:
     schema: a dump in plain SQL.  instance: copied from what a recovery server keeps of it, by
     `applier restore` with `applier_settings`.
     locale, icu_locale: of the generated cluster.
+    icu_index: whether the generated tables have an index in an order of ICU, where the server has
+    ICU: one without it can't take over what has.
     initdb: further arguments.
     parameters: of the primary, from its start.
     """
@@ -96,6 +98,7 @@ class Database:
     applier_settings: Path | None = None
     locale: str = "C"
     icu_locale: str = ""
+    icu_index: bool = True
     initdb: tuple[str, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
 

@@ -80,6 +80,7 @@ class Flags:
     applier_config: Path | None = None
     locale: str = "C"
     icu_locale: str = ""
+    icu_index: bool = True
     parameters: Mapping[str, str] = field(default_factory=dict)
     patience_seconds: float = PATIENCE_SECONDS
     directory: Path = field(default_factory=Path.cwd)
@@ -108,6 +109,7 @@ def plan_of_flags(flags: Flags) -> Plan:
         applier_settings=_file("--applier-config", flags.applier_config, directory),
         locale=flags.locale,
         icu_locale=flags.icu_locale,
+        icu_index=flags.icu_index,
         parameters=dict(flags.parameters),
     )
     name = "; ".join(step.title for step in steps)

@@ -151,6 +151,7 @@ def _database_of(section: DatabaseSection) -> Database:
         applier_settings=section.applier_config,
         locale=section.locale,
         icu_locale=section.icu_locale,
+        icu_index=section.icu_index,
         initdb=tuple(section.initdb),
         parameters=_texts(section.parameters),
     )

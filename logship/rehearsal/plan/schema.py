@@ -85,6 +85,7 @@ class DatabaseSection(Section, frozen=True, kw_only=True):
     applier_config: Annotated[Path | None, Meta(extra={"check": _check_file})] = None
     locale: Annotated[str, Meta(min_length=1)] = "C"
     icu_locale: str = ""
+    icu_index: bool = True
     initdb: list[str] = []  # noqa: RUF012
     parameters: Parameters = {}  # noqa: RUF012
 

@@ -338,8 +338,7 @@ class Primary:
 
     def _fill(self) -> None:
         asked = self.database
-        made = generated.statements(asked.rows, icu=bool(asked.icu_locale))
-        for name, statements in made.items():
+        for name, statements in generated.statements(asked.rows, asked.icu_index).items():
             self.sql(f'create database "{name}"')
             self.sql(*statements, database=name)
         if asked.schema is not None:

@@ -118,12 +118,7 @@ class Stage:
     def verdict_on(self, primary: Primary) -> Verdict:
         """What the version check says of WAL of `primary`, which runs, on the recovery server."""
         primary.write_settings(self.recovery.link_address, self.recovery.applier_public_key)
-        try:
-            return self.recovery.compat(primary_profile=primary.profile())
-        except LogshipError as error:
-            if error.code is Code.NO_INSTALLATION:
-                return Verdict(refused=error.what)
-            raise
+        return self.recovery.compat(primary_profile=primary.profile())
 
     def _name(self, of: str) -> str:
         self._forks += 1
