@@ -167,8 +167,12 @@ def test_pg_upgrade_and_checksums(engine: LocalEngine, shared_tmp_path: Path) ->
 
 
 def test_pauses_between_writers_count() -> None:
-    one = Written(10, 0.5, 100.0, 110.0)
-    none = Written(0, 2.0, None, None)
+    one = Written(10, 0.5, 100.0, 110.0, begun_at=99.9, ended_at=110.2)
+    none = Written(0, 2.0, None, None, begun_at=112.0, ended_at=114.0)
+    later = Written(3, 0.1, 117.5, 118.0, begun_at=117.0, ended_at=118.1)
     assert longest_pause_seconds([]) == 0.0
-    assert longest_pause_seconds([one, none]) == 2.0
-    assert longest_pause_seconds([one, none, Written(3, 0.1, 117.5, 118.0)]) == 7.5
+    assert longest_pause_seconds([one]) == 0.5
+    assert longest_pause_seconds([one, none]) == 4.0
+    assert longest_pause_seconds([one, none, later]) == 7.5
+    assert longest_pause_seconds([none, later]) == 5.5
+    assert longest_pause_seconds([none]) == 2.0

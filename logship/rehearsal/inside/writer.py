@@ -4,9 +4,9 @@ Arguments: a connection string with its database, a table (`id` is its identity,
 a file that gets the id of each acknowledged commit, one a line.
 
 READY on stdout: it can be told to end.  The last line, when it was told:
-{"commits": N, "longest_pause_seconds": S, "first_at": T, "last_at": T}.  A pause is a time without
-an acknowledged commit, the start and the end of the program included; times are seconds since the
-epoch, null without a commit.
+{"commits": N, "longest_pause_seconds": S, "first_at": T, "last_at": T, "begun_at": T,
+"ended_at": T}.  A pause is a time without an acknowledged commit, the start and the end of the
+program included; times are seconds since the epoch, those of commits null without any.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Writer:
             sql.Identifier(schema, name), sql.Literal(_NOTE)
         )
         self._acknowledged = acknowledged
+        self._begun_at = time.time()
         self._last = time.monotonic()
         self._longest_pause_seconds = 0.0
         self._commits = 0
@@ -75,6 +76,8 @@ class Writer:
             "longest_pause_seconds": round(self._longest_pause_seconds, 3),
             "first_at": self._first_at,
             "last_at": self._last_at,
+            "begun_at": self._begun_at,
+            "ended_at": time.time(),
         }
 
     def _commit_on(self, connection: psycopg.Connection[tuple[int]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,25 +52,31 @@ from pg_catalog.pg_database d where d.datname = 'template0'
 
 @dataclass(frozen=True)
 class Written:
-    """What a writer did.  longest_pause_seconds: the longest time without an acknowledged commit
-    while it ran.  first_at, last_at: of the commits, in seconds since the epoch; None: there was
-    none."""
+    """What a writer did.
+
+    longest_pause_seconds: the longest time without an acknowledged commit while it ran.
+    first_at, last_at: of the commits; None: there was none.  begun_at, ended_at: of the writer.
+    All four in seconds since the epoch.
+    """
 
     commits: int
     longest_pause_seconds: float
     first_at: float | None
     last_at: float | None
+    begun_at: float
+    ended_at: float
 
 
-def longest_pause_seconds(written: Iterable[Written]) -> float:
+def longest_pause_seconds(written: Sequence[Written]) -> float:
     """Of writers that ran one after the other, the times between them included.  Pure."""
-    longest, last_at = 0.0, None
+    if not written:
+        return 0.0
+    longest, quiet_since = 0.0, written[0].begun_at
     for each in written:
-        longest = max(longest, each.longest_pause_seconds)
-        if last_at is not None and each.first_at is not None:
-            longest = max(longest, each.first_at - last_at)
-        last_at = each.last_at or last_at
-    return longest
+        if each.first_at is not None and each.last_at is not None:
+            longest = max(longest, each.longest_pause_seconds, each.first_at - quiet_since)
+            quiet_since = each.last_at
+    return max(longest, written[-1].ended_at - quiet_since)
 
 
 class Primary:
