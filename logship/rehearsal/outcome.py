@@ -97,7 +97,8 @@ class Outage:
     writes_seconds: the longest time in which no commit of the primary succeeded.
     protection_seconds: from the step's start until all that the primary has was durable on the
     recovery server again.  standby_seconds: until it was replayed.
-    exposed_bytes: the most WAL that only the primary had.
+    exposed_bytes: the most WAL that only the primary had; None too where another cluster took its
+    place, whose positions are others.
     """
 
     writes_seconds: float | None = None

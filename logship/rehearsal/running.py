@@ -132,7 +132,7 @@ def _make(stage: Stage, change: Change) -> tuple[Made, Outage]:
         writes_seconds=writes_seconds,
         protection_seconds=None if durable is None else seconds + durable,
         standby_seconds=None if replayed is None else seconds + replayed,
-        exposed_bytes=exposed_bytes,
+        exposed_bytes=None if made.is_new_cluster else exposed_bytes,
     )
 
 

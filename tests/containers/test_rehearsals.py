@@ -57,7 +57,6 @@ def check_protected(outcome: StepOutcome) -> None:
 def check_outage(outcome: StepOutcome) -> None:
     outage = outcome.outage
     assert outage.writes_seconds is not None
-    assert outage.exposed_bytes is not None
     assert outage.protection_seconds is not None
     assert outage.standby_seconds is not None
     assert outage.protection_seconds <= outage.standby_seconds
@@ -104,6 +103,7 @@ def test_the_next_minor_primary_first_holds_the_standby(
     assert disputed(primary) == ["minor-order"], "these two minors would have got on"
     check_protected(standby)
     check_outage(standby)
+    assert standby.outage.exposed_bytes is not None
     with pytest.raises(AssertionError, match="minor-order"):
         done.assert_protected()
 
@@ -125,6 +125,7 @@ def test_a_major_upgrade_leaves_the_old_cluster_until_the_new_one_streams(
     check_protected(before)
     check_protected(upgrade)
     check_outage(upgrade)
+    assert upgrade.outage.exposed_bytes is None, "positions of two clusters can't be compared"
     old = str(upgrade.details["incarnation_before"])
     assert old.endswith("-17") and str(upgrade.details["incarnation"]).endswith("-18")
     of_old = [each for each in upgrade.observations if each.said.startswith(f"of {old}")]

@@ -46,10 +46,14 @@ class TestLocal(EngineContract):
         assert machine.facts.installations == found
         machine.remove()
 
-    def test_a_fork_has_tablespaces_of_its_own(self, engine: LocalEngine) -> None:
+    def test_a_home_is_closed_to_others_and_has_its_own_tablespaces(
+        self, engine: LocalEngine
+    ) -> None:
         machine = engine.machine("tablespaces", str(postgres_dir(16)))
         machine.run(["sh", "-c", "mkdir space; ln -s $PWD/space link; ln -s /etc outside"])
         fork = machine.fork("elsewhere")
+        for each in (machine, fork):
+            assert each.run(["stat", "-c", "%a", each.home]).stdout == "700\n"
         assert fork.run(["readlink", "link", "outside"]).stdout == f"{fork.home}/space\n/etc\n"
         fork.remove()
         machine.remove()

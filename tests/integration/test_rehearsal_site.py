@@ -46,10 +46,32 @@ def engine() -> Iterator[LocalEngine]:
     engine.close()
 
 
+def check_writer_ends_while_it_waits(primary: Primary) -> None:
+    primary.set_parameters({"synchronous_standby_names": "nobody"}, restart=False)
+    primary.start_writer()
+    waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
+    wait_until(lambda: primary.sql(waits) == [[1]], 30, "a commit that waits for ever")
+    assert primary.stop_writer().commits == 0
+    primary.set_parameters({"synchronous_standby_names": ""}, restart=False)
+
+
+def check_profile(primary: Primary) -> None:
+    primary.write_settings("tcp://127.0.0.1:9", primary.shipper_public_key())
+    profile = read_profile_document(json.loads(primary.profile()))
+    assert (profile.server_version_num, profile.max_connections) == (170007, 31)
+    assert profile.environment is not None
+    databases = {each.name: each for each in profile.environment.databases}
+    assert databases.keys() > set(generated.DATABASES)
+    words = databases[generated.SECOND_DATABASE]
+    assert (words.provider, words.collate) == ("i", "und")
+    assert [each.name for each in words.collations] == ['"de-x-icu"']
+
+
 def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
     dump = tmp_path / "schema.sql"
     dump.write_text(DUMP)
-    asked = Database(rows=100, schema=dump, parameters={**QUICK, "max_connections": "23"})
+    parameters = {**QUICK, "max_connections": "23"}
+    asked = Database(rows=100, schema=dump, icu_locale="und", parameters=parameters)
     primary = Primary(engine.machine("primary", str(postgres_dir(17, 7))), "main", asked)
     primary.create()
     assert primary.sql("show max_connections") == [["23"]]
@@ -69,12 +91,7 @@ def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
     found = f"select count(*) from rehearsal_writes where id in ({','.join(acknowledged)})"
     assert primary.sql(found, database="rehearsal") == [[written.commits]]
 
-    primary.set_parameters({"synchronous_standby_names": "nobody"}, restart=False)
-    primary.start_writer()
-    waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
-    wait_until(lambda: primary.sql(waits) == [[1]], 30, "a commit that waits for ever")
-    assert primary.stop_writer().commits == 0
-    primary.set_parameters({"synchronous_standby_names": ""}, restart=False)
+    check_writer_ends_while_it_waits(primary)
 
     whole = primary.digest()
     assert whole["rehearsal.public.people"].startswith("100 ")
@@ -89,12 +106,7 @@ def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
     assert [name for name in whole if whole[name] != other[name]] == ["rehearsal.public.people"]
     assert primary.digest() == whole
 
-    primary.write_settings("tcp://127.0.0.1:9", primary.shipper_public_key())
-    profile = read_profile_document(json.loads(primary.profile()))
-    assert (profile.server_version_num, profile.max_connections) == (170007, 31)
-    assert profile.environment is not None
-    assert {each.name for each in profile.environment.databases} > set(generated.DATABASES)
-
+    check_profile(primary)
     with pytest.raises(LogshipError, match='relation "nothing" does not exist'):
         primary.sql("select * from nothing")
     with pytest.raises(LogshipError, match="nonsense"):

@@ -4,6 +4,7 @@ themselves, before they run. Where it can't it says so and is content: they are 
 
 from __future__ import annotations
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ from logship.errors import LogshipError
 from logship.rehearsal.engine import CURRENT_LOGSHIP
 from logship.rehearsal.engine.containers import ContainerEngine
 from tests.support.base_images import SYSTEMS, BaseImages, ImageFailed, why_none
+from tests.support.product_images import product_images
 
 
 def main() -> None:
@@ -39,6 +41,8 @@ def _make(engine: ContainerEngine) -> None:
     images.with_tools()
     for image in made:  # one for each Python
         engine.code.provide(CURRENT_LOGSHIP, engine.images.probe(image))
+    if shutil.which("docker"):
+        product_images(images)
     seconds = time.monotonic() - begun
     if seconds > 10:
         print(f"images for tests: made in {seconds:.0f} s")

@@ -113,7 +113,8 @@ class LocalMachine:
         self._processes: list[LocalProcess] = []
 
     def make_home(self) -> None:
-        self._home.mkdir(mode=0o755)
+        # Its servers trust whoever reaches their sockets, and may hold a copy of real data.
+        self._home.mkdir(mode=0o700)
         self._engine.run_as.chown(self._home)
 
     def run(

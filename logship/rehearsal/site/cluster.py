@@ -26,6 +26,8 @@ _HBA = "local all all trust\nlocal replication all trust\n"
 # name nothing that is not there.
 _KEPT_INSIDE = {
     "archive_mode": "off",
+    # Its jobs would be done a second time.  Without pg_cron nobody reads it.
+    "cron.launch_active_jobs": "off",
     "external_pid_file": "",
     "hba_file": "pg_hba.conf",
     "ident_file": "pg_ident.conf",

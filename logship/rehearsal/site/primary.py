@@ -341,8 +341,8 @@ class Primary:
         for name, statements in generated.statements(asked.rows, asked.icu_index).items():
             self.sql(f'create database "{name}"')
             self.sql(*statements, database=name)
-        if self.database.schema is not None:
-            self._load_schema(self.database.schema)
+        if asked.schema is not None:
+            self._load_schema(asked.schema)
 
     def _load_schema(self, dump: Path) -> None:
         """By psql if the installation has it, as pg_dump means it."""

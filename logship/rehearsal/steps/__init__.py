@@ -24,11 +24,13 @@ class Made(NamedTuple):
 
     refused: what a command said that would not take it, "" if all did: then nothing was changed.
     observations: what only this kind of change lets see, beside the proofs of every step.
+    is_new_cluster: its WAL positions have nothing to do with those of before.
     details: of interest in the JSON document.
     """
 
     refused: str = ""
     observations: tuple[Observation, ...] = ()
+    is_new_cluster: bool = False
     details: Mapping[str, Any] = {}
 
 

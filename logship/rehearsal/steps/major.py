@@ -50,6 +50,7 @@ class MajorUpgrade:
         observations = drill(recovery, reference, old)
         return Made(
             observations=tuple(_of_old(each, old) for each in observations),
+            is_new_cluster=True,
             details={"incarnation_before": old, "incarnation": new},
         )
 
