@@ -57,8 +57,8 @@ class BaseImages:
         tag = _tag("base", system, recipe)
         with self._making(tag) as missing:
             if missing:
-                plain = self._debian(system)
-                self._build(tag, f"FROM {plain}\n{recipe}")
+                self._debian(system)
+                self._build(tag, recipe)
         return tag
 
     def postgres(
@@ -104,7 +104,7 @@ class BaseImages:
         """
         return self.postgres("trixie", "17.10", "wheel", debian="postgresql-17")
 
-    def _debian(self, system: str) -> str:
+    def _debian(self, system: str) -> None:
         tag = _debian_tag(system)
         with self._making(tag) as missing:
             if missing:
@@ -112,7 +112,6 @@ class BaseImages:
                     archive = _debootstrap(system, Path(scratch))
                     repository, _, version = tag.partition(":")
                     self.client.api.import_image(str(archive), repository=repository, tag=version)
-        return tag
 
     def _build(
         self,
@@ -182,6 +181,7 @@ def _base_recipe(system: str) -> str:
     apt = "".join(f"{line}\\n" for line in _apt_settings())
     return "\n".join(
         [
+            f"FROM {_debian_tag(system)}",
             f"RUN printf '{locales}' >/etc/locale.gen && locale-gen",
             f"RUN useradd --system --uid {_ACCOUNT[system]} --user-group"
             " --home-dir /var/lib/postgresql --create-home --shell /bin/sh postgres",
