@@ -18,6 +18,8 @@ from tests.support.pair import PATIENCE_SECONDS, durable_lsn
 from tests.support.product_images import ROOT, ProductImages, said
 from tests.support.waiting import free_port, wait_until
 
+pytestmark = pytest.mark.timeout(900)  # the first builds the images
+
 CONTENTS = "select count(*), md5(string_agg(id || v, ',' order by id)) from t"
 
 

@@ -15,6 +15,8 @@ from logship import __version__
 from tests.support.product_images import PREFIX, ProductImages, build, said
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.timeout(900)  # the first builds the images
+
 SETTINGS = {
     "LOGSHIP__INSTANCE": "main",
     "LOGSHIP__PRIMARY__CONNINFO": "host=127.0.0.1 port=9 user=nobody",
@@ -118,7 +120,12 @@ def test_the_same_sources_give_the_same_files(
     product: ProductImages, container_client: Any
 ) -> None:
     before = set(files(container_client, product.shipper))
-    build(product.base, "--target", "shipper", "--no-cache")
-    again = set(files(container_client, f"{PREFIX}-shipper:{__version__}"))
+    prefix = f"{PREFIX}-again"
+    image = f"{prefix}-shipper:{__version__}"
+    try:
+        build(product.base, "--target", "shipper", "--no-cache", prefix=prefix)
+        again = set(files(container_client, image))
+    finally:
+        container_client.images.remove(image, force=True)
     assert sorted(map(repr, before ^ again)) == []
     assert any(str(name).endswith(".pyc") for name, *_ in again)

@@ -35,18 +35,20 @@ class ProductImages(NamedTuple):
 def product_images(base_images: BaseImages) -> ProductImages:
     """Build them, or find them built."""
     base = base_images.postgres("bookworm", POSTGRES)
+    build(base)
     with _alone():
-        build(base)
         s3 = _s3_image(base_images.client, base)
     shipper, applier = (f"{PREFIX}-{side}:{__version__}" for side in ("shipper", "applier"))
     return ProductImages(base, shipper, applier, s3)
 
 
-def build(base: str, *options: str) -> None:
+def build(base: str, *options: str, prefix: str = PREFIX) -> None:
     """Call containers/build, as an operator does."""
     # What the base has not (tini) comes through this machine's network.
-    given = ["--base", base, "--prefix", PREFIX, "--postgres-majors", POSTGRES.partition(".")[0]]
-    said(sys.executable, ROOT / "containers" / "build", *given, "--network", "host", *options)
+    given = ["--base", base, "--prefix", prefix, "--postgres-majors", POSTGRES.partition(".")[0]]
+    given += ["--network", "host", *options]
+    with _alone():
+        said(sys.executable, ROOT / "containers" / "build", *given)
 
 
 def said(

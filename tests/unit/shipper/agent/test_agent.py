@@ -38,9 +38,10 @@ class Run:
         self.known: LastPrimary | None = None
         self.remembered: list[LastPrimary] = []
         self.task: asyncio.Task[None] | None = None
+        self.agent: Agent | None = None
 
     def start(self) -> None:
-        agent = Agent(
+        self.agent = agent = Agent(
             self.source,
             self.destination,
             self._take_seed,
@@ -63,6 +64,12 @@ class Run:
             raise self.fail_seed.pop(0)
         if not self.seed_begins:
             await send(begin, b"")
+
+    def health(self) -> tuple[str, str | None]:
+        """The state, and the code of the error."""
+        assert self.agent is not None
+        said = self.agent.health_report("main")
+        return said["state"], said["error"] and said["error"]["code"]
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         assert self.task is not None
@@ -102,7 +109,10 @@ async def test_it_ships_until_it_is_stopped_and_then_lets_go(run: Run) -> None:
 async def test_it_waits_for_a_primary_that_is_down(run: Run) -> None:
     run.source.fail_open += [primary_lost(), primary_lost()]
     run.start()
+    assert run.health() == ("starting", None)
+    await run.until(lambda: run.health()[0] == "no-primary", "it says what it waits for")
     await run.shipped(S + 1000)
+    assert run.health() == ("shipping", None)
 
 
 async def test_a_lost_link_is_made_again(run: Run) -> None:
@@ -119,6 +129,8 @@ async def test_an_applier_that_is_down_is_tried_again(run: Run) -> None:
     down = LogshipError(Code.APPLIER_UNREACHABLE, "nobody listens", retryable=True)
     run.destination.refusals += [down, down]
     run.start()
+    waits = ("connecting", Code.APPLIER_UNREACHABLE)
+    await run.until(lambda: run.health() == waits, "it says what it waits for")
     await run.shipped(S + 1000)
     assert len(run.destination.connects) == 3
 
