@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from logship.rehearsal.site.copied import copy_of
 
 from logship.errors import Code, LogshipError
 from logship.rehearsal.engine.local import LocalEngine
 from logship.rehearsal.plan import Database
+from logship.rehearsal.site.copied import copy_of
 from logship.rehearsal.site.primary import Primary
 from tests.conftest import PrimaryFactory
 from tests.e2e.test_road import COUNT, insert, prepare
