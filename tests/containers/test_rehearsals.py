@@ -161,12 +161,13 @@ def test_what_the_standby_lacks_is_refused_or_held(
     rehearsal: Rehearse, base_images: BaseImages
 ) -> None:
     whole = base_images.postgres("bookworm", "17.10")
-    lacking = base_images.postgres("bookworm", "17.10", without=("pg_stat_statements",))
+    lacking = base_images.postgres("bookworm", "17.10", without=("pg_stat_statements", "hstore"))
     plan = Plan(
-        "fewer connections, a library that is not there",
+        "fewer connections, libraries that are not there",
         Start(whole, lacking),
         (
             Step(Kind.PARAMETERS, Side.STANDBY, parameters={"max_connections": "20"}),
+            Step(Kind.SQL, Side.PRIMARY, sql="create extension hstore"),
             Step(
                 Kind.PARAMETERS,
                 Side.PRIMARY,
@@ -175,15 +176,21 @@ def test_what_the_standby_lacks_is_refused_or_held(
         ),
         Database(ROWS),
     )
-    before, connections, preload = rehearsal(plan).steps
+    before, connections, extension, preload = rehearsal(plan).steps
     check_protected(before)
     assert "max_connections" in connections.verdict.refused
     assert connections.symptoms == {Symptom.START}, "what PostgreSQL alone makes of it"
     assert not connections.protected and disputed(connections) == []
 
-    assert raised(preload) == {"preload-libraries": "block"}
+    said = raised(extension)
+    assert said.pop("extension-libraries") == "warn"
+    assert set(said) <= {"extension-versions", "standby-libraries"}
+    assert not extension.held and extension.symptoms == {Symptom.EXTENSIONS}
+    assert "extension-libraries" not in disputed(extension)
+
+    assert raised(preload)["preload-libraries"] == "block"
     assert preload.held and preload.symptoms == {Symptom.START}
-    assert disputed(preload) == []
+    assert "preload-libraries" not in disputed(preload)
 
 
 @pytest.fixture(scope="module")
