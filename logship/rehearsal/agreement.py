@@ -73,7 +73,7 @@ _SEEN_BY: Mapping[Symptom, Proof] = {
     Symptom.ORDER: Proof.COLLATIONS,
     Symptom.COLLATION_VERSION: Proof.COLLATIONS,
     Symptom.EXTENSIONS: Proof.EXTENSIONS,
-    Symptom.CHECKSUMS: Proof.AMCHECK,
+    Symptom.CHECKSUMS: Proof.CONTENTS,
 }
 """The proof that shows a fault, if there is one."""
 
@@ -91,6 +91,9 @@ def compare(
     seen: frozenset[Symptom] = frozenset().union(*(each.symptoms for each in observations))
     # A proof may show a fault that is usually another's to show: then it was looked at.
     looked = {each.proof for each in observations if each.result is not Result.NOT_RUN}
+    if Symptom.LINK in seen:
+        # What does not arrive is not replayed, whatever the server could do with it.
+        looked.discard(Proof.FLOW)
     return (
         *_gate(verdict, held=held),
         *_false_alarms(verdict, seen, looked),

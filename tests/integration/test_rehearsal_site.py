@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -13,6 +13,7 @@ from logship.profile_document import read_profile_document
 from logship.rehearsal.engine.local import LocalEngine
 from logship.rehearsal.plan import Database
 from logship.rehearsal.site import generated
+from logship.rehearsal.site.cluster import Cluster
 from logship.rehearsal.site.primary import Primary, Written, longest_pause_seconds
 from tests.conftest import PrimaryFactory
 from tests.support import upgrading
@@ -133,6 +134,17 @@ def test_what_a_recovery_server_kept_becomes_a_primary(
     assert restored.sql("select rolname from pg_roles where oid = 10") == [["root_of_all"]]
     assert restored.digest()["rehearsal.public.people"].startswith("10 ")
     assert (real.data / "pg_hba.conf").read_text() == "local all all reject\n"
+
+    # Promoted, it would take the changes that the publisher has for the real one.
+    restored.sql(
+        "create subscription orders connection 'host=/x' publication p with (connect = false)",
+        "update pg_subscription set subenabled = true",
+    )
+    restored.stop()
+    programs = PurePosixPath(postgres_dir(16)) / "bin"
+    Cluster(restored.machine, restored.directory, programs, copied=True).adopt()
+    restored.start()
+    assert restored.sql("select subname, subenabled from pg_subscription") == [["orders", False]]
 
 
 @pytest.mark.skipif(not upgrading.is_there(), reason="pg_upgrade of Debian's PostgreSQL 15")

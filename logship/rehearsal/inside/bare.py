@@ -125,6 +125,9 @@ def _configuration(told: Mapping[str, Any], data: Path, control: ControlFile) ->
         "hot_standby": "on",
         "shared_buffers": "32MB",
         "shared_preload_libraries": told["preload"],
+        # It is opened, and then nothing is to be done a second time.
+        "cron.launch_active_jobs": "off",
+        "max_logical_replication_workers": 0,
         "lc_messages": "C",
         "log_line_prefix": "",
         "max_connections": control.max_connections,

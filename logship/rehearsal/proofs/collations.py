@@ -29,7 +29,15 @@ def compare_orders(
             symptoms.add(symptom)
             said.append(words)
     if not symptoms:
-        count = f"{len(expected)} collations order {len(sample())} texts alike"
+        unknown = [f"{name}: {each['error']}" for name, each in expected.items() if "error" in each]
+        if len(unknown) == len(expected):
+            why = (
+                f"the primary orders no text: {'; '.join(unknown[:_MOST_NAMED]) or 'none is there'}"
+            )
+            return Observation(Proof.COLLATIONS, Result.NOT_RUN, why)
+        count = f"{len(expected) - len(unknown)} collations order {len(sample())} texts alike"
+        if unknown:
+            count += f"; not on the primary: {'; '.join(unknown[:_MOST_NAMED])}"
         return Observation(Proof.COLLATIONS, Result.PASSED, count)
     more = [f"and {len(said) - _MOST_NAMED} more"] if len(said) > _MOST_NAMED else []
     return Observation(

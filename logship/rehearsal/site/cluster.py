@@ -95,6 +95,8 @@ class Cluster:
             "do $$ begin if exists (select from pg_catalog.pg_roles where rolname = 'postgres')"
             " then alter role postgres superuser login;"
             " else create role postgres superuser login; end if; end $$\n"
+            # Else a promoted copy, whose settings are another's, takes the publisher's changes.
+            "update pg_catalog.pg_subscription set subenabled = false\n"
         )
         options = [f"-c{name}={value}" for name, value in self._options().items()]
         program = self.bin_directory / "postgres"

@@ -117,3 +117,21 @@ def test_the_gate_and_the_check_before_the_step_must_say_the_same() -> None:
     assert [each.text for each in blocked] == [
         "preload-libraries blocked this, and the applier did not hold the standby"
     ]
+
+
+def test_no_rule_on_replay_is_judged_where_no_wal_arrived() -> None:
+    first = Observation(Proof.FLOW, Result.FAILED, symptoms=frozenset({Symptom.LINK}))
+    rest = (Observation(each, Result.NOT_RUN) for each in list(Proof)[1:])
+    found = compare(
+        said(parameter_floors="warn", link_protocol="block"), (first, *rest), held=False
+    )
+    assert found == ()
+
+
+def test_the_contents_show_the_rule_of_checksums() -> None:
+    seen = tuple(
+        Observation(each, Result.NOT_RUN if each is Proof.AMCHECK else Result.PASSED)
+        for each in Proof
+    )
+    (finding,) = compare(said(data_checksums="warn"), seen, held=False)
+    assert finding.rule == "data-checksums"

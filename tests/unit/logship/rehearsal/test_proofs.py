@@ -84,7 +84,6 @@ def test_amcheck() -> None:
         # So it was on the primary before: nothing changes.
         ({**ORDER, "actual": "2.41"}, {**ORDER, "actual": "2.41"}, set()),
         (ORDER, None, {Symptom.ORDER}),
-        ({"error": "no such locale"}, {"error": "no such locale"}, set()),
     ],
 )
 def test_orders(
@@ -124,3 +123,13 @@ def test_extensions() -> None:
     assert seen(extensions.judge({"libraries": 2, "unloadable": []})) == (Result.PASSED, set())
     observation = extensions.judge({"libraries": 2, "unloadable": ["app: no such file"]})
     assert seen(observation) == (Result.FAILED, {Symptom.EXTENSIONS})
+
+
+def test_what_the_primary_can_not_order_is_not_said_to_be_alike() -> None:
+    broken = {"error": "no such collation"}
+    nothing = collations.compare_orders({"app": broken}, {"app": broken})
+    assert seen(nothing) == (Result.NOT_RUN, set())
+    some = collations.compare_orders({"app": ORDER, "app/x": broken}, {"app": ORDER})
+    assert seen(some) == (Result.PASSED, set())
+    assert some.said.startswith("1 collations")
+    assert "no such collation" in some.said
