@@ -47,6 +47,10 @@ class Proof(StrEnum):
     EXTENSIONS = "extensions"
 
 
+NEEDED = frozenset({Proof.FLOW, Proof.PROMOTE, Proof.CONTENTS})
+"""Without these nothing is known.  The others may lack what they look with, and say so."""
+
+
 class Result(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
@@ -121,13 +125,15 @@ class RuleFinding:
 @dataclass(frozen=True)
 class StepOutcome:
     """held: whether the applier's gate held the standby after the step: then `observations`
-    are of a trial without the gate, on a copy."""
+    are of a trial without the gate, on a copy.  refused: what a command said that did not take the
+    change: then they are of a trial with it, and nothing was changed."""
 
     step: Step | None
     """None: the state before the first step."""
     verdict: Verdict
     observations: tuple[Observation, ...]
     held: bool = False
+    refused: str = ""
     outage: Outage = Outage()
     findings: tuple[RuleFinding, ...] = ()
     not_run: str = ""
@@ -140,10 +146,11 @@ class StepOutcome:
 
     @property
     def protected(self) -> bool:
-        """Whether protection is whole after the step."""
+        """Whether protection is whole after the step, and was seen to be."""
+        passed = {each.proof for each in self.observations if each.result is Result.PASSED}
         return (
-            not self.not_run
-            and not self.held
+            not (self.not_run or self.held or self.refused)
+            and passed >= NEEDED
             and all(each.result is not Result.FAILED for each in self.observations)
         )
 

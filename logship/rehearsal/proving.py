@@ -39,7 +39,8 @@ def prove(stage: Stage, refused: Mapping[str, str] | None = None) -> Proven:
         return Proven((flow, *drill(stage.recovery, reference)))
     if Symptom.LINK in flow.symptoms:
         why = "what the primary wrote is not on the recovery server"
-        return Proven((flow, Observation(Proof.PROMOTE, Result.NOT_RUN, why), *not_looked_at(why)))
+        rest = (Observation(Proof.PROMOTE, Result.NOT_RUN, why), *not_looked_at(why))
+        return Proven((flow, *rest), progress.held)
     return _without_the_gate(stage, reference, progress, flow)
 
 

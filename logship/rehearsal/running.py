@@ -75,7 +75,7 @@ def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
 
 
 def _told_once(outcome: StepOutcome, before: Sequence[StepOutcome]) -> StepOutcome:
-    """Without findings against a rule that says the same as when there was one against it: a
+    """Without findings against a rule that warns as it did when there was one against it: a
     warning that stands from the first step on says nothing of the others."""
     told = {_said(each, finding) for each in before for finding in each.findings if finding.rule}
     findings = tuple(each for each in outcome.findings if _said(outcome, each) not in told)
@@ -83,9 +83,10 @@ def _told_once(outcome: StepOutcome, before: Sequence[StepOutcome]) -> StepOutco
 
 
 def _said(outcome: StepOutcome, finding: RuleFinding) -> tuple[str, str]:
-    """The rule of a finding, and what it said before the step."""
+    """The rule of a finding, and what it said before the step; of one that passed, what broke."""
     said = {each.rule: each.outcome for each in outcome.verdict.rules}
-    return finding.rule, said.get(finding.rule, "")
+    raised = said.get(finding.rule, "pass")
+    return finding.rule, finding.text if raised == "pass" else raised
 
 
 def _before(stage: Stage) -> StepOutcome:
@@ -96,7 +97,7 @@ def _before(stage: Stage) -> StepOutcome:
 
 def _step(stage: Stage, step: Step) -> StepOutcome:
     stage.say(step.title)
-    verdict = Verdict()
+    verdict, made = Verdict(), None
     change = _CHANGES[step.kind](step)
     try:
         stage.say("  the version check is asked, on copies")
@@ -108,7 +109,10 @@ def _step(stage: Stage, step: Step) -> StepOutcome:
         refused = step.parameters if made.refused else None
         return _judged(step, verdict, prove(stage, refused), made, outage)
     except LogshipError as error:
-        return StepOutcome(step, verdict, (), not_run=f"it can't be made: {error}")
+        if made is None:
+            return StepOutcome(step, verdict, (), not_run=f"it can't be made: {error}")
+        why = f"it was made, and what came of it can't be looked at: {error}"
+        return StepOutcome(step, verdict, tuple(made.observations), not_run=why)
 
 
 def _make(stage: Stage, change: Change) -> tuple[Made, Outage]:
@@ -124,7 +128,7 @@ def _make(stage: Stage, change: Change) -> tuple[Made, Outage]:
         )
     finally:
         exposed_bytes = watch.stop()
-        writes_seconds = stage.end_writes()
+        writes_seconds = _longest_pause_seconds(stage)
     if made.refused:
         return made, Outage()
     durable, replayed = progress.durable_seconds, progress.replayed_seconds
@@ -134,6 +138,13 @@ def _make(stage: Stage, change: Change) -> tuple[Made, Outage]:
         standby_seconds=None if replayed is None else seconds + replayed,
         exposed_bytes=None if made.is_new_cluster else exposed_bytes,
     )
+
+
+def _longest_pause_seconds(stage: Stage) -> float | None:
+    try:
+        return stage.end_writes()
+    except LogshipError:  # what ended the writer is of more interest, and is told
+        return None
 
 
 def _judged(
@@ -146,6 +157,7 @@ def _judged(
         verdict,
         observations,
         held=proven.held,
+        refused=made.refused,
         outage=outage,
         findings=findings,
         details=dict(made.details),

@@ -64,5 +64,5 @@ class Watch:
 def _asked(ask: Callable[[], int | None]) -> int | None:
     try:
         return ask()
-    except LogshipError:
+    except (LogshipError, LookupError, ValueError):  # it is going down, or answers half
         return None
