@@ -79,10 +79,11 @@ class Images:
             try:
                 return str(self._client.images.pull(*_name_and_tag(image)).id)
             except docker.errors.DockerException as error:
-                raise unusable(
-                    image,
-                    "it is not here, and can't be pulled: "
+                raise LogshipError(
+                    Code.IMAGE_UNUSABLE,
+                    f"the image {image} is not here, and can't be pulled: "
                     f"{getattr(error, 'explanation', None) or error}",
+                    "check its name; `docker images` shows what is here",
                 ) from error
 
     def _ask(self, image: str) -> dict[str, Any] | None:
