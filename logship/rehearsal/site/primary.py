@@ -349,8 +349,8 @@ class Primary:
                 raise LogshipError(
                     Code.REHEARSAL_FAILED,
                     f"the schema {asked.schema} can't be loaded: {error.what}",
-                    f"the new server has no roles but its own: {DUMP_HINT}; and the image needs "
-                    "the extensions that it creates",
+                    f"the new server has no roles but its own: {DUMP_HINT}, of a major that is "
+                    "not newer than the server; and the image needs the extensions that it creates",
                 ) from error
 
     def _load_schema(self, dump: Path) -> None:
