@@ -89,3 +89,6 @@ def test_an_image_of_a_later_step_is_looked_for_before_anything_is_built(
     assert refused.value.code is Code.IMAGE_UNUSABLE
     assert "check its name" in refused.value.hint
     assert not any("building" in each for each in said)
+    with pytest.raises(LogshipError, match="no image can be called 'Not A Name'") as refused:
+        container_engine.facts("Not A Name")
+    assert refused.value.code is Code.IMAGE_UNUSABLE
