@@ -64,10 +64,13 @@ class Rehearsed:
         return "\n".join(line.text for line in table_lines(self.report))
 
     def assert_protected(self) -> None:
-        """Raises AssertionError with the table unless every step kept protection."""
+        """Raises AssertionError with the summary, which pytest's last lines show, and the table
+        unless every step kept protection."""
+        from logship.rehearsal.reports.words import summary
+
         __tracebackhide__ = True
         if not self.protected:
-            raise AssertionError(self.table)
+            raise AssertionError(f"{summary(self.report)}\n{self.table}")
 
 
 class Rehearsing:

@@ -59,6 +59,7 @@ def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
     begun_at, began = time.time(), time.monotonic()
     for note in plan.notes:
         say(note)
+    _look_ahead(plan, engine, say)
     stage = build(plan, engine, say)
     outcomes: list[StepOutcome] = [_before(stage)]
     broken = ""
@@ -72,6 +73,22 @@ def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
     return Report(
         plan, engine.name, begun_at, time.monotonic() - began, tuple(outcomes), __version__
     )
+
+
+def _look_ahead(plan: Plan, engine: Engine, say: Callable[[str], None]) -> None:
+    """Say before anything is built which steps name an image that can't be had.
+
+    Raises LogshipError for one of a container engine.  On a host the other steps may be worth
+    their while: its one operating system is the limit of what can be made there.
+    """
+    for number, step in enumerate(plan.steps, start=1):
+        if step.kind in (Kind.IMAGE, Kind.MAJOR):
+            try:
+                engine.facts(step.to)
+            except LogshipError as error:
+                if engine.can_change_system:
+                    raise
+                say(f"step {number} ({step.title}) will not be made: {error}")
 
 
 def _told_once(outcome: StepOutcome, before: Sequence[StepOutcome]) -> StepOutcome:

@@ -152,7 +152,8 @@ def _show(report: Report, args: argparse.Namespace) -> None:
     if args.json:
         print_json(document_of(report))
     else:
-        print(paint(table_lines(report), Terminal.of(sys.stdout)), flush=True)
+        terminal = Terminal.of(sys.stdout)
+        print(paint(table_lines(report, terminal.width), terminal), flush=True)
     if args.junit is not None:
         from logship.rehearsal.reports.junit import junit_xml
 

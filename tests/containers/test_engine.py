@@ -10,6 +10,8 @@ import pytest
 import logship
 from logship.errors import Code, LogshipError
 from logship.rehearsal.engine.containers import SESSION_LABEL, ContainerEngine
+from logship.rehearsal.plan.flags import Flags, plan_of_flags
+from logship.rehearsal.running import rehearse
 from tests.containers.engine_contract import EngineContract
 from tests.support.base_images import BaseImages
 
@@ -71,4 +73,22 @@ def test_an_image_without_a_server_is_refused(
 ) -> None:
     with pytest.raises(LogshipError, match="no PostgreSQL server") as refused:
         container_engine.machine("empty", base_images.base("bookworm"))
+    assert refused.value.code is Code.IMAGE_UNUSABLE
+
+
+def test_an_image_of_a_later_step_is_looked_for_before_anything_is_built(
+    container_engine: ContainerEngine, base_images: BaseImages
+) -> None:
+    missing = "localhost:9/none:1"
+    plan = plan_of_flags(Flags(from_image=base_images.base("bookworm"), to_image=missing))
+    said: list[str] = []
+    with pytest.raises(
+        LogshipError, match=f"{missing} is not here, and can't be pulled"
+    ) as refused:
+        rehearse(plan, container_engine, said.append)
+    assert refused.value.code is Code.IMAGE_UNUSABLE
+    assert "check its name" in refused.value.hint
+    assert not any("building" in each for each in said)
+    with pytest.raises(LogshipError, match="no image can be called 'Not A Name'") as refused:
+        container_engine.facts("Not A Name")
     assert refused.value.code is Code.IMAGE_UNUSABLE

@@ -77,6 +77,7 @@ def test_failures_show_the_table_and_without_an_engine_rehearsals_are_skipped(
     result.assert_outcomes(passed=2, failed=1, skipped=2)
     result.stdout.fnmatch_lines(
         [
+            "E *AssertionError: protection would break: held after primary*",
             "*STEP*CHECK*FLOW*",
             "*2  primary: shared_preload_libraries*block*FAILED*held*",
             "*protection would break: held after primary: shared_preload_libraries*",

@@ -54,6 +54,26 @@ async def test_the_report_comes_in_every_form(shared_tmp_path: Path, tmp_path: P
     await is_clean(shared_tmp_path)
 
 
+async def test_what_can_not_be_is_said_before_it_takes_minutes(
+    shared_tmp_path: Path, tmp_path: Path
+) -> None:
+    dump = tmp_path / "dump.sql"
+    dump.write_text("create table a ();\nalter table a owner to shopkeeper;\n")
+    rehearsal = await begin(
+        shared_tmp_path, "--from", str(postgres_dir(17)), "--to", "17.99", "--schema", dump
+    )
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        out, err = await rehearsal.communicate()
+    assert (rehearsal.returncode, out) == (1, b"")
+    said = err.decode()
+    ahead, _, built = said.partition("building:")
+    assert "step 1 (standby: image 17.99) will not be made: this host has no PostgreSQL" in ahead
+    assert f"the schema {dump} can't be loaded: " in built
+    assert 'role "shopkeeper" does not exist' in built
+    assert "--no-owner" in built
+    await is_clean(shared_tmp_path)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 async def test_nothing_stays_when_it_is_ended_from_outside(
     shared_tmp_path: Path, number: signal.Signals, code: int

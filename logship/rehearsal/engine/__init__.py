@@ -161,4 +161,7 @@ class Engine(Protocol):
         Raises LogshipError: no such image, nothing in it that a rehearsal needs.
         """
 
+    def facts(self, image: str) -> ImageFacts:
+        """What is in an image, as `machine` takes it.  Raises LogshipError as that does."""
+
     def close(self) -> None: ...

@@ -64,6 +64,10 @@ class ContainerEngine:
         machine.begin()
         return machine
 
+    def facts(self, image: str) -> ImageFacts:
+        """See `Engine.facts`."""
+        return self.images.probe(image).facts
+
     def fork(
         self, source: ContainerMachine, name: str, image: str, logship: str
     ) -> ContainerMachine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ elif command -v dnf >/dev/null; then dnf install --assumeyes python3; \
 else echo "no package manager is known here" >&2; exit 1; fi
 """
 _BUILD_SECONDS = 900
+_CHECK_NAME = "check its name; `docker images` shows what is here"
 
 
 class Probed(NamedTuple):
@@ -76,13 +78,22 @@ class Images:
                 return str(self._client.images.get(image).id)
             except docker.errors.ImageNotFound:
                 pass
+            except docker.errors.APIError as error:
+                if error.status_code != HTTPStatus.BAD_REQUEST:
+                    raise
+                raise LogshipError(
+                    Code.IMAGE_UNUSABLE,
+                    f"no image can be called {image!r}: {error.explanation}",
+                    _CHECK_NAME,
+                ) from error
             try:
                 return str(self._client.images.pull(*_name_and_tag(image)).id)
             except docker.errors.DockerException as error:
-                raise unusable(
-                    image,
-                    "it is not here, and can't be pulled: "
+                raise LogshipError(
+                    Code.IMAGE_UNUSABLE,
+                    f"the image {image} is not here, and can't be pulled: "
                     f"{getattr(error, 'explanation', None) or error}",
+                    _CHECK_NAME,
                 ) from error
 
     def _ask(self, image: str) -> dict[str, Any] | None:

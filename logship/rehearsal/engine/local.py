@@ -82,7 +82,7 @@ class LocalEngine:
         return self._directory / name
 
     def facts(self, image: str) -> ImageFacts:
-        """Raises LogshipError(NO_INSTALLATION)."""
+        """See `Engine.facts`.  Raises LogshipError(NO_INSTALLATION)."""
         chosen = [_installation(each.strip(), self._run_as) for each in image.split(",")]
         bins = {each.version: PurePosixPath(each.bin_dir) for each in chosen}
         return ImageFacts(operating_system(), libc(), bins)

@@ -16,7 +16,13 @@ from logship.identity import check_instance_name
 from logship.rehearsal.engine import CURRENT_LOGSHIP
 from logship.rehearsal.plan import PATIENCE_SECONDS, Database, Kind, Plan, Side, Start, Step
 from logship.rehearsal.plan.reading import image_of, logship_fault, logship_of, read_sql
-from logship.rehearsal.plan.schema import MAJORS, check_parameter, check_value
+from logship.rehearsal.plan.schema import (
+    DUMP_HINT,
+    MAJORS,
+    check_parameter,
+    check_value,
+    dump_fault,
+)
 
 
 class Order(StrEnum):
@@ -104,7 +110,7 @@ def plan_of_flags(flags: Flags) -> Plan:
         )
     database = Database(
         rows=flags.rows,
-        schema=_file("--schema", flags.schema, directory),
+        schema=_schema(flags.schema, directory),
         instance=flags.instance,
         applier_settings=_file("--applier-config", flags.applier_config, directory),
         locale=flags.locale,
@@ -216,6 +222,13 @@ def _file(flag: str, file: Path | None, directory: Path) -> Path | None:
     where = (directory / file.expanduser()).absolute()
     if not where.is_file():
         raise _usage(f"{flag}: there is no file {where}")
+    return where
+
+
+def _schema(file: Path | None, directory: Path) -> Path | None:
+    where = _file("--schema", file, directory)
+    if where is not None and (fault := dump_fault(where)):
+        raise _usage(f"--schema: {fault}", DUMP_HINT)
     return where
 
 

@@ -7,6 +7,7 @@ its own directory.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from logship.settings import (
     parse_settings,
 )
 
+_PACKAGES = ("logship", "shipper", "applier")
 _HINT = "docs/rehearsals.md has every key of a plan"
 
 
@@ -73,13 +75,27 @@ def logship_of(name: str, directory: Path) -> str:
 def logship_fault(path: str) -> str:
     """What is wrong with what `logship_of` returned; "" if it can be rehearsed."""
     where = Path(path)
-    if path == CURRENT_LOGSHIP or (where.suffix == ".whl" and where.is_file()):
+    if path == CURRENT_LOGSHIP:
         return ""
     if not where.exists():
         return f"there is no Logship {path}"
-    if where.is_dir() and (where / "logship").is_dir():
+    missing = [name for name in _PACKAGES if name not in _packages_in(where)]
+    if not missing:
         return ""
+    if len(missing) < len(_PACKAGES):
+        return f"{path} is no Logship: it has no package {' and no '.join(missing)}"
     return f"{path} is no Logship: neither a wheel nor a directory that holds its packages"
+
+
+def _packages_in(logship: Path) -> set[str]:
+    """The directories at the top of a directory or a wheel."""
+    try:
+        if logship.is_dir():
+            return {each.name for each in logship.iterdir() if each.is_dir()}
+        with zipfile.ZipFile(logship) as wheel:
+            return {name.partition("/")[0] for name in wheel.namelist() if "/" in name}
+    except (OSError, zipfile.BadZipFile):
+        return set()
 
 
 def read_sql(file: Path) -> str:

@@ -20,6 +20,9 @@ from logship.settings_schema import Contradiction, Section
 from logship.wal import PAGE_MAGIC
 
 MAJORS = tuple(sorted(PAGE_MAGIC))
+DUMP_HINT = "make one with `pg_dump --schema-only --no-owner --no-privileges --no-tablespaces`"
+
+_LOOKED_AT_BYTES = 1 << 16
 
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
 
@@ -55,6 +58,27 @@ def _check_file(key: str, file: Path) -> Iterator[tuple[str, str]]:
         yield f"{key}: there is no file {file}", "a relative path is one from the plan's directory"
 
 
+def dump_fault(file: Path) -> str:
+    """What is wrong with a dump in plain SQL, as far as its beginning shows; "" if nothing is."""
+    try:
+        with file.open("rb") as dump:
+            begin = dump.read(_LOOKED_AT_BYTES)
+    except OSError as error:
+        return f"{file} can't be read: {error.strerror}"
+    if not begin.strip():
+        return f"{file} is empty"
+    if b"\0" in begin or begin.startswith(b"PGDMP"):
+        return f"{file} is no dump in plain SQL"
+    return ""
+
+
+def _check_dump(key: str, file: Path) -> Iterator[tuple[str, str]]:
+    missing = list(_check_file(key, file))
+    yield from missing
+    if not missing and (fault := dump_fault(file)):
+        yield f"{key}: {fault}", DUMP_HINT
+
+
 Parameters = Annotated[
     dict[str, Value],
     Meta(
@@ -80,7 +104,7 @@ class DatabaseSection(Section, frozen=True, kw_only=True):
     """Where the rehearsed database comes from."""
 
     rows: Annotated[int, Meta(ge=1, le=10_000_000)] = 2000
-    schema: Annotated[Path | None, Meta(extra={"check": _check_file})] = None
+    schema: Annotated[Path | None, Meta(extra={"check": _check_dump})] = None
     instance: Annotated[str, Meta(extra={"check": check_name})] = ""
     applier_config: Annotated[Path | None, Meta(extra={"check": _check_file})] = None
     locale: Annotated[str, Meta(min_length=1)] = "C"

@@ -33,16 +33,24 @@ _PROOFS = {
     Proof.COLLATIONS: "COLLATIONS",
     Proof.EXTENSIONS: "EXTENSIONS",
 }
-_HEADER = ("", "STEP", "CHECK", *_PROOFS.values(), "NO COMMIT", "EXPOSED FOR", "PROTECTION")
+_COSTS = ("NO COMMIT", "EXPOSED FOR", "PROTECTION")
+_HEADER = ("", "STEP", "CHECK", *_PROOFS.values(), *_COSTS)
+_NARROW_HEADER = ("", "STEP", "CHECK", "PROOFS", *_COSTS)
+_LEAST_TITLE = 16
 
 
-def table_lines(report: Report) -> list[Line]:
-    """The whole report.  Lines may be wider than the terminal."""
+def table_lines(report: Report, width: int | None = None) -> list[Line]:
+    """The whole report.
+
+    width: of the terminal.  Where the table would be wider, its proofs are one column, and titles
+    are cut further.  Other lines may be wider; they are text.
+    """
     numbered = list(enumerate(report.steps))
-    lines = [Line(""), *_table(numbered)]
+    table, most_title = _fitting_table(numbered, width)
+    lines = [Line(""), *table]
     for number, outcome in numbered:
         told = list(_told(outcome))
-        if told:
+        if told or len(outcome.title) > most_title:
             lines += [Line(""), Line(f"{number}  {outcome.title}", Tone.HEADING), *told]
     lines += [Line(""), _last_line(report)]
     return [Line(_printable(redact(each.text)), each.tone) for each in lines]
@@ -53,8 +61,30 @@ def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
-def _table(numbered: Sequence[tuple[int, StepOutcome]]) -> list[Line]:
-    rows = [_HEADER, *(_row(number, outcome) for number, outcome in numbered)]
+def _fitting_table(
+    numbered: Sequence[tuple[int, StepOutcome]], width: int | None
+) -> tuple[list[Line], int]:
+    """The table, and how many characters of a title it has."""
+    table = _table(numbered, _HEADER, _MOST_TITLE)
+    if not _too_wide(table, width):
+        return table, _MOST_TITLE
+    table = _table(numbered, _NARROW_HEADER, _MOST_TITLE)
+    most_title = max(len(outcome.title) for _, outcome in numbered)
+    most_title = min(_MOST_TITLE, most_title) - _too_wide(table, width)
+    most_title = max(_LEAST_TITLE, most_title)
+    return _table(numbered, _NARROW_HEADER, most_title), most_title
+
+
+def _too_wide(table: Sequence[Line], width: int | None) -> int:
+    """By how many characters."""
+    return 0 if width is None else max(0, max(len(line.text) for line in table) - width)
+
+
+def _table(
+    numbered: Sequence[tuple[int, StepOutcome]], header: tuple[str, ...], most_title: int
+) -> list[Line]:
+    each_proof = header is _HEADER
+    rows = [header, *(_row(number, each, most_title, each_proof) for number, each in numbered)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     texts = [
         _SPACE.join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
@@ -64,18 +94,31 @@ def _table(numbered: Sequence[tuple[int, StepOutcome]]) -> list[Line]:
     return [Line(text, tone) for text, tone in zip(texts, tones, strict=True)]
 
 
-def _row(number: int, outcome: StepOutcome) -> tuple[str, ...]:
+def _row(number: int, outcome: StepOutcome, most_title: int, each_proof: bool) -> tuple[str, ...]:
     results = proof_results(outcome)
     title = outcome.title
+    proofs = (
+        tuple(RESULT_WORDS[results[proof]] for proof in _PROOFS)
+        if each_proof
+        else (_proofs_at_once([results[proof] for proof in _PROOFS]),)
+    )
     return (
         str(number),
-        title if len(title) <= _MOST_TITLE else title[: _MOST_TITLE - 1] + "…",
+        title if len(title) <= most_title else title[: most_title - 1] + "…",
         "-" if outcome.not_run else check_outcome(outcome.verdict),
-        *(RESULT_WORDS[results[proof]] for proof in _PROOFS),
+        *proofs,
         time_of(outcome.outage.writes_seconds),
         time_of(outcome.outage.protection_seconds),
         state(outcome),
     )
+
+
+def _proofs_at_once(results: Sequence[Result]) -> str:
+    """Those that failed stand below the table by name."""
+    if failed := results.count(Result.FAILED):
+        return f"{failed} {RESULT_WORDS[Result.FAILED]}"
+    passed = results.count(Result.PASSED)
+    return f"{passed} {RESULT_WORDS[Result.PASSED]}" if passed else "-"
 
 
 def _tone(outcome: StepOutcome) -> Tone:

@@ -14,6 +14,7 @@ from logship.lsn import Lsn
 from logship.rehearsal.engine import Machine, Process
 from logship.rehearsal.inside.writer import READY
 from logship.rehearsal.plan import Database
+from logship.rehearsal.plan.schema import DUMP_HINT
 from logship.rehearsal.site import generated
 from logship.rehearsal.site.cluster import PORT, SUPERUSER, Cluster, Initdb
 from logship.rehearsal.site.server import Server
@@ -348,7 +349,15 @@ class Primary:
             self.sql(f'create database "{name}"')
             self.sql(*statements, database=name)
         if asked.schema is not None:
-            self._load_schema(asked.schema)
+            try:
+                self._load_schema(asked.schema)
+            except LogshipError as error:
+                raise LogshipError(
+                    Code.REHEARSAL_FAILED,
+                    f"the schema {asked.schema} can't be loaded: {error.what}",
+                    f"the new server has no roles but its own: {DUMP_HINT}, of a major that is "
+                    "not newer than the server; and the image needs the extensions that it creates",
+                ) from error
 
     def _load_schema(self, dump: Path) -> None:
         """By psql if the installation has it, as pg_dump means it."""

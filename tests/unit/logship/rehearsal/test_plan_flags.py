@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def test_a_major_upgrade_prepares_the_recovery_server_first() -> None:
 
 def test_several_changes_come_in_one_order(tmp_path: Path) -> None:
     (tmp_path / "x.sql").write_text("CREATE EXTENSION hstore")
-    (tmp_path / "next" / "logship").mkdir(parents=True)
+    for name in ("logship", "shipper", "applier"):
+        (tmp_path / "next" / name).mkdir(parents=True)
     assert steps(
         to_image="b",
         set_primary={"work_mem": "1MB"},
@@ -78,8 +80,10 @@ def test_several_changes_come_in_one_order(tmp_path: Path) -> None:
 
 
 def test_the_start_and_the_database(tmp_path: Path) -> None:
-    (tmp_path / "schema.sql").touch()
-    (tmp_path / "logship-0.0.9-py3-none-any.whl").touch()
+    (tmp_path / "schema.sql").write_text("create table a ();")
+    with zipfile.ZipFile(tmp_path / "logship-0.0.9-py3-none-any.whl", "w") as wheel:
+        for name in ("logship", "shipper", "applier"):
+            wheel.writestr(f"{name}/__init__.py", "")
     plan = plan_of_flags(
         Flags(
             from_image="a",
@@ -122,6 +126,31 @@ def test_the_start_and_the_database(tmp_path: Path) -> None:
 def test_flags_that_make_no_plan(tmp_path: Path, flags: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         plan_of_flags(Flags(from_image="a", directory=tmp_path, **flags))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b" \n", "is empty"),
+        (b"PGDMP\1\16", "is no dump in plain SQL"),
+        (b"a\0b", "is no dump in plain SQL"),
+    ],
+)
+def test_what_is_no_dump_in_plain_sql(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "dump").write_bytes(content)
+    with pytest.raises(UsageError, match=what) as refused:
+        plan_of_flags(Flags(from_image="a", to_image="b", schema=Path("dump"), directory=tmp_path))
+    assert "pg_dump" in refused.value.hint
+
+
+def test_a_wheel_that_is_none_is_found_before_anything_is_built(tmp_path: Path) -> None:
+    (tmp_path / "words.whl").write_text("no wheel")
+    with pytest.raises(UsageError, match=r"--shipper-to: .*words\.whl is no Logship: neither"):
+        plan_of_flags(Flags(from_image="a", shipper_to="words.whl", directory=tmp_path))
+    with zipfile.ZipFile(tmp_path / "half.whl", "w") as wheel:
+        wheel.writestr("logship/__init__.py", "")
+    with pytest.raises(UsageError, match="it has no package shipper and no applier"):
+        plan_of_flags(Flags(from_image="a", applier_to="half.whl", directory=tmp_path))
 
 
 def test_assignments() -> None:

@@ -25,7 +25,8 @@ def findings(text: str, file: Path = FILE) -> tuple[Finding, ...]:
 def test_a_whole_plan(tmp_path: Path) -> None:
     (tmp_path / "pgvector.sql").write_text("CREATE EXTENSION vector;\n")
     (tmp_path / "schema.sql").write_text("CREATE TABLE a (b int);\n")
-    (tmp_path / "old" / "logship").mkdir(parents=True)
+    for name in ("logship", "shipper", "applier"):
+        (tmp_path / "old" / name).mkdir(parents=True)
     file = tmp_path / "plan.toml"
     file.write_text(
         """
@@ -160,6 +161,13 @@ def test_one_thing_that_is_wrong(text: str, what: str, hint: str) -> None:
     assert what in finding.what
     assert hint in finding.hint
     assert finding.line > 2
+
+
+def test_a_dump_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "dump").write_bytes(b"PGDMP\1\16")
+    (finding,) = findings(START + '[database]\nschema = "dump"', tmp_path / "plan.toml")
+    assert "no dump in plain SQL" in finding.what
+    assert "pg_dump" in finding.hint
 
 
 def test_several_problems_point_to_the_page_of_plans() -> None:

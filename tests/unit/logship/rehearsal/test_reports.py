@@ -51,6 +51,23 @@ def test_the_table_of_a_good_rehearsal_has_a_row_for_each_step() -> None:
     assert len({len(line.rpartition("  ")[0]) for line in (start, standby, primary)}) == 1
 
 
+@pytest.mark.parametrize("report", [good_report(), bad_report(), refused_report()])
+def test_the_table_fits_a_terminal(report: Report) -> None:
+    wide = table(report)
+    assert [line.text for line in table_lines(report, 200)] == wide
+    lines = [line.text for line in table_lines(report, 80)]
+    header, *rows = lines[1 : len(report.steps) + 2]
+    assert header.split()[:3] == ["STEP", "CHECK", "PROOFS"]
+    assert max(map(len, (header, *rows))) <= 80
+    for number, step in enumerate(report.steps):
+        assert any(line.startswith(f"{number}  {step.title}") for line in lines)
+
+
+def test_a_narrow_table_counts_the_proofs() -> None:
+    assert "pass   6 ok " in table_lines(good_report(), 80)[2].text
+    assert " 1 FAILED " in table_lines(refused_report(), 80)[2].text
+
+
 def test_the_table_tells_what_went_wrong() -> None:
     text = "\n".join(table(bad_report()))
     for part in (
