@@ -35,7 +35,6 @@ PACKAGES = ("ca-certificates", "locales", "python3")
 LOCALES = ("en_US.UTF-8", "de_DE.UTF-8")
 # Another on each, as the images of different publishers have it.
 _ACCOUNT = {"bookworm": 999, "trixie": 997}
-_DEBIAN_MIRROR = "http://deb.debian.org/debian"
 # Of apt's settings, what decides whether a mirror can be reached and is believed.
 _APT_SETTING = re.compile(r"Acquire::(?:https?::Proxy|Check-[A-Za-z-]+) .*;")
 _BUILD_SECONDS = 900
@@ -268,12 +267,15 @@ def _debootstrap(system: str, scratch: Path) -> Path:
 
 
 def _mirror() -> str:
-    """Where this machine's apt has Debian from; Debian's own mirror if it is no Debian."""
-    if shutil.which("apt-get") is None:
-        return _DEBIAN_MIRROR
-    said = _ask("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+    """Where this machine's apt has Debian from."""
+    said = ""
+    if shutil.which("apt-get") is not None:
+        said = _ask("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
     mirrors = [line.rstrip("/") for line in said.splitlines()]
-    return next((line for line in mirrors if line.endswith("/debian")), _DEBIAN_MIRROR)
+    found = next((line for line in mirrors if line.endswith("/debian")), "")
+    if not found:
+        raise ImageFailed("this machine's apt names no mirror of Debian to make images from")
+    return found
 
 
 def _apt_settings() -> list[str]:
