@@ -112,10 +112,10 @@ class SettingsError(UsageError):
 _S = TypeVar("_S", bound=Section)
 
 
-def load_settings(file: Path, kind: type[_S]) -> _S:
+def load_settings(file: Path, kind: type[_S], *, environment: Mapping[str, str] = os.environ) -> _S:
     """Read `file` into `kind`.  Raises SettingsError (exit 2) with everything that is wrong.
 
-    Variables `LOGSHIP__SECTION__KEY` of the environment stand above the file's settings, see
+    Variables `LOGSHIP__SECTION__KEY` of `environment` stand above the file's settings, see
     `logship.settings_environment`.  Relative paths are taken from the file's own directory; `~`
     is the home directory.
     """
@@ -137,7 +137,7 @@ def load_settings(file: Path, kind: type[_S]) -> _S:
         raise SettingsError(
             file, [Finding(line, "", "this is not UTF-8 text", "save the file as UTF-8")]
         ) from None
-    return parse_settings(text, kind, file=file, environment=os.environ)
+    return parse_settings(text, kind, file=file, environment=environment)
 
 
 def parse_settings(

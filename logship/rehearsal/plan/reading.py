@@ -44,7 +44,8 @@ def load_plan(file: Path) -> Plan:
         finding = Finding(0, "", "there is no such plan", "docs/rehearsals.md shows what is in one")
         raise SettingsError(file, [finding])
     try:
-        section = load_settings(file, PlanSection)
+        # What the environment sets is for a shipper or an applier, as in their images.
+        section = load_settings(file, PlanSection, environment={})
         return _plan_of(section, file.read_text(encoding="utf-8"), file)
     except SettingsError as error:
         raise SettingsError(error.file, error.findings, _HINT) from None

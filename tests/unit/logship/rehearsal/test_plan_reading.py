@@ -183,3 +183,14 @@ def test_a_plan_that_is_not_there_and_sql_that_is_not_text(tmp_path: Path) -> No
     (finding,) = findings(START + '[[steps]]\nsql_file = "bad.sql"', tmp_path / "plan.toml")
     assert (finding.line, finding.key) == (4, "steps.1.sql_file")
     assert "UTF-8" in finding.what
+
+
+def test_settings_of_the_environment_are_none_of_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The applier's image has some."""
+    monkeypatch.setenv("LOGSHIP__STANDBY__STOP_WITH_APPLIER", "true")
+    monkeypatch.setenv("LOGSHIP__START__STANDBY", "pg:1")
+    file = tmp_path / "plan.toml"
+    file.write_text(f"{START}[[steps]]\nmajor = 17\n")
+    assert load_plan(file).start.standby == "pg:16.9"
