@@ -23,7 +23,7 @@ def main() -> None:
         return
     try:
         _make(engine)
-    except (ImageFailed, LogshipError) as error:
+    except Exception as error:  # also of docker-py and docker: the tests that lack it say so
         print(f"!! images for tests can't be made: {error}")
     finally:
         engine.close()
