@@ -8,6 +8,7 @@ lists and tables as TOML writes them.  What a variable says is checked as a file
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 from logship.settings_schema import Section, keys_of, section_of, without_none
 
 PREFIX: Final = "LOGSHIP__"
+_MISSPELT: Final = re.compile(r"LOGSHIP_.*__", re.IGNORECASE)
+"""What can only be meant as a setting.  Orchestrators make variables of a service's name too
+(LOGSHIP_APPLIER_SERVICE_HOST), with single underscores."""
 
 _Path = tuple[str, ...]
 
@@ -39,9 +43,12 @@ def merge_environment(
     merged: dict[str, Any] = _copied(document)
     variables: dict[_Path, str] = {}
     for name, text in sorted(environment.items()):
-        if not name.startswith(PREFIX):
+        if name.startswith(PREFIX):
+            path = tuple(part.lower() for part in name.removeprefix(PREFIX).split("__"))
+        elif _MISSPELT.match(name):
+            path = (name,)  # which is no setting: reading says so
+        else:
             continue
-        path = tuple(part.lower() for part in name.removeprefix(PREFIX).split("__"))
         if _put(merged, path, _value(_type_of(kind, path), text)):
             variables[path] = name
     return Merged(merged, variables)

@@ -89,7 +89,11 @@ def test_what_is_no_value_is_refused_as_text(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["LOGSHIP__", "LOGSHIP____", "LOGSHIP__LINK", "LOGSHIP__LINK__A__B"]
+    "name",
+    [
+        *("LOGSHIP__", "LOGSHIP____", "LOGSHIP__LINK", "LOGSHIP__LINK__A__B"),
+        *("LOGSHIP_LINK__LISTEN", "logship__LINK__LISTEN", "Logship_link__listen"),
+    ],
 )
 def test_names_that_lead_nowhere_are_refused(name: str) -> None:
     assert found({name: "x"}).findings
