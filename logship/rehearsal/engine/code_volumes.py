@@ -14,10 +14,11 @@ import io
 import os
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -33,7 +34,7 @@ KEPT_LABEL = "logship.rehearsal.kept"
 
 # Written last: without it a volume was not filled to its end.
 _COMPLETE = ".complete"
-_KEPT = timedelta(days=7)
+_KEPT_SECONDS = 7 * 86400
 
 
 class Tree(NamedTuple):
@@ -111,10 +112,10 @@ class CodeVolumes:
         """What nobody has made anew for days; what is in use is not removed by the engine."""
         import docker
 
-        now = datetime.now(UTC)
+        now = time.time()
         for volume in self._client.volumes.list(filters={"label": KEPT_LABEL}):
-            made_at = datetime.fromisoformat(volume.attrs["CreatedAt"])
-            if now - made_at > _KEPT:
+            made_at = datetime.fromisoformat(volume.attrs["CreatedAt"]).timestamp()
+            if now - made_at > _KEPT_SECONDS:
                 with suppress(docker.errors.APIError):
                     volume.remove()
 
