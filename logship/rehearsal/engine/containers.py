@@ -38,7 +38,6 @@ SESSION_LABEL = "logship.rehearsal"
 _SHARED_MEMORY_BYTES = 256 << 20
 # Below the ports that the kernel gives to clients.
 _FIRST_PORT = 20000
-_TOOL_SECONDS = 120.0
 
 
 class ContainerEngine:

@@ -164,14 +164,6 @@ class Primary:
     def flush_lsn(self) -> Lsn:
         return Lsn.parse(self.sql("select pg_catalog.pg_current_wal_flush_lsn()::text")[0][0])
 
-    def checkpoint(self) -> None:
-        self.sql("checkpoint")
-
-    def digest(self) -> dict[str, str]:
-        """Of each table that survives a crash, by `database.schema.table`: rows and a digest."""
-        tables: dict[str, str] = self.server.ask("digest", timeout_seconds=LOAD_SECONDS)["tables"]
-        return tables
-
     def enable_checksums(self, enable: bool) -> None:
         """The server is stopped for it, and runs afterwards.  Raises LogshipError."""
         self.stop()
@@ -259,10 +251,6 @@ class Primary:
         shipper, self._shipper = self._shipper, None
         if shipper is not None:
             shipper.stop()
-
-    @property
-    def shipper_running(self) -> bool:
-        return self._shipper is not None and self._shipper.running
 
     def shipper_log(self) -> str:
         """What the shipper printed since it was last started."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -57,8 +57,8 @@ class Incarnation:
 
 @dataclass
 class Recovery:
-    """Made by `create`.  parameters: the `settings` of the instance; overrides: its rules that
-    may not block.  Both are in force from the applier's next start on."""
+    """Made by `create`.  parameters: the `settings` of the instance, in force from the applier's
+    next start on."""
 
     machine: Machine
     instance: str
@@ -66,7 +66,6 @@ class Recovery:
     link_port: int
     standby_port: int
     parameters: dict[str, str] = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
     _applier: Process | None = None
 
     @classmethod
@@ -147,11 +146,6 @@ class Recovery:
                     Code.SETTINGS, str(check.get("what")), str(check.get("hint") or "")
                 )
 
-    def set_overrides(self, rules: Sequence[str]) -> None:
-        """Have these rules of the version check not block, from the next start on."""
-        self.overrides = list(rules)
-        self._write_settings()
-
     def _write_settings(self) -> None:
         told = Told(
             instance=self.instance,
@@ -161,7 +155,6 @@ class Recovery:
             standby_port=self.standby_port,
             installations=[each.parent for each in self.machine.facts.installations.values()],
             parameters=self.parameters,
-            overrides=self.overrides,
         )
         self.machine.write(self.places.settings, settings_text(told, self.places))
 
@@ -230,7 +223,6 @@ class Recovery:
             machine.free_port(),
             machine.free_port(),
             dict(self.parameters),
-            list(self.overrides),
         )
         if image is not None:
             fork._forget_installations()
@@ -294,15 +286,13 @@ class Recovery:
         """The status document (docs/api.md).  Raises LogshipError."""
         return self._shipper("status", self.instance)
 
-    def compat(self, against: str = "", primary_profile: bytes | None = None) -> Verdict:
-        """What the version check says now, with the standby's installation or another one here.
+    def compat(self, primary_profile: bytes | None = None) -> Verdict:
+        """What the version check says now.
 
         primary_profile: as `shipper profile --json` printed it, in place of the one last heard.
         Raises LogshipError: the check can't be made.
         """
-        options = ["--against", against] if against else []
-        if primary_profile is not None:
-            options += ["--primary", "-"]
+        options = [] if primary_profile is None else ["--primary", "-"]
         try:
             document = self._shipper(
                 "compat",
@@ -323,18 +313,6 @@ class Recovery:
         return self._shipper(
             "promote", self.instance, "--yes", *options, timeout_seconds=PROMOTE_SECONDS
         )
-
-    def accept(self, incarnation: str) -> None:
-        """Let that cluster take the instance's place when it comes."""
-        self._applier_command("accept", self.instance, incarnation)
-
-    def forget(self, incarnation: str = "") -> None:
-        """Remove what is kept from before; "": all that is not needed."""
-        self._applier_command("forget", self.instance, *([incarnation] if incarnation else []))
-
-    def seed(self) -> None:
-        """Ask for a new seed."""
-        self._applier_command("seed", self.instance)
 
     def wait_protected(self, lsn: str, timeout_seconds: float) -> Progress:
         """Wait until all below `lsn` is durable and replayed, or the version check holds the
@@ -369,16 +347,8 @@ class Recovery:
         return {"LOGSHIP_APPLIER": str(self.places.api_socket)}
 
     def _shipper(self, command: str, *arguments: str, **options: Any) -> dict[str, Any]:
-        return self._command("shipper", command, *arguments, **options)
-
-    def _applier_command(self, command: str, *arguments: str) -> dict[str, Any]:
-        return self._command("applier", command, *arguments)
-
-    def _command(
-        self, program: str, command: str, *arguments: str, **options: Any
-    ) -> dict[str, Any]:
         words = [command, *arguments, "--json", "--applier", str(self.places.api_socket)]
-        return ask_logship(self.machine, program, words, **options)
+        return ask_logship(self.machine, "shipper", words, **options)
 
 
 def verdict_of(document: Mapping[str, Any]) -> Verdict:
