@@ -200,10 +200,10 @@ class Primary:
         for name in self._databases():
             self.sql("analyze", database=name)
 
-    def fork(self, name: str, *, image: str | None = None, logship: str | None = None) -> Primary:
+    def fork(self, name: str, *, image: str | None = None) -> Primary:
         """A copy on another machine, on which nothing runs.  The caller stops this one before,
         and removes the copy's machine."""
-        machine = self.machine.fork(name, image=image, logship=logship)
+        machine = self.machine.fork(name, image=image)
         made = Primary(machine, self.instance, self.database)
         made.parameters = dict(self.parameters)
         made._copied = self._copied

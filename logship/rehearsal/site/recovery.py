@@ -199,23 +199,20 @@ class Recovery:
         self.stop_applier()
         self.start()
 
-    def change(self, *, image: str | None = None, logship: str | None = None) -> None:
-        """Stop well, and go on with another image or another Logship; it is not started."""
+    def change_image(self, image: str) -> None:
+        """Stop well, and go on in another image; it is not started."""
         self.stop()
-        self.machine.change(image=image, logship=logship)
-        if image is not None:
-            self._forget_installations()
+        self.machine.change(image=image)
+        self._forget_installations()
 
-    def fork(
-        self, name: str = "", *, image: str | None = None, logship: str | None = None
-    ) -> Recovery:
+    def fork(self, *, image: str | None = None) -> Recovery:
         """A copy on a machine of its own, on which nothing runs.  Stop this one before, and
         remove the copy's machine afterwards.
 
         Its applier listens elsewhere, so that no shipper finds it.
         """
-        name = name or f"{self.machine.name}-{next(_fork_numbers)}"
-        machine = self.machine.fork(name, image=image, logship=logship)
+        name = f"{self.machine.name}-{next(_fork_numbers)}"
+        machine = self.machine.fork(name, image=image)
         fork = Recovery(
             machine,
             self.instance,
@@ -229,14 +226,15 @@ class Recovery:
         fork._write_settings()
         return fork
 
-    def stopped_copy(self) -> Recovery:
-        """A `fork` of this one, which was stopped well for it and runs again.
+    def stopped_copy(self, *, image: str | None = None) -> Recovery:
+        """A `fork` of this one, which was stopped well for it and runs again, with or without its
+        standby following.
 
         Raises LogshipError: it does not stop or start.
         """
         self.stop()
         try:
-            return self.fork()
+            return self.fork(image=image)
         finally:
             self.start()
 
@@ -255,14 +253,14 @@ class Recovery:
         """What there is of the instance on disk, by name."""
         return self._standbys(stop=False)
 
-    def incarnation(self, name: str = "") -> Incarnation:
-        """One of them, by name; "": the newest, as a system identifier begins with the time when
-        initdb made it.  Raises LogshipError(REHEARSAL_FAILED): it is not there."""
-        there = [each for each in self.incarnations() if name in ("", each.name)]
+    def incarnation(self) -> Incarnation:
+        """The newest of them, as a system identifier begins with the time when initdb made it.
+        Raises LogshipError(REHEARSAL_FAILED): there is none."""
+        there = self.incarnations()
         if not there:
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
-                f"there is nothing of {self.instance} {name} on {self.machine.name}",
+                f"there is nothing of {self.instance} on {self.machine.name}",
                 "a standby is there once it was seeded",
             )
         return max(there, key=lambda each: int(each.name.partition("-")[0]))
