@@ -8,7 +8,7 @@ from typing import NamedTuple
 from logship.errors import LogshipError
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
 from logship.rehearsal.proofs.drill import drill
-from logship.rehearsal.proofs.flow import judge, look_at_flow
+from logship.rehearsal.proofs.flow import judge
 from logship.rehearsal.proofs.opened import not_looked_at
 from logship.rehearsal.proofs.reference import Reference, take_reference
 from logship.rehearsal.proofs.trial import trial
@@ -31,7 +31,7 @@ def prove(stage: Stage, refused: Mapping[str, str] | None = None) -> Proven:
     them is seen in a trial.  Raises LogshipError: a machine does not do what it must.
     """
     reference = take_reference(stage.primary.server)
-    progress = look_at_flow(stage.recovery, reference.lsn, stage.patience_seconds)
+    progress = stage.recovery.wait_protected(reference.lsn, stage.patience_seconds)
     if refused is not None:
         return Proven(trial(stage.recovery, reference, parameters=refused))
     flow = judge(progress)

@@ -53,7 +53,7 @@ class Site:
         self.check_it_follows()
 
     def check_it_follows(self) -> None:
-        progress = flow.look_at_flow(self.recovery, self.reference.lsn, FLOW_SECONDS)
+        progress = self.recovery.wait_protected(self.reference.lsn, FLOW_SECONDS)
         assert flow.judge(progress).result is Result.PASSED, (progress, self.primary.shipper_log())
 
 

@@ -12,7 +12,7 @@ from logship.rehearsal.outcome import Verdict
 from logship.rehearsal.plan import Plan
 from logship.rehearsal.site.copied import copy_of
 from logship.rehearsal.site.primary import Primary, Written, longest_pause_seconds
-from logship.rehearsal.site.recovery import Recovery
+from logship.rehearsal.site.recovery import Progress, Recovery
 
 INSTANCE = "rehearsed"
 
@@ -45,11 +45,14 @@ class Stage:
         self.primary.stop()
         self.primary.machine.change(image=image)
 
+    def wait_protected(self) -> Progress:
+        """How far protection gets, within the plan's patience, with all that the primary has now.
+        Raises LogshipError: the primary does not answer."""
+        return self.recovery.wait_protected(str(self.primary.flush_lsn()), self.patience_seconds)
+
     def wait_following(self) -> None:
         """Until all that the primary has now is replayed.  Raises LogshipError."""
-        progress = self.recovery.wait_protected(
-            str(self.primary.flush_lsn()), self.patience_seconds
-        )
+        progress = self.wait_protected()
         if progress.replayed_seconds is None:
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
