@@ -20,7 +20,8 @@ from logship.rehearsal.outcome import (
 )
 
 LINK_PROTOCOL = "link-protocol"
-"""The one rule that is not the applier's: whether shipper and applier speak a common protocol."""
+"""The one rule that is not the applier's: whether shipper and applier speak a common protocol.  Its
+version check compares servers, and is asked over this protocol."""
 
 _OPENED_ORDER = frozenset({Symptom.ORDER, Symptom.COLLATION_VERSION, Symptom.INDEXES})
 _FOLLOWS = frozenset({Symptom.START, Symptom.REPLAY})
