@@ -15,7 +15,12 @@ from typing import Any
 from logship.errors import Code, LogshipError
 from logship.rehearsal.inside.bare import CLOSED, NOTHING, OPEN, START
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
-from logship.rehearsal.proofs.opened import look_at_opened, look_at_promoted, not_looked_at
+from logship.rehearsal.proofs.opened import (
+    look_at_opened,
+    look_at_promoted,
+    not_looked_at,
+    not_promoted,
+)
 from logship.rehearsal.proofs.reference import Reference
 from logship.rehearsal.site.recovery import Recovery
 from logship.rehearsal.site.server import Server
@@ -61,8 +66,7 @@ def try_copy(copy: Recovery, reference: Reference) -> tuple[Observation, ...]:
     seconds = time.monotonic() - began_at
     flow = _flow(came, reference.lsn, seconds)
     if flow.result is not Result.PASSED:
-        rest = "the server did not get so far"
-        return (flow, Observation(Proof.PROMOTE, Result.NOT_RUN, rest), *not_looked_at(rest))
+        return (flow, *not_promoted("the server did not get so far"))
     if came["reached"] != OPEN:
         symptom = Symptom.CONNECT if came["reached"] == CLOSED else Symptom.PROMOTE
         failed = Observation(Proof.PROMOTE, Result.FAILED, came["said"], frozenset({symptom}))
