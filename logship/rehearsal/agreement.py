@@ -127,10 +127,9 @@ def _is_unfounded(guards: frozenset[Symptom], seen: frozenset[Symptom], looked: 
 
 
 def _false_alarm(said: RuleSaid, guards: frozenset[Symptom]) -> str:
-    compared = f" ({said.primary or '-'} / {said.standby or '-'})"
     return (
-        f"{said.rule} {_RAISED[said.outcome]}{compared}, and nothing of what it guards against "
-        f"was seen: {_listed(guards)}"
+        f"{said.rule} {_RAISED[said.outcome]} ({said.compared}), and nothing of what it guards "
+        f"against was seen: {_listed(guards)}"
     )
 
 
