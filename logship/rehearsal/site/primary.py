@@ -11,12 +11,13 @@ from typing import Any
 
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
-from logship.rehearsal.engine import Machine, Process
+from logship.rehearsal.engine import RUN_SECONDS, Machine, Process
 from logship.rehearsal.inside.writer import READY
 from logship.rehearsal.plan import Database
 from logship.rehearsal.plan.schema import DUMP_HINT
 from logship.rehearsal.site import generated
 from logship.rehearsal.site.cluster import PORT, SUPERUSER, Cluster, Initdb
+from logship.rehearsal.site.programs import must_run
 from logship.rehearsal.site.server import Server
 
 SHIPPER_ROLE = "logship"
@@ -365,16 +366,11 @@ class Primary:
         rows = self.sql("select datname from pg_catalog.pg_database where datallowconn")
         return [name for (name,) in rows]
 
-    def _run(self, command: Sequence[str | PurePosixPath], timeout_seconds: float = 120.0) -> str:
+    def _run(
+        self, command: Sequence[str | PurePosixPath], timeout_seconds: float = RUN_SECONDS
+    ) -> str:
         """What it printed.  Raises LogshipError."""
-        done = self.machine.run(command, timeout_seconds=timeout_seconds)
-        if done.returncode != 0:
-            said = (done.stdout + done.stderr).strip()[-800:] or "it said nothing"
-            raise LogshipError(
-                Code.REHEARSAL_FAILED,
-                f"a program on {self.machine.name} ended with {done.returncode}: {said}",
-            )
-        return done.stdout
+        return must_run(self.machine, command, timeout_seconds=timeout_seconds)
 
 
 def _major_of(version: str) -> int:
