@@ -136,9 +136,10 @@ def _make(stage: Stage, change: Change) -> tuple[Made, Outage]:
     stage.start_writes()
     watch = Watch(stage)
     watch.start()
+    began = time.monotonic()
     try:
         made = change.make(stage)
-        seconds = time.monotonic() - watch.begun
+        seconds = time.monotonic() - began
         progress = stage.wait_protected()
     finally:
         exposed_bytes = watch.stop()

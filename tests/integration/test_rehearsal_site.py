@@ -63,7 +63,7 @@ def check_profile(primary: Primary) -> None:
     assert (profile.server_version_num, profile.max_connections) == (170007, 31)
     assert profile.environment is not None
     databases = {each.name: each for each in profile.environment.databases}
-    assert databases.keys() > set(generated.DATABASES)
+    assert databases.keys() > {generated.DATABASE, generated.SECOND_DATABASE}
     words = databases[generated.SECOND_DATABASE]
     assert (words.provider, words.collate) == ("i", "und")
     assert [each.name for each in words.collations] == ['"de-x-icu"']
