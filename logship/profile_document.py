@@ -12,10 +12,11 @@ import msgspec
 
 from logship.documents import UNREADABLE
 from logship.errors import Code, UsageError
+from logship.frames import MAX_HEAD_BYTES
 from logship.identity import Profile
 
-MAX_PROFILE_BYTES: Final = 256 * 1024
-"""As MessagePack.  No shipper tells more: `logship.frames.MAX_HEAD_BYTES`."""
+MAX_PROFILE_BYTES: Final = MAX_HEAD_BYTES
+"""As MessagePack.  No shipper tells more: it stands in the head of a frame."""
 
 _HINT = "`shipper profile --json` writes one that can be read"
 

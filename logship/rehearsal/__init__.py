@@ -16,6 +16,7 @@ that is rehearsed may be another than this one.
     proofs/    what is looked at after a step: flow, contents, indexes, order of text, promotion
     outcome    what came of it, as values
     agreement  whether the version check said what then happened
+    proving    the proofs that fit how it is after a step
     running    carries a plan out
     reports/   the outcome as a table, JSON, JUnit XML and an HTML page
     plugin     the same as fixtures of pytest

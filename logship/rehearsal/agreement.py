@@ -20,7 +20,8 @@ from logship.rehearsal.outcome import (
 )
 
 LINK_PROTOCOL = "link-protocol"
-"""The one rule that is not the applier's: whether shipper and applier speak a common protocol."""
+"""The one rule that is not the applier's: whether shipper and applier speak a common protocol.  Its
+version check compares servers, and is asked over this protocol."""
 
 _OPENED_ORDER = frozenset({Symptom.ORDER, Symptom.COLLATION_VERSION, Symptom.INDEXES})
 _FOLLOWS = frozenset({Symptom.START, Symptom.REPLAY})
@@ -126,10 +127,9 @@ def _is_unfounded(guards: frozenset[Symptom], seen: frozenset[Symptom], looked: 
 
 
 def _false_alarm(said: RuleSaid, guards: frozenset[Symptom]) -> str:
-    compared = f" ({said.primary or '-'} / {said.standby or '-'})"
     return (
-        f"{said.rule} {_RAISED[said.outcome]}{compared}, and nothing of what it guards against "
-        f"was seen: {_listed(guards)}"
+        f"{said.rule} {_RAISED[said.outcome]} ({said.compared}), and nothing of what it guards "
+        f"against was seen: {_listed(guards)}"
     )
 
 

@@ -80,6 +80,11 @@ class RuleSaid:
     why: str = ""
     remedy: str = ""
 
+    @property
+    def compared(self) -> str:
+        """For people: "16.14 / 16.9"."""
+        return f"{self.primary or '-'} / {self.standby or '-'}"
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from logship.errors import LogshipError
-from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
+from logship.rehearsal.outcome import Observation, Result, Symptom
 from logship.rehearsal.proofs.drill import drill
-from logship.rehearsal.proofs.flow import judge, look_at_flow
-from logship.rehearsal.proofs.opened import not_looked_at
+from logship.rehearsal.proofs.flow import judge
+from logship.rehearsal.proofs.opened import not_promoted
 from logship.rehearsal.proofs.reference import Reference, take_reference
 from logship.rehearsal.proofs.trial import trial
 from logship.rehearsal.site.recovery import Progress
@@ -31,7 +31,7 @@ def prove(stage: Stage, refused: Mapping[str, str] | None = None) -> Proven:
     them is seen in a trial.  Raises LogshipError: a machine does not do what it must.
     """
     reference = take_reference(stage.primary.server)
-    progress = look_at_flow(stage.recovery, reference.lsn, stage.patience_seconds)
+    progress = stage.recovery.wait_protected(reference.lsn, stage.patience_seconds)
     if refused is not None:
         return Proven(trial(stage.recovery, reference, parameters=refused))
     flow = judge(progress)
@@ -39,8 +39,7 @@ def prove(stage: Stage, refused: Mapping[str, str] | None = None) -> Proven:
         return Proven((flow, *drill(stage.recovery, reference)))
     if Symptom.LINK in flow.symptoms:
         why = "what the primary wrote is not on the recovery server"
-        rest = (Observation(Proof.PROMOTE, Result.NOT_RUN, why), *not_looked_at(why))
-        return Proven((flow, *rest), progress.held)
+        return Proven((flow, *not_promoted(why)), progress.held)
     return _without_the_gate(stage, reference, progress, flow)
 
 
@@ -51,8 +50,7 @@ def _without_the_gate(
         tried = trial(stage.recovery, reference)
     except LogshipError as error:
         why = f"PostgreSQL alone can't be tried: {error.what}"
-        rest = (Observation(Proof.PROMOTE, Result.NOT_RUN, why), *not_looked_at(why))
-        return Proven((flow, *rest), progress.held)
+        return Proven((flow, *not_promoted(why)), progress.held)
     if progress.held:
         return Proven(tried, held=True)
     return Proven((flow, *tried[1:]))

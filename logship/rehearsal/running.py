@@ -12,7 +12,6 @@ from logship.rehearsal.agreement import compare
 from logship.rehearsal.engine import Engine
 from logship.rehearsal.outcome import Outage, Report, RuleFinding, StepOutcome, Verdict
 from logship.rehearsal.plan import Kind, Plan, Step
-from logship.rehearsal.proofs.flow import look_at_flow
 from logship.rehearsal.proving import Proven, prove
 from logship.rehearsal.site.stage import Stage, build
 from logship.rehearsal.steps import Change, Made
@@ -120,7 +119,7 @@ def _step(stage: Stage, step: Step) -> StepOutcome:
         stage.say("  the version check is asked, on copies")
         verdict = change.foresee(stage)
         # Copies were made of what was stopped for it.
-        look_at_flow(stage.recovery, str(stage.primary.flush_lsn()), stage.patience_seconds)
+        stage.wait_protected()
         made, outage = _make(stage, change)
         stage.say("  looking at what came of it")
         refused = step.parameters if made.refused else None
@@ -137,12 +136,11 @@ def _make(stage: Stage, change: Change) -> tuple[Made, Outage]:
     stage.start_writes()
     watch = Watch(stage)
     watch.start()
+    began = time.monotonic()
     try:
         made = change.make(stage)
-        seconds = time.monotonic() - watch.begun
-        progress = look_at_flow(
-            stage.recovery, str(stage.primary.flush_lsn()), stage.patience_seconds
-        )
+        seconds = time.monotonic() - began
+        progress = stage.wait_protected()
     finally:
         exposed_bytes = watch.stop()
         writes_seconds = _longest_pause_seconds(stage)

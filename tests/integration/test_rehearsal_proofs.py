@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from logship.errors import LogshipError, RefusedError
+from logship.errors import RefusedError
 from logship.lsn import Lsn
 from logship.rehearsal.engine.local import LocalEngine
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
@@ -53,7 +53,7 @@ class Site:
         self.check_it_follows()
 
     def check_it_follows(self) -> None:
-        progress = flow.look_at_flow(self.recovery, self.reference.lsn, FLOW_SECONDS)
+        progress = self.recovery.wait_protected(self.reference.lsn, FLOW_SECONDS)
         assert flow.judge(progress).result is Result.PASSED, (progress, self.primary.shipper_log())
 
 
@@ -77,8 +77,6 @@ def test_a_recovery_server_follows_and_is_asked(site: Site) -> None:
     (incarnation,) = recovery.incarnations()
     assert recovery.incarnation() == incarnation
     assert incarnation.major == 17
-    with pytest.raises(LogshipError, match="nothing of main"):
-        recovery.incarnation("1-17")
     verdict = recovery.compat()
     assert not verdict.blocked
     assert "minor-order" in {each.rule for each in verdict.rules}
@@ -123,9 +121,6 @@ def try_what_the_check_would_hold(copy: Recovery, reference: Reference) -> None:
     lacking = by_proof(try_copy(copy, replace(reference, preload="lacking")))
     assert lacking[Proof.FLOW].symptoms == {Symptom.START}
     assert 'could not access file "lacking"' in lacking[Proof.FLOW].said
-
-    with pytest.raises(LogshipError, match=r"no PostgreSQL 17\.1 on"):
-        try_copy(copy, reference, version="17.1")
 
     observations = try_copy(copy, reference)
     assert [each.proof for each in observations] == list(Proof)

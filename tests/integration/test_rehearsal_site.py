@@ -12,6 +12,7 @@ from logship.errors import Code, LogshipError
 from logship.profile_document import read_profile_document
 from logship.rehearsal.engine.local import LocalEngine
 from logship.rehearsal.plan import Database
+from logship.rehearsal.proofs.reference import contents_of
 from logship.rehearsal.site import generated
 from logship.rehearsal.site.cluster import Cluster
 from logship.rehearsal.site.primary import Primary, Written, longest_pause_seconds
@@ -62,7 +63,7 @@ def check_profile(primary: Primary) -> None:
     assert (profile.server_version_num, profile.max_connections) == (170007, 31)
     assert profile.environment is not None
     databases = {each.name: each for each in profile.environment.databases}
-    assert databases.keys() > set(generated.DATABASES)
+    assert databases.keys() > {generated.DATABASE, generated.SECOND_DATABASE}
     words = databases[generated.SECOND_DATABASE]
     assert (words.provider, words.collate) == ("i", "und")
     assert [each.name for each in words.collations] == ['"de-x-icu"']
@@ -94,7 +95,7 @@ def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
 
     check_writer_ends_while_it_waits(primary)
 
-    whole = primary.digest()
+    whole = contents_of(primary.server)
     assert whole["rehearsal.public.people"].startswith("100 ")
     assert {"rehearsal_schema.public.orders", "other.public.here"} < whole.keys()
     primary.stop()
@@ -103,9 +104,9 @@ def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
     copy.start()
     assert copy.sql("show server_version") != primary.sql("show server_version")
     copy.sql("update people set name = name || '.' where id = 7", database="rehearsal")
-    other = copy.digest()
+    other = contents_of(copy.server)
     assert [name for name in whole if whole[name] != other[name]] == ["rehearsal.public.people"]
-    assert primary.digest() == whole
+    assert contents_of(primary.server) == whole
 
     check_profile(primary)
     with pytest.raises(LogshipError, match='relation "nothing" does not exist'):
@@ -132,7 +133,7 @@ def test_what_a_recovery_server_kept_becomes_a_primary(
     assert restored.sql("show archive_mode") == [["off"]]
     assert restored.sql("select pg_switch_wal() is null") == [[False]]
     assert restored.sql("select rolname from pg_roles where oid = 10") == [["root_of_all"]]
-    assert restored.digest()["rehearsal.public.people"].startswith("10 ")
+    assert contents_of(restored.server)["rehearsal.public.people"].startswith("10 ")
     assert (real.data / "pg_hba.conf").read_text() == "local all all reject\n"
 
     # Promoted, it would take the changes that the publisher has for the real one.
@@ -157,7 +158,7 @@ def test_pg_upgrade_and_checksums(engine: LocalEngine, shared_tmp_path: Path) ->
     primary = Primary(machine, "main", asked)
     primary.create()
     assert primary.major == upgrading.OLD_MAJOR
-    whole = primary.digest()
+    whole = contents_of(primary.server)
 
     # A type that holds an OID, which pg_upgrade does not keep.
     primary.sql("create table held (a regprocedure)", database="rehearsal")
@@ -168,7 +169,7 @@ def test_pg_upgrade_and_checksums(engine: LocalEngine, shared_tmp_path: Path) ->
 
     primary.upgrade_major(upgrading.NEW_MAJOR)
     assert primary.major == upgrading.NEW_MAJOR
-    assert primary.digest() == whole
+    assert contents_of(primary.server) == whole
     assert primary.sql("show wal_segment_size") == [["4MB"]]
     assert primary.sql("show work_mem") == [["5MB"]]
     assert primary.sql("show data_checksums") == [["off"]]

@@ -16,6 +16,9 @@ from typing import NamedTuple, Protocol
 CURRENT_LOGSHIP = "current"
 """The Logship that runs the rehearsal, as the name of one to be rehearsed."""
 
+PACKAGES = ("logship", "shipper", "applier")
+"""Of which a Logship consists."""
+
 RUN_SECONDS = 120.0
 
 

@@ -24,12 +24,11 @@ from typing import IO, Any, NamedTuple
 
 import logship
 from logship.errors import Code, UsageError
-from logship.rehearsal.engine import CURRENT_LOGSHIP, supervision, wheels
+from logship.rehearsal.engine import CURRENT_LOGSHIP, PACKAGES, supervision, wheels
 from logship.rehearsal.engine.connection import engine_errors
 from logship.rehearsal.engine.images import Probed
 
 MOUNT = PurePosixPath("/opt/logship")
-PACKAGES = ("logship", "shipper", "applier")
 KEPT_LABEL = "logship.rehearsal.kept"
 
 # Written last: without it a volume was not filled to its end.

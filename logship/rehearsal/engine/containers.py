@@ -38,7 +38,6 @@ SESSION_LABEL = "logship.rehearsal"
 _SHARED_MEMORY_BYTES = 256 << 20
 # Below the ports that the kernel gives to clients.
 _FIRST_PORT = 20000
-_TOOL_SECONDS = 120.0
 
 
 class ContainerEngine:
@@ -170,7 +169,7 @@ class ContainerMachine:
             for tree in self._code:
                 container.with_volume_mapping(tree.volume, str(MOUNT / tree.name), "ro")
             self._container = container.start()
-        answer = self._supervise("prepare", str(self.home), ACCOUNT, user="root")
+        answer = self.supervise("prepare", str(self.home), ACCOUNT, user="root")
         self._owner = json.loads(answer.stdout)
 
     def run(
@@ -234,7 +233,7 @@ class ContainerMachine:
 
     def write(self, path: PurePosixPath, content: str | bytes, mode: int = 0o600) -> None:
         data = content.encode() if isinstance(content, str) else content
-        self._supervise("write", str(path), f"{mode:o}", str(len(data)), stdin=data)
+        self.supervise("write", str(path), f"{mode:o}", str(len(data)), stdin=data)
 
     def read(self, path: PurePosixPath) -> bytes:
         answer = self._execute(["read", str(path)])
@@ -248,7 +247,7 @@ class ContainerMachine:
             entry.uname = entry.gname = ""
             return entry
 
-        self._supervise("directory", str(path))
+        self.supervise("directory", str(path))
         with tempfile.TemporaryFile(prefix="logship-tree-") as file:
             with tarfile.open(fileobj=file, mode="w") as archive:
                 archive.add(source, ".", filter=owned)
@@ -296,17 +295,14 @@ class ContainerMachine:
         ):
             _remove(self._client.volumes.get(self.volume))
 
-    def supervise(self, *arguments: str) -> None:
-        """For the machine's processes."""
-        self._supervise(*arguments)
-
     def _end(self) -> None:
         if self._container is not None:
             with engine_errors(f"the container of machine {self.name} can't be removed"):
                 self._container.stop(force=True, delete_volume=True)
             self._container = None
 
-    def _supervise(self, *arguments: str, stdin: bytes = b"", user: str = ACCOUNT) -> Answer:
+    def supervise(self, *arguments: str, stdin: bytes = b"", user: str = ACCOUNT) -> Answer:
+        """Raises LogshipError unless that ended well."""
         answer = self._execute(arguments, stdin=stdin, user=user)
         return checked(answer, f"{' '.join(arguments[:2])} failed on machine {self.name}")
 

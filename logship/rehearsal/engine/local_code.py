@@ -21,10 +21,8 @@ from typing import NamedTuple
 
 from logship.errors import Code, LogshipError, UsageError
 from logship.postgres.run_as import RunAs
-from logship.rehearsal.engine import CURRENT_LOGSHIP
+from logship.rehearsal.engine import CURRENT_LOGSHIP, PACKAGES
 from logship.rehearsal.engine.dependencies import runtime_dependencies
-
-PACKAGES = ("logship", "shipper", "applier")
 
 _TRIAL = "import asyncio, ssl, psycopg, zmq"
 _TRIAL_SECONDS = 30

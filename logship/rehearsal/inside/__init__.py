@@ -1,4 +1,5 @@
 """The programs of a rehearsal that run on its machines: JSON in on stdin, JSON out on stdout.
 
-A program that fails exits 1 and says why on stderr.
+One that fails exits 1, and its answer is an `error` that says why.  Only `writer` has arguments
+instead, as it goes on until it is told to end.
 """

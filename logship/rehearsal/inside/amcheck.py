@@ -12,7 +12,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from logship.rehearsal.inside.databases import connect, databases
+from logship.rehearsal.inside.databases import connect, databases, first_line
 from logship.rehearsal.inside.speaking import answer
 
 _MOST_FAULTS = 50
@@ -47,7 +47,7 @@ def look(told: Mapping[str, Any]) -> dict[str, Any]:
             with connect(told, database) as connection:
                 _look_into(connection, database, found)
         except psycopg.Error as error:
-            found["faults"].append(f"{database}: {_first_line(error)}")
+            found["faults"].append(f"{database}: {first_line(error)}")
     found["faults"] = found["faults"][:_MOST_FAULTS]
     return found
 
@@ -60,7 +60,7 @@ def _look_into(
     except psycopg.DatabaseError as error:
         if connection.closed:
             raise
-        found["lacking"].append(f"{database}: {_first_line(error)}")
+        found["lacking"].append(f"{database}: {first_line(error)}")
         return
     ((schema,),) = connection.execute(_SCHEMA).fetchall()
     connection.execute("set statement_timeout = '10min'")
@@ -90,12 +90,8 @@ def _check(
     except psycopg.DatabaseError as error:
         if connection.closed:
             raise
-        faults.append(f"{what}: {_first_line(error)}")
+        faults.append(f"{what}: {first_line(error)}")
         return []
-
-
-def _first_line(error: psycopg.Error) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 if __name__ == "__main__":

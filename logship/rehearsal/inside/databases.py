@@ -35,6 +35,11 @@ def databases(told: Mapping[str, Any]) -> list[str]:
         return [name for (name,) in connection.execute(_DATABASES).fetchall()]
 
 
+def first_line(error: psycopg.Error) -> str:
+    """What the server said, without its details."""
+    return str(error).strip().partition("\n")[0]
+
+
 def one_line(error: psycopg.Error) -> str:
     """All that the server said, with its details, in one line."""
     return " ".join(str(error).split())

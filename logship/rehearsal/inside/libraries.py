@@ -12,7 +12,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from logship.rehearsal.inside.databases import connect, databases
+from logship.rehearsal.inside.databases import connect, databases, first_line
 from logship.rehearsal.inside.speaking import answer
 
 # From 16384 on (FirstNormalObjectId): not what initdb made.
@@ -41,7 +41,7 @@ def look(told: Mapping[str, Any]) -> dict[str, Any]:
             with connect(told, database) as connection:
                 names = [name for (name,) in connection.execute(_LIBRARIES).fetchall()]
         except psycopg.Error as error:
-            unloadable.append(f"{database}: {str(error).strip().splitlines()[0]}")
+            unloadable.append(f"{database}: {first_line(error)}")
             continue
         for name in names:
             tried += 1
@@ -50,7 +50,7 @@ def look(told: Mapping[str, Any]) -> dict[str, Any]:
                 with connect(told, database) as connection:
                     why = _load(connection, name)
             except psycopg.Error as error:
-                why = str(error).strip().splitlines()[0]
+                why = first_line(error)
             if why:
                 unloadable.append(f"{database}: {why}")
     return {"libraries": tried, "unloadable": unloadable}
@@ -61,7 +61,7 @@ def _load(connection: psycopg.Connection[tuple[Any, ...]], library: str) -> str:
     try:
         connection.execute(sql.SQL("load {}").format(sql.Literal(library)))
     except psycopg.DatabaseError as error:
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     return ""
 
 

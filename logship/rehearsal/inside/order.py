@@ -14,7 +14,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from logship.rehearsal.inside.databases import connect, databases
+from logship.rehearsal.inside.databases import connect, databases, first_line
 from logship.rehearsal.inside.speaking import answer
 
 DEFAULT = ""
@@ -81,7 +81,7 @@ def look(told: Mapping[str, Any]) -> dict[str, Any]:
             with connect(told, database) as connection:
                 _look_into(connection, database, orders)
         except psycopg.Error as error:
-            orders[database] = {"error": str(error).strip().splitlines()[0]}
+            orders[database] = {"error": first_line(error)}
     return {"orders": orders}
 
 
@@ -99,7 +99,7 @@ def _look_into(
         except psycopg.DatabaseError as error:
             if connection.closed:
                 raise
-            orders[key] = {"error": str(error).strip().splitlines()[0]}
+            orders[key] = {"error": first_line(error)}
         else:
             orders[key] = {"recorded": recorded or "", "actual": actual or "", "order": order}
 

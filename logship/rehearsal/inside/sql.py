@@ -1,11 +1,10 @@
 """Runs statements on a server: `python3 -m logship.rehearsal.inside.sql`.
 
-In: {"conninfo": TEXT, "statements": [TEXT, …], "transaction": false}.  A statement may be several
-commands with semicolons between them.  Each runs by itself unless "transaction" is true.
+In: {"conninfo": TEXT, "statements": [TEXT, …]}.  A statement may be several commands with
+semicolons between them.  Each runs by itself.
 
 Out: {"rows": [[…], …]}, of the last statement that returned any; what JSON has no word for is
-there as text.  A refused statement: exit 1, and {"error": TEXT, "sqlstate": TEXT, "statement":
-TEXT} on stdout; "sqlstate" is "" when there is no connection.
+there as text.  A refused statement: exit 1, and {"error": TEXT} on stdout.
 """
 
 from __future__ import annotations
@@ -21,20 +20,18 @@ CONNECT_SECONDS = 10
 
 def main() -> int:
     asked = json.load(sys.stdin)
-    statement = ""
     rows: list[tuple[Any, ...]] = []
     try:
         with psycopg.connect(
             asked["conninfo"],
-            autocommit=not asked.get("transaction", False),
+            autocommit=True,
             connect_timeout=CONNECT_SECONDS,
             client_encoding="utf8",
         ) as connection:
             for statement in asked["statements"]:
                 rows = _rows(connection.execute(statement.encode())) or rows
     except psycopg.Error as error:
-        said = {"error": str(error).strip(), "sqlstate": error.sqlstate or ""}
-        print(json.dumps({**said, "statement": statement}))
+        print(json.dumps({"error": str(error).strip()}))
         return 1
     print(json.dumps({"rows": rows}, default=str))
     return 0

@@ -1,8 +1,10 @@
-"""What is to be rehearsed, as values.  Pure.
+"""What is to be rehearsed, as values.
 
 schema   the keys of a plan's TOML
 reading  a plan's TOML into these, with an error that names the key for all that is wrong
 flags    the command line's flags into these
+
+The values are pure; the three read the files that are named.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from logship.rehearsal.engine import CURRENT_LOGSHIP
+from logship.rehearsal.engine import CURRENT_LOGSHIP, PACKAGES
 from logship.rehearsal.plan import Database, Kind, Plan, Side, Start, Step
 from logship.rehearsal.plan.schema import (
     DatabaseSection,
@@ -30,7 +30,6 @@ from logship.settings import (
     parse_settings,
 )
 
-_PACKAGES = ("logship", "shipper", "applier")
 _HINT = "docs/rehearsals.md has every key of a plan"
 
 
@@ -80,10 +79,10 @@ def logship_fault(path: str) -> str:
         return ""
     if not where.exists():
         return f"there is no Logship {path}"
-    missing = [name for name in _PACKAGES if name not in _packages_in(where)]
+    missing = [name for name in PACKAGES if name not in _packages_in(where)]
     if not missing:
         return ""
-    if len(missing) < len(_PACKAGES):
+    if len(missing) < len(PACKAGES):
         return f"{path} is no Logship: it has no package {' and no '.join(missing)}"
     return f"{path} is no Logship: neither a wheel nor a directory that holds its packages"
 

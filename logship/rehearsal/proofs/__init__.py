@@ -9,6 +9,7 @@ contents    its rows, and by which rule it verifies pages
 amcheck     its indexes and tables
 collations  how it orders text
 extensions  the libraries that its databases call
+listing     many faults in one text
 
 Each says what it saw as an `Observation`.
 """

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
+from logship.rehearsal.proofs.listing import listed
 from logship.rehearsal.proofs.reference import Reference
 from logship.rehearsal.site.server import Server
 
 AMCHECK_SECONDS = 1800.0
-_MOST_NAMED = 5
 
 
 def look_with_amcheck(opened: Server, _: Reference) -> Observation:
@@ -22,9 +22,8 @@ def judge(found: Mapping[str, Any]) -> Observation:
     """found: as `inside.amcheck` answers.  Pure."""
     faults, lacking = found["faults"], found["lacking"]
     if faults:
-        more = [f"and {len(faults) - _MOST_NAMED} more"] if len(faults) > _MOST_NAMED else []
-        said = "; ".join([*faults[:_MOST_NAMED], *more])
-        return Observation(Proof.AMCHECK, Result.FAILED, said, frozenset({Symptom.INDEXES}))
+        symptoms = frozenset({Symptom.INDEXES})
+        return Observation(Proof.AMCHECK, Result.FAILED, listed(faults), symptoms)
     if lacking:
         said = f"amcheck can't be had: {'; '.join(lacking)}"
         return Observation(Proof.AMCHECK, Result.NOT_RUN, said)

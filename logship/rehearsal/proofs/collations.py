@@ -7,10 +7,9 @@ from typing import Any
 
 from logship.rehearsal.inside.order import sample
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
+from logship.rehearsal.proofs.listing import listed
 from logship.rehearsal.proofs.reference import Reference
 from logship.rehearsal.site.server import Server
-
-_MOST_NAMED = 5
 
 
 def look_at_collations(opened: Server, reference: Reference) -> Observation:
@@ -31,21 +30,13 @@ def compare_orders(
     if not symptoms:
         unknown = [f"{name}: {each['error']}" for name, each in expected.items() if "error" in each]
         if len(unknown) == len(expected):
-            why = (
-                f"the primary orders no text: {'; '.join(unknown[:_MOST_NAMED]) or 'none is there'}"
-            )
+            why = f"the primary orders no text: {listed(unknown) or 'none is there'}"
             return Observation(Proof.COLLATIONS, Result.NOT_RUN, why)
         count = f"{len(expected) - len(unknown)} collations order {len(sample())} texts alike"
         if unknown:
-            count += f"; not on the primary: {'; '.join(unknown[:_MOST_NAMED])}"
+            count += f"; not on the primary: {listed(unknown)}"
         return Observation(Proof.COLLATIONS, Result.PASSED, count)
-    more = [f"and {len(said) - _MOST_NAMED} more"] if len(said) > _MOST_NAMED else []
-    return Observation(
-        Proof.COLLATIONS,
-        Result.FAILED,
-        "; ".join(said[:_MOST_NAMED] + more),
-        frozenset(symptoms),
-    )
+    return Observation(Proof.COLLATIONS, Result.FAILED, listed(said), frozenset(symptoms))
 
 
 def _differences(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
+from logship.rehearsal.proofs.listing import listed
 from logship.rehearsal.proofs.reference import Reference, contents_of
 from logship.rehearsal.site.server import Server
-
-_MOST_NAMED = 5
 
 
 def look_at_contents(opened: Server, reference: Reference) -> Observation:
@@ -20,14 +19,13 @@ def look_at_contents(opened: Server, reference: Reference) -> Observation:
 def compare(reference: Reference, found: Mapping[str, str], checksums: str) -> Observation:
     """found: count and digest by table.  checksums: `data_checksums` of the same server.  Pure."""
     expected = reference.contents
-    said = [
+    others = [
         f"{table}: {found.get(table, 'not there')}, on the primary {expected.get(table, 'none')}"
         for table in sorted(expected.keys() | found.keys())
         if expected.get(table) != found.get(table)
     ]
-    symptoms = {Symptom.CONTENTS} if said else set()
-    if len(said) > _MOST_NAMED:
-        said[_MOST_NAMED:] = [f"and {len(said) - _MOST_NAMED} more"]
+    symptoms = {Symptom.CONTENTS} if others else set()
+    said = [listed(others)] if others else []
     if checksums != reference.checksums:
         symptoms.add(Symptom.CHECKSUMS)
         said.append(f"data checksums are {checksums}, on the primary {reference.checksums}")

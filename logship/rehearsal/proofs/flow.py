@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
-from logship.rehearsal.site.recovery import Progress, Recovery
-
-FLOW_SECONDS = 60.0
-
-
-def look_at_flow(recovery: Recovery, lsn: str, timeout_seconds: float = FLOW_SECONDS) -> Progress:
-    """How far protection gets with all that the primary has, which is flushed up to `lsn`."""
-    return recovery.wait_protected(lsn, timeout_seconds)
+from logship.rehearsal.site.recovery import Progress
 
 
 def judge(progress: Progress) -> Observation:

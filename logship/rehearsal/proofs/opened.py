@@ -25,6 +25,12 @@ _LOOKS: tuple[tuple[Proof, Symptom, _Look], ...] = (
 )
 """In the order of `Proof`: amcheck makes an extension, so the rows are compared before."""
 
+_A_WRITE = (
+    "create table public.logship_rehearsal_write (id int primary key)",
+    "insert into public.logship_rehearsal_write values (1)",
+    "drop table public.logship_rehearsal_write",
+)
+
 
 def look_at_opened(
     opened: Server, reference: Reference, promoted: Observation
@@ -33,23 +39,17 @@ def look_at_opened(
     where that was well; a look that can't be had has failed."""
     if promoted.result is not Result.PASSED:
         return (promoted, *not_looked_at("the server is not open for all"))
-    return promoted, *_all_looks(opened, reference)
-
-
-def _all_looks(opened: Server, reference: Reference) -> tuple[Observation, ...]:
-    return tuple(_looked(opened, reference, *each) for each in _LOOKS)
-
-
-_A_WRITE = (
-    "create table public.logship_rehearsal_write (id int primary key)",
-    "insert into public.logship_rehearsal_write values (1)",
-    "drop table public.logship_rehearsal_write",
-)
+    return (promoted, *(_looked(opened, reference, *each) for each in _LOOKS))
 
 
 def not_looked_at(why: str) -> tuple[Observation, ...]:
-    """The same where nothing was opened."""
+    """The looks at an opened server, where nothing was opened."""
     return tuple(Observation(proof, Result.NOT_RUN, why) for proof, _, _ in _LOOKS)
+
+
+def not_promoted(why: str) -> tuple[Observation, ...]:
+    """The same, where not even a promotion was tried."""
+    return (Observation(Proof.PROMOTE, Result.NOT_RUN, why), *not_looked_at(why))
 
 
 def look_at_promoted(opened: Server, said: str, began_at: float) -> Observation:

@@ -15,7 +15,12 @@ from typing import Any
 from logship.errors import Code, LogshipError
 from logship.rehearsal.inside.bare import CLOSED, NOTHING, OPEN, START
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
-from logship.rehearsal.proofs.opened import look_at_opened, look_at_promoted, not_looked_at
+from logship.rehearsal.proofs.opened import (
+    look_at_opened,
+    look_at_promoted,
+    not_looked_at,
+    not_promoted,
+)
 from logship.rehearsal.proofs.reference import Reference
 from logship.rehearsal.site.recovery import Recovery
 from logship.rehearsal.site.server import Server
@@ -24,18 +29,12 @@ TRIAL_SECONDS = 90.0
 
 
 def trial(
-    recovery: Recovery,
-    reference: Reference,
-    incarnation: str = "",
-    version: str = "",
-    parameters: Mapping[str, str] | None = None,
+    recovery: Recovery, reference: Reference, parameters: Mapping[str, str] | None = None
 ) -> tuple[Observation, ...]:
     """Stop the recovery server well, copy it, start it again; try the copy.
 
     reference: what the primary was like when all of it was durable here; nobody writes until the
-    copy is made.  incarnation: which one is tried; "": the newest of the instance.  version: of
-    the installation that it is tried with; "": the newest of its major there.  parameters: over
-    those of the instance.
+    copy is made.  parameters: over those of the instance.
 
     Raises LogshipError: the recovery server itself does not stop or start; there is nothing to
     try, or nothing to try it with.
@@ -43,22 +42,21 @@ def trial(
     copy = recovery.stopped_copy()
     copy.parameters |= parameters or {}
     try:
-        return try_copy(copy, reference, incarnation, version)
+        return try_copy(copy, reference)
     finally:
         copy.remove()
 
 
-def try_copy(
-    copy: Recovery, reference: Reference, incarnation: str = "", version: str = ""
-) -> tuple[Observation, ...]:
-    """The same with a copy that is there and is the caller's to remove.
+def try_copy(copy: Recovery, reference: Reference) -> tuple[Observation, ...]:
+    """The same with a copy that is there and is the caller's to remove: the newest incarnation on
+    it, by the newest installation of its major.
 
     Raises LogshipError: there is nothing to try, or nothing to try it with.
     """
     began_at = time.monotonic()
     sockets = copy.machine.home / "run" / "bare"
     server = Server(copy.machine, str(sockets), copy.standby_port)
-    told = _told(copy, reference, incarnation, version)
+    told = _told(copy, reference)
     try:
         came = server.ask(
             "bare", {**told, "sockets": str(sockets)}, timeout_seconds=2 * TRIAL_SECONDS
@@ -68,8 +66,7 @@ def try_copy(
     seconds = time.monotonic() - began_at
     flow = _flow(came, reference.lsn, seconds)
     if flow.result is not Result.PASSED:
-        rest = "the server did not get so far"
-        return (flow, Observation(Proof.PROMOTE, Result.NOT_RUN, rest), *not_looked_at(rest))
+        return (flow, *not_promoted("the server did not get so far"))
     if came["reached"] != OPEN:
         symptom = Symptom.CONNECT if came["reached"] == CLOSED else Symptom.PROMOTE
         failed = Observation(Proof.PROMOTE, Result.FAILED, came["said"], frozenset({symptom}))
@@ -88,11 +85,11 @@ def _flow(came: Mapping[str, str], lsn: str, seconds: float) -> Observation:
     return Observation(Proof.FLOW, Result.PASSED, said, seconds=seconds)
 
 
-def _told(copy: Recovery, reference: Reference, incarnation: str, version: str) -> dict[str, Any]:
-    chosen = copy.incarnation(incarnation)
+def _told(copy: Recovery, reference: Reference) -> dict[str, Any]:
+    newest = copy.incarnation()
     return {
-        "directory": str(chosen.directory),
-        "bin_directory": str(_bin_directory(copy, chosen.major, version)),
+        "directory": str(newest.directory),
+        "bin_directory": str(_bin_directory(copy, newest.major)),
         "port": copy.standby_port,
         "until": reference.lsn,
         "preload": reference.preload,
@@ -101,14 +98,14 @@ def _told(copy: Recovery, reference: Reference, incarnation: str, version: str) 
     }
 
 
-def _bin_directory(copy: Recovery, major: int, version: str) -> PurePosixPath:
+def _bin_directory(copy: Recovery, major: int) -> PurePosixPath:
     """Raises LogshipError(NO_INSTALLATION)."""
     there = copy.machine.facts.installations
-    fitting = [each for each in there if version in ("", each) and each.split(".")[0] == str(major)]
+    fitting = [each for each in there if each.split(".")[0] == str(major)]
     if not fitting:
         raise LogshipError(
             Code.NO_INSTALLATION,
-            f"there is no PostgreSQL {version or major} on {copy.machine.name}: it has "
+            f"there is no PostgreSQL {major} on {copy.machine.name}: it has "
             f"{', '.join(there) or 'none'}",
         )
     return there[max(fitting, key=lambda each: int(each.split(".")[1]))]

@@ -111,7 +111,8 @@ def _proof_case(classname: str, name: str, seen: Observation) -> ElementTree.Ele
 
 def _why(outcome: StepOutcome) -> str:
     if outcome.held:
-        return "the applier holds the standby: " + (", ".join(raised(outcome.verdict)) or "?")
+        names = ", ".join(each.rule for each in raised(outcome.verdict))
+        return f"the applier holds the standby: {names or '?'}"
     if outcome.verdict.refused:
         return outcome.verdict.refused
     failed = [str(each.proof) for each in outcome.observations if each.result is Result.FAILED]
@@ -121,10 +122,8 @@ def _why(outcome: StepOutcome) -> str:
 def _output(outcome: StepOutcome) -> Iterator[str]:
     if outcome.verdict.refused:
         yield f"refused: {outcome.verdict.refused}"
-    for each in outcome.verdict.rules:
-        if each.outcome != "pass":
-            compared = f"{each.primary or '-'} / {each.standby or '-'}"
-            yield f"check, {each.outcome}: {each.rule} ({compared}) {each.remedy}".rstrip()
+    for each in raised(outcome.verdict):
+        yield f"check, {each.outcome}: {each.rule} ({each.compared}) {each.remedy}".rstrip()
     for what, amount in outage_facts(outcome.outage):
         yield f"{what}: {amount}"
     for finding in outcome.findings:

@@ -140,9 +140,8 @@ def _told(outcome: StepOutcome) -> Iterator[Line]:
             yield Line(f"   {cost}")
     if outcome.verdict.refused:
         yield Line(f"   refused: {outcome.verdict.refused}", Tone.BAD)
-    for said in outcome.verdict.rules:
-        if said.outcome != "pass":
-            yield from _rule_lines(said)
+    for said in raised(outcome.verdict):
+        yield from _rule_lines(said)
     if note := trial_note(outcome):
         yield Line(f"   {note}", Tone.BAD)
     for each in outcome.observations:
@@ -154,8 +153,7 @@ def _told(outcome: StepOutcome) -> Iterator[Line]:
 
 def _rule_lines(said: RuleSaid) -> Iterator[Line]:
     tone = Tone.BAD if said.outcome == "block" else Tone.WARNING
-    compared = f"{said.primary or '-'} / {said.standby or '-'}"
-    yield Line(f"   check, {said.outcome}: {said.rule} ({compared})", tone)
+    yield Line(f"   check, {said.outcome}: {said.rule} ({said.compared})", tone)
     if said.remedy:
         yield Line(f"      {said.remedy}")
 

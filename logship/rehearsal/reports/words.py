@@ -10,6 +10,7 @@ from logship.rehearsal.outcome import (
     Report,
     Result,
     RuleFinding,
+    RuleSaid,
     StepOutcome,
     Verdict,
 )
@@ -48,9 +49,9 @@ def proof_results(step: StepOutcome) -> dict[Proof, Result]:
     return results
 
 
-def raised(verdict: Verdict) -> list[str]:
-    """The names of the rules that did not pass."""
-    return [each.rule for each in verdict.rules if each.outcome != "pass"]
+def raised(verdict: Verdict) -> list[RuleSaid]:
+    """The rules that did not pass."""
+    return [each for each in verdict.rules if each.outcome != "pass"]
 
 
 def summary(report: Report) -> str:

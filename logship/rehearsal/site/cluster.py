@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 
 from logship.errors import Code, LogshipError
 from logship.rehearsal.engine import RUN_SECONDS, Done, Machine
+from logship.rehearsal.site.programs import check_ended, must_run
 
 PORT = 5432
 SUPERUSER = "postgres"
@@ -20,7 +21,6 @@ UPGRADE_SECONDS = 900.0
 PARAMETERS_FILE = "rehearsal.conf"
 
 _INCLUDE = f"\ninclude_if_exists = '{PARAMETERS_FILE}'\n"
-_SAID_CHARACTERS = 2000
 _HBA = "local all all trust\nlocal replication all trust\n"
 # What a copy of a real cluster must not do: nothing of it leaves the machine, and its files
 # name nothing that is not there.
@@ -126,7 +126,7 @@ class Cluster:
         """A fast shutdown; nothing happens if it does not run."""
         if self.running:
             done = self._control("stop", "-m", "fast")
-            self._check("pg_ctl stop", done)
+            check_ended(self.machine, "pg_ctl stop", done)
 
     @property
     def running(self) -> bool:
@@ -157,7 +157,7 @@ class Cluster:
             logs = new.data / "pg_upgrade_output.d"
             find = ("find", logs, "-name", "*.log", "-exec", "tail", "-q", "-n", "6", "{}", "+")
             done = done._replace(stderr=done.stderr + self.machine.run(find).stdout)
-        self._check("pg_upgrade", done)
+        check_ended(self.machine, "pg_upgrade", done)
 
     # --- inside ---------------------------------------------------------------------------
 
@@ -204,16 +204,7 @@ class Cluster:
         *,
         stdin: str = "",
     ) -> None:
-        done = self.machine.run(command, stdin=stdin, timeout_seconds=timeout_seconds)
-        self._check(PurePosixPath(command[0]).name, done)
-
-    def _check(self, what: str, done: Done) -> None:
-        if done.returncode != 0:
-            said = (done.stdout + done.stderr).strip()[-_SAID_CHARACTERS:] or "it said nothing"
-            raise LogshipError(
-                Code.REHEARSAL_FAILED,
-                f"{what} ended with {done.returncode} on {self.machine.name}: {said}",
-            )
+        must_run(self.machine, command, stdin=stdin, timeout_seconds=timeout_seconds)
 
     def _last_words(self) -> str:
         try:

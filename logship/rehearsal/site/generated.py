@@ -9,7 +9,6 @@ from __future__ import annotations
 DATABASE = "rehearsal"
 """Where most of it is, and what the writer writes to."""
 SECOND_DATABASE = "rehearsal_words"
-DATABASES = (DATABASE, SECOND_DATABASE)
 
 WRITES_TABLE = "public.rehearsal_writes"
 

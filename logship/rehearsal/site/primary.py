@@ -11,12 +11,13 @@ from typing import Any
 
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
-from logship.rehearsal.engine import Machine, Process
+from logship.rehearsal.engine import RUN_SECONDS, Machine, Process
 from logship.rehearsal.inside.writer import READY
 from logship.rehearsal.plan import Database
 from logship.rehearsal.plan.schema import DUMP_HINT
 from logship.rehearsal.site import generated
 from logship.rehearsal.site.cluster import PORT, SUPERUSER, Cluster, Initdb
+from logship.rehearsal.site.programs import must_run
 from logship.rehearsal.site.server import Server
 
 SHIPPER_ROLE = "logship"
@@ -164,14 +165,6 @@ class Primary:
     def flush_lsn(self) -> Lsn:
         return Lsn.parse(self.sql("select pg_catalog.pg_current_wal_flush_lsn()::text")[0][0])
 
-    def checkpoint(self) -> None:
-        self.sql("checkpoint")
-
-    def digest(self) -> dict[str, str]:
-        """Of each table that survives a crash, by `database.schema.table`: rows and a digest."""
-        tables: dict[str, str] = self.server.ask("digest", timeout_seconds=LOAD_SECONDS)["tables"]
-        return tables
-
     def enable_checksums(self, enable: bool) -> None:
         """The server is stopped for it, and runs afterwards.  Raises LogshipError."""
         self.stop()
@@ -208,10 +201,10 @@ class Primary:
         for name in self._databases():
             self.sql("analyze", database=name)
 
-    def fork(self, name: str, *, image: str | None = None, logship: str | None = None) -> Primary:
+    def fork(self, name: str, *, image: str | None = None) -> Primary:
         """A copy on another machine, on which nothing runs.  The caller stops this one before,
         and removes the copy's machine."""
-        machine = self.machine.fork(name, image=image, logship=logship)
+        machine = self.machine.fork(name, image=image)
         made = Primary(machine, self.instance, self.database)
         made.parameters = dict(self.parameters)
         made._copied = self._copied
@@ -259,10 +252,6 @@ class Primary:
         shipper, self._shipper = self._shipper, None
         if shipper is not None:
             shipper.stop()
-
-    @property
-    def shipper_running(self) -> bool:
-        return self._shipper is not None and self._shipper.running
 
     def shipper_log(self) -> str:
         """What the shipper printed since it was last started."""
@@ -377,16 +366,11 @@ class Primary:
         rows = self.sql("select datname from pg_catalog.pg_database where datallowconn")
         return [name for (name,) in rows]
 
-    def _run(self, command: Sequence[str | PurePosixPath], timeout_seconds: float = 120.0) -> str:
+    def _run(
+        self, command: Sequence[str | PurePosixPath], timeout_seconds: float = RUN_SECONDS
+    ) -> str:
         """What it printed.  Raises LogshipError."""
-        done = self.machine.run(command, timeout_seconds=timeout_seconds)
-        if done.returncode != 0:
-            said = (done.stdout + done.stderr).strip()[-800:] or "it said nothing"
-            raise LogshipError(
-                Code.REHEARSAL_FAILED,
-                f"a program on {self.machine.name} ended with {done.returncode}: {said}",
-            )
-        return done.stdout
+        return must_run(self.machine, command, timeout_seconds=timeout_seconds)
 
 
 def _major_of(version: str) -> int:

@@ -1,4 +1,4 @@
-"""What programs on a machine are asked, and their answers in JSON."""
+"""Programs on a machine: those that must end well, and those that are asked and answer in JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +11,30 @@ from logship.errors import Code, ExitCode, LogshipError, RefusedError
 from logship.rehearsal.engine import RUN_SECONDS, Done, Machine
 
 _SAID_CHARACTERS = 600
+_COMPLAINT_CHARACTERS = 2000
+
+
+def must_run(
+    machine: Machine,
+    command: Sequence[str | PurePosixPath],
+    *,
+    stdin: str = "",
+    timeout_seconds: float = RUN_SECONDS,
+) -> str:
+    """What it printed.  Raises LogshipError: it did not end well."""
+    done = machine.run(command, stdin=stdin, timeout_seconds=timeout_seconds)
+    check_ended(machine, PurePosixPath(command[0]).name, done)
+    return done.stdout
+
+
+def check_ended(machine: Machine, what: str, done: Done) -> None:
+    """Raises LogshipError with what it said unless it ended well."""
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).strip()[-_COMPLAINT_CHARACTERS:] or "it said nothing"
+        raise LogshipError(
+            Code.REHEARSAL_FAILED,
+            f"{what} ended with {done.returncode} on {machine.name}: {said}",
+        )
 
 
 def ask_tool(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -57,8 +57,8 @@ class Incarnation:
 
 @dataclass
 class Recovery:
-    """Made by `create`.  parameters: the `settings` of the instance; overrides: its rules that
-    may not block.  Both are in force from the applier's next start on."""
+    """Made by `create`.  parameters: the `settings` of the instance, in force from the applier's
+    next start on."""
 
     machine: Machine
     instance: str
@@ -66,7 +66,6 @@ class Recovery:
     link_port: int
     standby_port: int
     parameters: dict[str, str] = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
     _applier: Process | None = None
 
     @classmethod
@@ -147,11 +146,6 @@ class Recovery:
                     Code.SETTINGS, str(check.get("what")), str(check.get("hint") or "")
                 )
 
-    def set_overrides(self, rules: Sequence[str]) -> None:
-        """Have these rules of the version check not block, from the next start on."""
-        self.overrides = list(rules)
-        self._write_settings()
-
     def _write_settings(self) -> None:
         told = Told(
             instance=self.instance,
@@ -161,7 +155,6 @@ class Recovery:
             standby_port=self.standby_port,
             installations=[each.parent for each in self.machine.facts.installations.values()],
             parameters=self.parameters,
-            overrides=self.overrides,
         )
         self.machine.write(self.places.settings, settings_text(told, self.places))
 
@@ -206,23 +199,20 @@ class Recovery:
         self.stop_applier()
         self.start()
 
-    def change(self, *, image: str | None = None, logship: str | None = None) -> None:
-        """Stop well, and go on with another image or another Logship; it is not started."""
+    def change_image(self, image: str) -> None:
+        """Stop well, and go on in another image; it is not started."""
         self.stop()
-        self.machine.change(image=image, logship=logship)
-        if image is not None:
-            self._forget_installations()
+        self.machine.change(image=image)
+        self._forget_installations()
 
-    def fork(
-        self, name: str = "", *, image: str | None = None, logship: str | None = None
-    ) -> Recovery:
+    def fork(self, *, image: str | None = None) -> Recovery:
         """A copy on a machine of its own, on which nothing runs.  Stop this one before, and
         remove the copy's machine afterwards.
 
         Its applier listens elsewhere, so that no shipper finds it.
         """
-        name = name or f"{self.machine.name}-{next(_fork_numbers)}"
-        machine = self.machine.fork(name, image=image, logship=logship)
+        name = f"{self.machine.name}-{next(_fork_numbers)}"
+        machine = self.machine.fork(name, image=image)
         fork = Recovery(
             machine,
             self.instance,
@@ -230,21 +220,21 @@ class Recovery:
             machine.free_port(),
             machine.free_port(),
             dict(self.parameters),
-            list(self.overrides),
         )
         if image is not None:
             fork._forget_installations()
         fork._write_settings()
         return fork
 
-    def stopped_copy(self) -> Recovery:
-        """A `fork` of this one, which was stopped well for it and runs again.
+    def stopped_copy(self, *, image: str | None = None) -> Recovery:
+        """A `fork` of this one, which was stopped well for it and runs again, with or without its
+        standby following.
 
         Raises LogshipError: it does not stop or start.
         """
         self.stop()
         try:
-            return self.fork()
+            return self.fork(image=image)
         finally:
             self.start()
 
@@ -263,14 +253,14 @@ class Recovery:
         """What there is of the instance on disk, by name."""
         return self._standbys(stop=False)
 
-    def incarnation(self, name: str = "") -> Incarnation:
-        """One of them, by name; "": the newest, as a system identifier begins with the time when
-        initdb made it.  Raises LogshipError(REHEARSAL_FAILED): it is not there."""
-        there = [each for each in self.incarnations() if name in ("", each.name)]
+    def incarnation(self) -> Incarnation:
+        """The newest of them, as a system identifier begins with the time when initdb made it.
+        Raises LogshipError(REHEARSAL_FAILED): there is none."""
+        there = self.incarnations()
         if not there:
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
-                f"there is nothing of {self.instance} {name} on {self.machine.name}",
+                f"there is nothing of {self.instance} on {self.machine.name}",
                 "a standby is there once it was seeded",
             )
         return max(there, key=lambda each: int(each.name.partition("-")[0]))
@@ -294,15 +284,13 @@ class Recovery:
         """The status document (docs/api.md).  Raises LogshipError."""
         return self._shipper("status", self.instance)
 
-    def compat(self, against: str = "", primary_profile: bytes | None = None) -> Verdict:
-        """What the version check says now, with the standby's installation or another one here.
+    def compat(self, primary_profile: bytes | None = None) -> Verdict:
+        """What the version check says now.
 
         primary_profile: as `shipper profile --json` printed it, in place of the one last heard.
         Raises LogshipError: the check can't be made.
         """
-        options = ["--against", against] if against else []
-        if primary_profile is not None:
-            options += ["--primary", "-"]
+        options = [] if primary_profile is None else ["--primary", "-"]
         try:
             document = self._shipper(
                 "compat",
@@ -323,18 +311,6 @@ class Recovery:
         return self._shipper(
             "promote", self.instance, "--yes", *options, timeout_seconds=PROMOTE_SECONDS
         )
-
-    def accept(self, incarnation: str) -> None:
-        """Let that cluster take the instance's place when it comes."""
-        self._applier_command("accept", self.instance, incarnation)
-
-    def forget(self, incarnation: str = "") -> None:
-        """Remove what is kept from before; "": all that is not needed."""
-        self._applier_command("forget", self.instance, *([incarnation] if incarnation else []))
-
-    def seed(self) -> None:
-        """Ask for a new seed."""
-        self._applier_command("seed", self.instance)
 
     def wait_protected(self, lsn: str, timeout_seconds: float) -> Progress:
         """Wait until all below `lsn` is durable and replayed, or the version check holds the
@@ -369,16 +345,8 @@ class Recovery:
         return {"LOGSHIP_APPLIER": str(self.places.api_socket)}
 
     def _shipper(self, command: str, *arguments: str, **options: Any) -> dict[str, Any]:
-        return self._command("shipper", command, *arguments, **options)
-
-    def _applier_command(self, command: str, *arguments: str) -> dict[str, Any]:
-        return self._command("applier", command, *arguments)
-
-    def _command(
-        self, program: str, command: str, *arguments: str, **options: Any
-    ) -> dict[str, Any]:
         words = [command, *arguments, "--json", "--applier", str(self.places.api_socket)]
-        return ask_logship(self.machine, program, words, **options)
+        return ask_logship(self.machine, "shipper", words, **options)
 
 
 def verdict_of(document: Mapping[str, Any]) -> Verdict:

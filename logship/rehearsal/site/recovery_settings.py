@@ -35,7 +35,6 @@ listen_addresses = ""
 [instances.{instance}]
 public_key = {public_key}
 port = {standby_port}
-overrides = [{overrides}]
 
 [instances.{instance}.settings]
 {parameters}
@@ -81,7 +80,6 @@ class Told:
     standby_port: int
     installations: Sequence[PurePosixPath]
     parameters: Mapping[str, str] = field(default_factory=dict)
-    overrides: Sequence[str] = ()
 
 
 def settings_text(told: Told, places: Places) -> str:
@@ -96,7 +94,6 @@ def settings_text(told: Told, places: Places) -> str:
         instance=told.instance,
         public_key=_text(told.public_key),
         standby_port=told.standby_port,
-        overrides=", ".join(_text(rule) for rule in told.overrides),
         parameters="\n".join(
             f"{_text(name)} = {_text(value)}" for name, value in told.parameters.items()
         ),

@@ -12,7 +12,7 @@ from logship.rehearsal.outcome import Verdict
 from logship.rehearsal.plan import Plan
 from logship.rehearsal.site.copied import copy_of
 from logship.rehearsal.site.primary import Primary, Written, longest_pause_seconds
-from logship.rehearsal.site.recovery import Recovery
+from logship.rehearsal.site.recovery import Progress, Recovery
 
 INSTANCE = "rehearsed"
 
@@ -45,11 +45,14 @@ class Stage:
         self.primary.stop()
         self.primary.machine.change(image=image)
 
+    def wait_protected(self) -> Progress:
+        """How far protection gets, within the plan's patience, with all that the primary has now.
+        Raises LogshipError: the primary does not answer."""
+        return self.recovery.wait_protected(str(self.primary.flush_lsn()), self.patience_seconds)
+
     def wait_following(self) -> None:
         """Until all that the primary has now is replayed.  Raises LogshipError."""
-        progress = self.recovery.wait_protected(
-            str(self.primary.flush_lsn()), self.patience_seconds
-        )
+        progress = self.wait_protected()
         if progress.replayed_seconds is None:
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
@@ -86,27 +89,22 @@ class Stage:
 
     @contextlib.contextmanager
     def recovery_copy(self, *, image: str | None = None) -> Iterator[Recovery]:
-        """A copy of the recovery server, maybe with another image, on which nothing runs yet.
-
-        The real one is stopped for it and runs again, with or without its standby following.
-        """
-        self.recovery.stop()
+        """A copy of the recovery server, maybe with another image, on which nothing runs yet."""
+        copy = self.recovery.stopped_copy(image=image)
         try:
-            fork = self.recovery.fork(self._name("recovery"), image=image)
+            yield copy
         finally:
-            self.recovery.start()
-        try:
-            yield fork
-        finally:
-            fork.remove()
+            copy.remove()
 
     @contextlib.contextmanager
     def primary_copy(self, *, image: str | None = None) -> Iterator[Primary]:
-        """The same of the primary, without its shipper."""
+        """The same of the primary, without its shipper.  The real one is stopped for it and runs
+        again."""
         self.primary.stop_shipper()
         self.primary.stop()
         try:
-            fork = self.primary.fork(self._name("primary"), image=image)
+            self._forks += 1
+            fork = self.primary.fork(f"primary-copy-{self._forks}", image=image)
         finally:
             self.primary.start()
             self.ship()
@@ -119,10 +117,6 @@ class Stage:
         """What the version check says of WAL of `primary`, which runs, on the recovery server."""
         primary.write_settings(self.recovery.link_address, self.recovery.applier_public_key)
         return self.recovery.compat(primary_profile=primary.profile())
-
-    def _name(self, of: str) -> str:
-        self._forks += 1
-        return f"{of}-copy-{self._forks}"
 
 
 def build(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Stage:

@@ -5,9 +5,9 @@
     primary     what is changed on the primary alone: statements, data checksums
     major       pg_upgrade, a new incarnation, a new seed, the cut-over
     versions    shipper or applier of another Logship
-    outage      what a change costs while it is made
 
-Each is a `Change`: it says what the version check thinks of it before, and makes it.
+Each is a `Change`: it says what the version check thinks of it before, and makes it.  Beside them
+`outage` sees what a change costs while it is made.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class ImageChange:
 
     def make(self, stage: Stage) -> Made:
         if self._side is Side.STANDBY:
-            stage.recovery.change(image=self._image)
+            stage.recovery.change_image(self._image)
             stage.recovery.start()
         else:
             stage.change_primary(self._image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 from logship.errors import LogshipError
@@ -41,10 +40,8 @@ class Watch:
         self._exposure = Exposure()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="outage", daemon=True)
-        self.begun = time.monotonic()
 
     def start(self) -> None:
-        self.begun = time.monotonic()
         self._thread.start()
 
     def stop(self) -> int | None:

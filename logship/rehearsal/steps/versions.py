@@ -6,15 +6,13 @@ from typing import Any
 
 from logship.errors import LogshipError
 from logship.link.refusals import version_mismatch
+from logship.rehearsal.agreement import LINK_PROTOCOL
 from logship.rehearsal.engine import Machine
 from logship.rehearsal.outcome import RuleSaid, Verdict
 from logship.rehearsal.plan import Side, Step
 from logship.rehearsal.site.programs import ask_logship
 from logship.rehearsal.site.stage import Stage
 from logship.rehearsal.steps import Made
-
-RULE = "link-protocol"
-"""Of a rehearsal alone: the version check compares servers, and is asked over this protocol."""
 
 _WHY = "Without a version of the link's protocol that both speak, the two do not talk."
 
@@ -55,7 +53,7 @@ def compare_protocols(shipper: tuple[int, int] | None, applier: tuple[int, int] 
     sides = [f"{each[0]}-{each[1]}" if each else "" for each in (shipper, applier)]
     refusal = version_mismatch(shipper, applier) if shipper and applier else None
     return RuleSaid(
-        RULE,
+        LINK_PROTOCOL,
         "pass" if refusal is None else "block",
         primary=sides[0],
         standby=sides[1],

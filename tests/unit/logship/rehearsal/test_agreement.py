@@ -7,7 +7,6 @@ import pytest
 from applier.compat import RULES, live
 from logship.rehearsal.agreement import LINK_PROTOCOL, RULE_GUARDS, compare
 from logship.rehearsal.outcome import Observation, Proof, Result, RuleSaid, Symptom, Verdict
-from logship.rehearsal.steps import versions
 
 ALL_PASSED = tuple(Observation(proof, Result.PASSED) for proof in Proof)
 
@@ -36,9 +35,8 @@ def said(**outcomes: str) -> Verdict:
 
 
 def test_the_table_has_each_rule_that_there_is_and_no_other() -> None:
-    names = [*(rule.name for rule in RULES), live.COLLATIONS, live.LIBRARIES, versions.RULE]
+    names = [*(rule.name for rule in RULES), live.COLLATIONS, live.LIBRARIES, LINK_PROTOCOL]
     assert list(RULE_GUARDS) == names
-    assert versions.RULE == LINK_PROTOCOL
 
 
 def test_each_fault_is_guarded_against() -> None:

@@ -31,7 +31,6 @@ def test_the_applier_reads_them(tmp_path: Path, address: str, listen: str) -> No
         standby_port=5433,
         installations=[PurePosixPath("/usr/lib/postgresql/17")],
         parameters={"max_connections": "20", "auto_explain.log_min_duration": "1s", "a_b": 'x"\\y'},
-        overrides=["minor-order"],
     )
     file = tmp_path / "applier.toml"
     file.write_text(settings_text(told, Places(PurePosixPath("/home"))), encoding="utf-8")
@@ -41,7 +40,6 @@ def test_the_applier_reads_them(tmp_path: Path, address: str, listen: str) -> No
     assert settings.api.socket == Path("/home/run/applier.sock")
     main = settings.instances["main"]
     assert main.settings == told.parameters
-    assert main.overrides == ["minor-order"]
     assert main.port == 5433
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from logship.rehearsal.steps.versions import RULE, compare_protocols
+from logship.rehearsal.agreement import LINK_PROTOCOL
+from logship.rehearsal.steps.versions import compare_protocols
 
 
 @pytest.mark.parametrize(
@@ -15,7 +16,7 @@ def test_a_version_in_common_is_enough(
     shipper: tuple[int, int], applier: tuple[int, int], outcome: str
 ) -> None:
     said = compare_protocols(shipper, applier)
-    assert (said.rule, said.outcome) == (RULE, outcome)
+    assert (said.rule, said.outcome) == (LINK_PROTOCOL, outcome)
     assert (said.primary, said.standby) == (
         f"{shipper[0]}-{shipper[1]}",
         f"{applier[0]}-{applier[1]}",
