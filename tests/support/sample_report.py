@@ -116,7 +116,8 @@ def refused_report() -> Report:
     step = Step(Kind.PARAMETERS, Side.STANDBY, parameters={"max_connections": "10"})
     order = Observation(Proof.COLLATIONS, Result.FAILED, "a, B / B, a", frozenset({Symptom.ORDER}))
     seen = tuple(order if each.proof is Proof.COLLATIONS else each for each in WELL)
-    outcome = StepOutcome(step, Verdict(refused="max_connections is the primary's"), seen)
+    said = "max_connections is the primary's"
+    outcome = StepOutcome(step, Verdict(refused=said), seen, refused=said)
     return Report(
         Plan("Fewer connections", Start("a", "a"), (step,)), "local", 0.0, 9.0, (outcome,), "x"
     )

@@ -25,7 +25,7 @@ def state(step: StepOutcome) -> str:
         return "not run"
     if step.protected:
         return "protected"
-    if step.verdict.refused:
+    if step.refused:
         return "refused"
     return "held" if step.held else "BROKEN"
 
@@ -69,7 +69,7 @@ def summary(report: Report) -> str:
 
 
 def _broken(step: StepOutcome) -> str:
-    if step.verdict.refused:
+    if step.refused:
         return f"{step.title} is refused"
     return f"{state(step).lower()} after {step.title}"
 
@@ -78,7 +78,7 @@ def trial_note(step: StepOutcome) -> str:
     """Why what was observed is of a trial; "" if it is of what the step really left."""
     if step.held:
         return "the applier holds the standby; what follows was tried on a copy, without its check"
-    if step.verdict.refused and not step.protected:
+    if step.refused:
         return "the applier goes on without it; what follows was tried on a copy that has it"
     return ""
 

@@ -89,7 +89,7 @@ def test_the_table_tells_what_went_wrong() -> None:
     refused = "\n".join(table(refused_report()))
     assert "   refused: max_connections is the primary's" in refused
     assert "   the applier goes on without it; what follows was tried on a copy" in refused
-    broken = replace(refused_report().steps[0], verdict=Verdict())
+    broken = replace(refused_report().steps[0], verdict=Verdict(), refused="")
     assert "BROKEN" in table(replace(refused_report(), steps=(broken,)))[2]
 
 
