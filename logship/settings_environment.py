@@ -40,7 +40,7 @@ def merge_environment(
     Where the document has no table for a variable's key to be in, it stays as it is: reading it
     says what is wrong.
     """
-    merged: dict[str, Any] = _copied(document)
+    merged = dict(document)
     variables: dict[_Path, str] = {}
     for name, text in sorted(environment.items()):
         if name.startswith(PREFIX):
@@ -54,16 +54,16 @@ def merge_environment(
     return Merged(merged, variables)
 
 
-def _copied(value: Any) -> Any:
-    return {key: _copied(each) for key, each in value.items()} if isinstance(value, dict) else value
-
-
 def _put(document: dict[str, Any], path: _Path, value: object) -> bool:
-    table: Any = document
+    """Whether there is a table for it.  The tables on the way to it are copied: they are the
+    caller's, and how deep a file nests them is not for a recursion to find out."""
+    table = document
     for part in path[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
+        below = table.get(part, {})
+        if not isinstance(below, dict):
             return False
+        table[part] = dict(below)
+        table = table[part]
     table[path[-1]] = value
     return True
 

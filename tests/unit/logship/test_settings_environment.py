@@ -8,6 +8,7 @@ import pytest
 
 from applier.settings import ApplierSettings, load_applier_settings
 from logship.settings import SettingsError, parse_settings
+from logship.settings_environment import merge_environment
 
 FILE = Path("/etc/logship/applier.toml")
 FILE_TEXT = """
@@ -102,6 +103,18 @@ def test_names_that_lead_nowhere_are_refused(name: str) -> None:
 def test_a_file_whose_table_is_none_is_refused_for_that() -> None:
     error = found({"LOGSHIP__LINK__LISTEN": "tcp://*:2"}, "link = 3")
     assert [(each.line, each.key) for each in error.findings] == [(1, "link")]
+
+
+def test_a_file_is_not_changed_nor_followed_to_its_bottom() -> None:
+    deep: dict[str, object] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    document: dict[str, object] = {"link": {"listen": "tcp://*:1"}, "deep": deep}
+    merged = merge_environment(document, ApplierSettings, {"LOGSHIP__LINK__LISTEN": "tcp://*:2"})
+    assert merged.document["link"] == {"listen": "tcp://*:2"}
+    assert document["link"] == {"listen": "tcp://*:1"}
+    while deep:  # or its end would be a recursion
+        deep = deep.pop("a")  # type: ignore[assignment]
 
 
 def test_commands_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
