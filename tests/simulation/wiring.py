@@ -134,6 +134,20 @@ class SimSyncThread:
         pass
 
 
+class NoIndexing:
+    """`CommitIndexing`: of use to a restore, which is not simulated, and in a thread that is
+    real, so that a history would depend on how busy this machine is."""
+
+    def __init__(self, store: Store) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
 class SimSender(Sender):
     """The real one; tells the checker what is believed."""
 
@@ -384,6 +398,7 @@ def _replacements(random: Random) -> list[Any]:
         patch(instance_module, "Sender", SimSender),
         patch(sender_module, "time", SimClock),
         patch(instance_module, "save_record", sim_save_record),
+        patch(instance_module, "CommitIndexing", NoIndexing),
         patch(instance_module, "recover_placement", read_placement),
         patch(record_module, "durable", SimDurable),
         patch(promotion_module, "time", SimClock),
