@@ -1,4 +1,4 @@
-"""Connections to each database of a server on this machine."""
+"""Sessions with a server on this machine, and which databases it has."""
 
 from __future__ import annotations
 
@@ -15,18 +15,30 @@ order by datname collate "C"
 """
 
 
+def session(conninfo: str, database: str = "") -> psycopg.Connection[tuple[Any, ...]]:
+    """One in autocommit.  database: "": the one that `conninfo` names.  Raises psycopg.Error."""
+    return psycopg.connect(
+        conninfo,
+        dbname=database or None,
+        autocommit=True,
+        client_encoding="utf8",
+        connect_timeout=_CONNECT_SECONDS,
+    )
+
+
 def connect(told: Mapping[str, Any], database: str = "") -> psycopg.Connection[tuple[Any, ...]]:
     """A session in autocommit with the server that `told` names by its `conninfo`.
 
     database: "": one that every cluster has.  Raises psycopg.Error.
     """
+    conninfo = str(told["conninfo"])
     if database:
-        return _connect(told, database)
+        return session(conninfo, database)
     try:
-        return _connect(told, "postgres")
+        return session(conninfo, "postgres")
     except psycopg.OperationalError:
         # It may have been dropped, or have a locale that this machine has not.
-        return _connect(told, "template1")
+        return session(conninfo, "template1")
 
 
 def databases(told: Mapping[str, Any]) -> list[str]:
@@ -43,13 +55,3 @@ def first_line(error: psycopg.Error) -> str:
 def one_line(error: psycopg.Error) -> str:
     """All that the server said, with its details, in one line."""
     return " ".join(str(error).split())
-
-
-def _connect(told: Mapping[str, Any], database: str) -> psycopg.Connection[tuple[Any, ...]]:
-    return psycopg.connect(
-        str(told["conninfo"]),
-        dbname=database,
-        autocommit=True,
-        client_encoding="utf8",
-        connect_timeout=_CONNECT_SECONDS,
-    )

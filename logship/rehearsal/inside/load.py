@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psycopg
-
+from logship.rehearsal.inside.databases import session
 from logship.rehearsal.inside.speaking import answer
 
 _COPY = re.compile(r"^copy\s.*\sfrom\s+stdin\b.*;\s*$", re.IGNORECASE)
@@ -26,7 +25,6 @@ _PASSED_OVER = re.compile(r"^\\(?:un)?restrict\b")
 # PostgreSQL takes them in no text with others.
 _ALONE = re.compile(r"^(?:create database|alter system)\s.*;\s*$", re.IGNORECASE)
 _END_OF_DATA = "\\."
-_CONNECT_SECONDS = 10
 
 
 class Part(NamedTuple):
@@ -64,13 +62,13 @@ def parts(lines: Iterable[str]) -> Iterator[Part]:
 def load(told: Mapping[str, Any]) -> dict[str, Any]:
     """Raises psycopg.Error, OSError."""
     conninfo = str(told["conninfo"])
-    connection = _connect(conninfo)
+    connection = session(conninfo)
     try:
         with Path(told["file"]).open(encoding="utf-8") as file:
             for part in parts(file):
                 if part.connect:
                     connection.close()
-                    connection = _connect(conninfo, dbname=part.connect)
+                    connection = session(conninfo, part.connect)
                 elif part.data is not None:
                     with connection.cursor().copy(part.text.encode()) as copy:
                         copy.write(part.data)
@@ -79,16 +77,6 @@ def load(told: Mapping[str, Any]) -> dict[str, Any]:
     finally:
         connection.close()
     return {}
-
-
-def _connect(conninfo: str, **other: str) -> psycopg.Connection[tuple[Any, ...]]:
-    return psycopg.connect(
-        conninfo,
-        autocommit=True,
-        client_encoding="utf8",
-        connect_timeout=_CONNECT_SECONDS,
-        **other,  # type: ignore[arg-type]  # mypy takes them for psycopg's own arguments
-    )
 
 
 if __name__ == "__main__":

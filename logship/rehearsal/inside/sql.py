@@ -15,19 +15,14 @@ from typing import Any
 
 import psycopg
 
-CONNECT_SECONDS = 10
+from logship.rehearsal.inside.databases import session
 
 
 def main() -> int:
     asked = json.load(sys.stdin)
     rows: list[tuple[Any, ...]] = []
     try:
-        with psycopg.connect(
-            asked["conninfo"],
-            autocommit=True,
-            connect_timeout=CONNECT_SECONDS,
-            client_encoding="utf8",
-        ) as connection:
+        with session(asked["conninfo"]) as connection:
             for statement in asked["statements"]:
                 rows = _rows(connection.execute(statement.encode())) or rows
     except psycopg.Error as error:

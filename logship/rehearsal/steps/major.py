@@ -7,9 +7,12 @@ recovery server is made as soon as the new one is known there, and the old one i
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from logship.errors import Code, LogshipError
+from logship.identity import Incarnation
 from logship.rehearsal.outcome import Observation, Verdict
 from logship.rehearsal.plan import Step
 from logship.rehearsal.proofs.drill import drill
@@ -61,8 +64,8 @@ def _wait_succeeded(stage: Stage, old: str) -> str:
     while True:
         status = stage.recovery.status()
         found, kept = status.get("incarnation"), status.get("previous") or ()
-        if found and any(f"{each['system_identifier']}-{each['major']}" == old for each in kept):
-            return f"{found['system_identifier']}-{found['major']}"
+        if found and old in map(_name_of, kept):
+            return _name_of(found)
         if time.monotonic() >= deadline:
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
@@ -71,6 +74,10 @@ def _wait_succeeded(stage: Stage, old: str) -> str:
                 "see what the applier says of it",
             )
         time.sleep(_POLL_SECONDS)
+
+
+def _name_of(cluster: Mapping[str, Any]) -> str:
+    return str(Incarnation(cluster["system_identifier"], cluster["major"]))
 
 
 def _of_old(observation: Observation, old: str) -> Observation:
