@@ -21,6 +21,8 @@ pytestmark = pytest.mark.e2e
 
 COUNT = "select count(*) from t"
 SEGMENTS_EACH = 1000
+CATCH_UP_SECONDS = 240.0
+"""Two thousand segments take 40 s where nothing else runs."""
 
 
 def archiving_primary(
@@ -126,6 +128,7 @@ def test_what_a_dead_primary_archived_reaches_the_standby_through_a_bucket(
         pair.destroy()
 
 
+@pytest.mark.timeout(600)
 def test_two_thousand_segments_in_random_order_with_a_switch_in_the_middle(
     primary: PrimaryFactory, pair: Pair, shared_tmp_path: Path
 ) -> None:
@@ -167,7 +170,7 @@ def test_two_thousand_segments_in_random_order_with_a_switch_in_the_middle(
     for name in names:
         (staging / name).rename(outbox / name)
     shipper.start()
-    pair.wait_on_standby("main", COUNT, rows)
+    pair.wait_on_standby("main", COUNT, rows, CATCH_UP_SECONDS)
     end = successor.current_wal_lsn()
     status = pair.wait_status(
         "main", lambda s: s["store"]["durable"].startswith("2:"), "on the new timeline"

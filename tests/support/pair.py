@@ -342,7 +342,9 @@ class Pair:
             cursor = connection.execute(sql.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
-    def wait_on_standby(self, name: str, sql: str, expected: object) -> None:
+    def wait_on_standby(
+        self, name: str, sql: str, expected: object, timeout_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         """Wait until the standby answers `sql` with `expected`."""
 
         def looked() -> bool:
@@ -352,7 +354,7 @@ class Pair:
                 return False
 
         try:
-            wait_until(looked, PATIENCE_SECONDS, f"{expected!r} from {sql}")
+            wait_until(looked, timeout_seconds, f"{expected!r} from {sql}")
         except TimeoutError as error:
             raise AssertionError(f"{error}\n{self._last_words(name)}") from None
 
