@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,10 @@ from tests.bench.samples import Figure
 
 BEGIN = "<!-- results: written by `make bench`, do not edit -->"
 END = "<!-- end of results -->"
+
+_TITLE = re.compile(r"^### (.+)\n", re.MULTILINE)
+_MEASURED_AT = re.compile(r"^Measured (\d{4}-\d\d-\d\d \d\d:\d\d UTC) at ", re.MULTILINE)
+"""As `_when` writes it, in an order that text sorts in."""
 
 
 class Line(NamedTuple):
@@ -79,17 +84,23 @@ def table(document: Document, measures: list[str]) -> str:
     return "\n".join(out)
 
 
-def section(document: Document) -> str:
-    """The results section, markers included.  The same text for the same document."""
+def section(document: Document, kept: Mapping[str, str] | None = None) -> str:
+    """The results section, markers included.  The same text for the same document.  kept: what
+    stands in place of what the document has, by measure."""
+    kept = kept or {}
+    is_measured = bool(document["measures"] or kept)
     body: list[str] = [BEGIN, ""]
-    if not document["measures"]:
-        body += ["Not measured yet: `make bench` writes this section.", ""]
-    else:
+    if is_measured:
         body += _facts(document)
+    else:
+        body += ["Not measured yet: `make bench` writes this section.", ""]
     for measure, title in MEASURES.items():
+        if measure in kept:
+            body += [kept[measure], ""]
+            continue
         entry = document["measures"].get(measure)
         if entry is None:
-            if document["measures"]:
+            if is_measured:
                 why = document["failures"].get(measure, "not measured")
                 body += [f"### {title}", "", f"No result: {why}.", ""]
             continue
@@ -117,13 +128,32 @@ def _when(entry: dict[str, object]) -> str:
 
 
 def replace_section(text: str, document: Document) -> str:
-    """`text` with its results section written anew.  Raises ValueError unless both markers are
-    in it once."""
+    """`text` with its results section written anew; results in it that are later than the
+    document's stay.  Raises ValueError unless both markers are in it once."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError("the page must have each marker of the results section once")
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + section(document) + after
+    old, _, after = rest.partition(END)
+    return before + section(document, _later(old, document)) + after
+
+
+def _later(old: str, document: Document) -> dict[str, str]:
+    """The text, by measure, of results in `old` that the document has not or has older ones of.
+
+    The document lies in build/, which each checkout has its own of: what another one measured is
+    known from the page alone.  A measure that failed has no older result, here neither.
+    """
+    _, *parts = _TITLE.split(old)
+    texts = dict(zip(parts[::2], parts[1::2], strict=True))
+    kept = {}
+    for measure, title in MEASURES.items():
+        found = _MEASURED_AT.search(texts.get(title, ""))
+        if found is None or measure in document["failures"]:
+            continue
+        entry = document["measures"].get(measure)
+        if entry is None or entry["measured_at"] < found[1]:
+            kept[measure] = f"### {title}\n{texts[title].rstrip()}"
+    return kept
 
 
 def write(path: Path, document: Document) -> None:

@@ -1,6 +1,7 @@
 """`build/bench.json`: what was measured so far.  Pure but for `load` and `save`.
 
     {"format": 1, <key of catalog.KEYS>: median or null, ...,
+     "commit": that of every measure, or null,
      "machine": {...}, "software": {...},
      "measures": {<measure>: {"measured_at", "seconds", "commit", "busy_before", "notes": [...],
                               "figures": {<name>: {"median", "least", "most",
@@ -9,7 +10,7 @@
      "failures": {<measure>: why}}
 
 A measure that is run again replaces its old result and leaves the others: a run can be made in
-parts.  What was skipped is told in `notes`.
+parts, and has no one `commit` if they were made at several.  What was skipped is told in `notes`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Outcome(NamedTuple):
 def empty() -> Document:
     """A document in which nothing was measured."""
     nothing: Document = {"format": FORMAT}
-    return nothing | dict.fromkeys(KEYS) | {"measures": {}, "failures": {}}
+    return nothing | _summary({}) | {"measures": {}, "failures": {}}
 
 
 def merge(document: Document, measure: str, outcome: Outcome, about: Mapping[str, Any]) -> Document:
@@ -56,7 +57,7 @@ def merge(document: Document, measure: str, outcome: Outcome, about: Mapping[str
     }
     failures = {name: why for name, why in document["failures"].items() if name != measure}
     measures = {**document["measures"], measure: entry}
-    return {**document, **_medians(measures), "measures": measures, "failures": failures}
+    return {**document, **_summary(measures), "measures": measures, "failures": failures}
 
 
 def fail(document: Document, measure: str, why: str) -> Document:
@@ -64,7 +65,7 @@ def fail(document: Document, measure: str, why: str) -> Document:
     nobody takes it for this run's."""
     measures = {name: entry for name, entry in document["measures"].items() if name != measure}
     failures = {**document["failures"], measure: why}
-    return {**document, **_medians(measures), "measures": measures, "failures": failures}
+    return {**document, **_summary(measures), "measures": measures, "failures": failures}
 
 
 def figures(document: Document) -> dict[str, Figure]:
@@ -76,9 +77,14 @@ def figures(document: Document) -> dict[str, Figure]:
     }
 
 
-def _medians(measures: Mapping[str, Any]) -> dict[str, float | None]:
+def _summary(measures: Mapping[str, Any]) -> dict[str, float | str | None]:
+    """What stands at the document's top."""
     found = figures({"measures": measures})
-    return {key: found[key].median if key in found else None for key in KEYS}
+    commits = {entry["commit"] for entry in measures.values()}
+    return {
+        **{key: found[key].median if key in found else None for key in KEYS},
+        "commit": commits.pop() if len(commits) == 1 else None,
+    }
 
 
 def load(path: Path) -> Document:

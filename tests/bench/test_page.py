@@ -97,6 +97,30 @@ def test_only_the_section_between_the_markers_is_replaced() -> None:
     assert page.replace_section(text, full_document()) == text
 
 
+def test_a_result_that_only_the_page_has_stays() -> None:
+    text = page.replace_section(f"{page.BEGIN}{page.END}", full_document(1.25))
+    missing = full_document(3.75)
+    del missing["measures"]["seed"]
+    after = page.replace_section(text, missing)
+    assert after.count("| rate, Logship ÷ pg_basebackup | **1.25 ×** |") == 1
+    assert "| rate, Logship ÷ native | **3.75 ×** |" in after
+    assert page.replace_section(after, missing) == after
+    assert page.replace_section(text, results.empty()).count("**1.25 ") == text.count("**1.25 ")
+    failed = results.fail(missing, "seed", "TimeoutError: no seed")
+    assert "pg_basebackup | **" not in page.replace_section(text, failed)
+
+
+def test_a_result_of_the_page_stays_until_there_is_a_later_one() -> None:
+    text = page.replace_section(f"{page.BEGIN}{page.END}", full_document(1.25))
+    document = full_document(3.75)
+    document["measures"]["seed"]["measured_at"] = "2025-12-31 23:59 UTC"
+    after = page.replace_section(text, document)
+    assert "| rate, Logship ÷ pg_basebackup | **1.25 ×** |" in after
+    assert after.count("**1.25 ") == sum(row.measure == "seed" for row in CATALOG)
+    document["measures"]["seed"]["measured_at"] = "2026-01-01 00:01 UTC"
+    assert "**1.25 " not in page.replace_section(text, document)
+
+
 @pytest.mark.parametrize("text", ["", page.BEGIN, f"{page.BEGIN}{page.END}{page.BEGIN}{page.END}"])
 def test_a_page_without_its_markers_is_left_alone(text: str) -> None:
     with pytest.raises(ValueError, match="marker"):

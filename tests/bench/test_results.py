@@ -41,6 +41,17 @@ def test_a_measured_median_stands_under_its_key() -> None:
     assert results.figures(document)["seed_ratio"] == Figure(0.9, 0.8, 1.1, 3)
 
 
+def test_a_document_has_one_commit_if_all_its_measures_have_it() -> None:
+    assert results.empty()["commit"] is None
+    document = results.merge(results.empty(), "seed", outcome("seed_ratio", 0.8), ABOUT)
+    document = results.merge(document, "rate", outcome("rate_ratio", 0.7), ABOUT)
+    assert document["commit"] == "c"
+    other = {**ABOUT, "commit": "d"}
+    document = results.merge(document, "rate", outcome("rate_ratio", 0.7), other)
+    assert document["commit"] is None
+    assert results.fail(document, "seed", "TimeoutError: no seed")["commit"] == "d"
+
+
 def test_measuring_again_replaces_one_measure_and_keeps_the_others() -> None:
     document = results.merge(results.empty(), "seed", outcome("seed_ratio", 0.8), ABOUT)
     document = results.merge(document, "rate", outcome("rate_ratio", 0.7), ABOUT)
