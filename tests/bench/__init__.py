@@ -10,6 +10,7 @@ the method and, between its markers, what the last full run found.
     fleet         many instances on one applier, made cheaply
     simulated     their shippers, in a process of its own; writers: small commits, likewise
     machine       what is read of /proc, and memory touched before a repetition
+    checkout      which commit was measured
     receivers     pg_receivewal and pgBackRest, whose CPU is compared
     measures/     one module per measure: takes the site, returns figures
     catalog       every figure: its name, unit, aim, and what it means

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from tests.bench import chart, machine, page, results
 from tests.bench.catalog import KEYS, MEASURES
+from tests.bench.checkout import commit_of
 from tests.bench.measures import MEASURERS
 from tests.bench.receivers import ToolFinder
 from tests.bench.results import Document
@@ -91,7 +92,7 @@ def _run(site: Site, measure: str, document: Document) -> tuple[Document, bool]:
     about: dict[str, Any] = {
         "measured_at": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seconds": time.monotonic() - started_at,
-        "commit": _commit(),
+        "commit": commit_of(ROOT, PAGE),
         "busy_before": busy,
     }
     return results.merge(document, measure, outcome, about), True
@@ -198,15 +199,6 @@ def _said(*command: str | Path) -> str:
     except (OSError, subprocess.SubprocessError):
         return "not here"
     return done.stdout.strip().rpartition("(PostgreSQL) ")[2].removeprefix("pgBackRest ")
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def _end_cleanly_when_told() -> None:
