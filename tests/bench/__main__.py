@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def _run(site: Site, measure: str, document: Document) -> tuple[Document, bool]:
-    busy = machine.busy_share()
+    busy = machine.settle(BUSY_SHARE, site.sizes.settle_seconds)
     if busy > BUSY_SHARE:
         site.say(f"the machine is {busy:.0%} busy with other things: figures mean little")
     site.say(f"{MEASURES[measure]} …")

@@ -6,7 +6,7 @@ import mmap
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -154,6 +154,17 @@ def busy_share(seconds: float = 1.0) -> float:
     clock = MachineClock()
     time.sleep(seconds)
     return clock.read()[1]
+
+
+def settle(
+    most_share: float, patience_seconds: float, look: Callable[[], float] = busy_share
+) -> float:
+    """Wait until the machine is at most `most_share` busy, and no longer than `patience_seconds`:
+    what went before may have left it work.  Returns how busy it was last."""
+    deadline = time.monotonic() + patience_seconds
+    while (share := look()) > most_share and time.monotonic() < deadline:
+        pass
+    return share
 
 
 def facts(directory: Path) -> dict[str, str]:

@@ -34,6 +34,8 @@ class Sizes(NamedTuple):
     fleet_samples: int
     fleet_seconds: float
     """Of watching the fleet do nothing."""
+    settle_seconds: float
+    """At most waited before a measure for a machine that is busy."""
     touch_bytes: int
     """Memory touched and freed before a repetition."""
     needed_disk_bytes: int
@@ -57,6 +59,7 @@ FULL = Sizes(
     fleet_simulated=500,
     fleet_samples=800,
     fleet_seconds=20.0,
+    settle_seconds=60.0,
     touch_bytes=5 * GB,
     needed_disk_bytes=30 * GB,
     max_wal_size="16GB",
@@ -79,6 +82,7 @@ QUICK = Sizes(
     fleet_simulated=12,
     fleet_samples=20,
     fleet_seconds=2.0,
+    settle_seconds=0.0,
     touch_bytes=100 * MB,
     needed_disk_bytes=4 * GB,
     max_wal_size="2GB",

@@ -64,6 +64,13 @@ def test_touching_memory_leaves_none_behind() -> None:
     assert machine.memory_of(os.getpid()).rss_mb < before + 25
 
 
+def test_a_busy_machine_is_waited_for_and_not_forever() -> None:
+    shares = iter([0.9, 0.5, 0.1, 0.8])
+    assert machine.settle(0.1, 60, lambda: next(shares)) == 0.1
+    assert list(shares) == [0.8]
+    assert machine.settle(0.1, 0, lambda: 0.9) == 0.9
+
+
 def test_the_machine_is_described(tmp_path: Path) -> None:
     facts = machine.facts(tmp_path)
     assert facts["memory"].endswith(" GB")

@@ -43,6 +43,7 @@ def measure(site: Site) -> Outcome:
         for number in range(count):
             turns = (NATIVE, LOGSHIP) if number % 2 == 0 else (LOGSHIP, NATIVE)
             run: dict[str, Promotion] = {}
+            site.make_ready()
             for turn in turns:
                 if turn == NATIVE:
                     run[turn] = _native(site, native_template)
