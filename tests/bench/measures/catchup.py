@@ -57,7 +57,10 @@ def measure(site: Site) -> Outcome:
         "native_catchup_mb_s": summarise(values("primary", NATIVE)),
         "catchup_store_mb_s": summarise(values("store", LOGSHIP)),
     }
-    note = f"A backlog of 2 × {site.sizes.wal_rows} rows of about 1 kB."
+    note = (
+        f"A backlog of 2 × {site.sizes.wal_rows} rows of about 1 kB. What is in the store is "
+        "streamed, while the native standby fetches its own from the primary."
+    )
     return Outcome(figures, repetitions, [note])
 
 
