@@ -20,6 +20,21 @@ from tests.support.waiting import free_port, wait_until
 
 pytestmark = pytest.mark.timeout(900)  # the first builds the images
 
+# In the shipper's container, whose credentials and endpoint these are.
+NAMES_OF_WAL = """
+import os
+import boto3
+from botocore.config import Config
+
+client = boto3.client(
+    "s3",
+    endpoint_url=os.environ["ENDPOINT_URL"],
+    region_name="us-east-1",
+    config=Config(s3={"addressing_style": "path"}),
+)
+found = client.list_objects_v2(Bucket="logship", Prefix="production/main/")
+print(*[each["Key"] for each in found.get("Contents", ()) if "/wal/" in each["Key"]], sep="\\n")
+"""
 CONTENTS = "select count(*), md5(string_agg(id || v, ',' order by id)) from t"
 
 
@@ -135,6 +150,10 @@ class Site:
             f"{flushed} is durable",
         )
 
+    def wal_in_the_bucket(self) -> list[str]:
+        """Names of objects, which begin with the prefix and the instance."""
+        return self.on("shipper", "/opt/logship/bin/python3", "-c", NAMES_OF_WAL).split()
+
     def zombies(self) -> str:
         return self.on("applier", "sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status || true")
 
@@ -158,6 +177,7 @@ def test_through_stops_and_kills_to_a_promotion(site: Site) -> None:
             PATIENCE_SECONDS,
             f"a healthy {service}",
         )
+    wait_until(site.wal_in_the_bucket, PATIENCE_SECONDS, "WAL in the bucket, beside the link")
     stops_in_order_and_takes_up_what_came_meanwhile(site)
     outlives_kills(site)
     goes_on_with_a_sidecar(site)

