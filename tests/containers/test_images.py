@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,19 +18,44 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)  # the first builds the images
 
-SETTINGS = {
-    "LOGSHIP__INSTANCE": "main",
-    "LOGSHIP__PRIMARY__CONNINFO": "host=127.0.0.1 port=9 user=nobody",
+MOST_ADDED_BYTES = 120_000_000
+# Half of them from a file; of a level that is no level the environment has the last word.
+SHIPPER_FILE = """
+instance = "own"
+
+[primary]
+conninfo = "host=127.0.0.1 port=9 user=nobody"
+
+[log]
+level = "loud"
+"""
+SHIPPER_ENVIRONMENT = {
+    "LOGSHIP__LOG__LEVEL": "info",
     "LOGSHIP__LINK__ADDRESS": "tcp://127.0.0.1:9",
     "LOGSHIP__LINK__APPLIER_PUBLIC_KEY_FILE": "/var/lib/logship/main.pub",
     "LOGSHIP__LINK__SECRET_KEY_FILE": "/var/lib/logship/main.key",
 }
 
 
-def run(image: str, *command: str, entrypoint: str = "", **options: Any) -> str:
+def run(
+    image: str,
+    *command: str,
+    entrypoint: str = "",
+    mounted: tuple[str, ...] = (),
+    **options: Any,
+) -> str:
     words = ["docker", "run", "--rm", "--network", "none"]
     words += ["--entrypoint", entrypoint] if entrypoint else []
+    words += [word for each in mounted for word in ("--volume", each)]
     return said(*words, image, *command, **options)
+
+
+def own_file(directory: Path, text: str) -> Path:
+    """A settings file that the images' account can read."""
+    path = directory / "own.toml"
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)
+    return path
 
 
 def files(client: Any, image: str) -> Iterator[tuple[object, ...]]:
@@ -69,17 +95,25 @@ def test_an_image_says_what_it_is_and_gives_no_rights(
     assert labels[f"{prefix}.licenses"] == "Apache-2.0"
     assert labels[f"{prefix}.created"].endswith("Z")
     assert run(image, "--version") == f"{side} {__version__}"
+    sizes = [container_client.images.get(each).attrs["Size"] for each in (image, product.base)]
+    assert 0 < sizes[0] - sizes[1] < MOST_ADDED_BYTES
     # It can't change its own programs, and has no second copy of what it runs.
     assert run(image, "-c", "id -u; touch /opt/logship/x 2>&1 || true", entrypoint="sh") == (
         "10001\ntouch: cannot touch '/opt/logship/x': Permission denied"
     )
 
 
-def test_the_applier_finds_its_postgres_and_what_is_missing(product: ProductImages) -> None:
-    answer = json.loads(run(product.applier, "check", "--json", fails=True))
+def test_the_applier_finds_its_postgres_and_what_is_missing(
+    product: ProductImages, tmp_path: Path
+) -> None:
+    """... by a settings file of one's own."""
+    file = own_file(tmp_path, '[link]\nsecret_key_file = "/etc/logship/keys/own.key"\n')
+    mounted = (f"{file}:/etc/logship/applier.toml:ro",)
+    answer = json.loads(run(product.applier, "check", "--json", mounted=mounted, fails=True))
     checks = {each["name"]: each for each in answer["checks"]}
     assert "17.10 in /usr/lib/postgresql/17/bin" in checks["installations"]["what"]
     assert [name for name, each in checks.items() if each["level"] == "fail"] == ["secret-key"]
+    assert checks["secret-key"]["what"] == "there is no key file /etc/logship/keys/own.key"
 
 
 def test_wrong_settings_of_the_environment_are_named(product: ProductImages) -> None:
@@ -90,13 +124,15 @@ def test_wrong_settings_of_the_environment_are_named(product: ProductImages) -> 
 
 
 def test_a_shipper_that_waits_is_not_healthy_and_ends_when_told(
-    product: ProductImages, container_client: Any
+    product: ProductImages, container_client: Any, tmp_path: Path
 ) -> None:
+    file = own_file(tmp_path, SHIPPER_FILE)
     container = container_client.containers.create(
         product.shipper,
         entrypoint=["sh", "-c", 'shipper keygen ~ --name main && exec tini -s -- "$0" run'],
         command=["shipper"],
-        environment=SETTINGS,
+        environment=SHIPPER_ENVIRONMENT,
+        volumes={str(file): {"bind": "/etc/logship/shipper.toml", "mode": "ro"}},
         network_mode="none",
     )
     try:
@@ -108,7 +144,7 @@ def test_a_shipper_that_waits_is_not_healthy_and_ends_when_told(
             return found if found.get("error") and found.get("state") == "no-primary" else None
 
         found = wait_until(state, 30, "a shipper that says what it waits for")
-        assert found is not None and not found["healthy"]
+        assert found is not None and not found["healthy"] and found["instance"] == "own"
         assert container.exec_run(["shipper", "health"]).exit_code == 1
         container.stop(timeout=30)
         assert container.wait()["StatusCode"] == 0
@@ -119,11 +155,12 @@ def test_a_shipper_that_waits_is_not_healthy_and_ends_when_told(
 def test_the_same_sources_give_the_same_files(
     product: ProductImages, container_client: Any
 ) -> None:
-    before = set(files(container_client, product.shipper))
+    """Of the applier's image, which has all that the shipper's has but one settings file."""
+    before = set(files(container_client, product.applier))
     prefix = f"{PREFIX}-again"
-    image = f"{prefix}-shipper:{__version__}"
+    image = f"{prefix}-applier:{__version__}"
     try:
-        build(product.base, "--target", "shipper", "--no-cache", prefix=prefix)
+        build(product.base, "--target", "applier", "--no-cache", prefix=prefix)
         again = set(files(container_client, image))
     finally:
         container_client.images.remove(image, force=True)
