@@ -106,8 +106,9 @@ class ApplyGap(TypedDict):
 
 class RoomStatus(TypedDict):
     """Room on the file system where the instance's WAL is.  bytes: what can still be received,
-    which is `free_bytes` without `store.keep_free_mb`.  None also before one of `store.volumes` is
-    chosen, which is when its primary is first heard of."""
+    which is `free_bytes` without `store.keep_free_mb`, and no more than the instance's quota
+    leaves; None with a quota until what it takes was measured once.  None also before one of
+    `store.volumes` is chosen, which is when its primary is first heard of."""
 
     bytes: int | None
     free_bytes: int | None

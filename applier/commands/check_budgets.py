@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from applier.budgets.memory import MemoryRule, is_overdrawn, shares
 from applier.settings import ApplierSettings
@@ -70,12 +71,30 @@ def _quotas_mb(settings: ApplierSettings) -> dict[str, int]:
     return {name: quota_mb for name, quota_mb in found.items() if quota_mb}
 
 
-def _disk(settings: ApplierSettings, quotas_mb: dict[str, int]) -> Check:
+def disks_of(settings: ApplierSettings) -> dict[Path, Path]:
+    """Where the WAL and the data of new clusters go, one place of each file system, and what is
+    there of it by now.  A volume that is away counts for nothing."""
     directory = settings.directory
     present = next(each for each in (directory, *directory.parents) if each.exists())
-    there_mb = (shutil.disk_usage(present).total >> 20) - settings.store.keep_free_mb
+    volumes = (settings.store.volumes, settings.standby.volumes)
+    places = {volume: volume for each in volumes for volume in each if volume.is_dir()}
+    if not all(volumes):
+        places = {directory: present} | places
+    of_devices: dict[int, tuple[Path, Path]] = {}
+    for place, there in places.items():
+        of_devices.setdefault(there.stat().st_dev, (place, there))
+    return dict(of_devices.values())
+
+
+def _disk(settings: ApplierSettings, quotas_mb: dict[str, int]) -> Check:
+    places = disks_of(settings)
+    there_mb = sum(
+        max(0, (shutil.disk_usage(present).total >> 20) - settings.store.keep_free_mb)
+        for present in places.values()
+    )
     together_mb = sum(quotas_mb.values())
-    what = f"{len(quotas_mb)} instances may take {together_mb} MB, of {there_mb} MB in {directory}"
+    where = ", ".join(str(place) for place in places)
+    what = f"{len(quotas_mb)} instances may take {together_mb} MB, of {there_mb} MB in {where}"
     if together_mb > there_mb:
         return warn(
             "disk-quotas", what, "lower them, or one instance can take what others count on"

@@ -297,11 +297,11 @@ class Budget:
             return
         came_bytes = quota.came_bytes
         instance = self._instance
-        roots = [instance.directory]
-        if instance.record.incarnation is not None:
-            roots.append(instance.incarnation_directory)
-        if instance.store is not None:
-            roots.append(instance.store.directory)
+        record, roots = instance.record, [instance.directory]
+        if record.incarnation is not None:
+            roots += instance.places
+        for kept in record.previous:
+            roots += instance.places_of(kept.incarnation, kept.volumes)
         try:
             used_bytes = await asyncio.to_thread(disk_bytes, roots)
         except OSError as error:
@@ -314,6 +314,15 @@ class Budget:
         quota.measured(used_bytes, came_bytes, time.monotonic())
 
     # --- what is shown ------------------------------------------------------------------------
+
+    def room_bytes(self, disk_bytes: int) -> int | None:
+        """How much of what the disk has room for may come; None: not known before what the
+        instance takes is measured for the first time."""
+        quota, _ = self._limits()
+        if quota is None:
+            return disk_bytes
+        used_bytes = quota.used_bytes
+        return None if used_bytes is None else min(disk_bytes, quota.limit_bytes - used_bytes)
 
     def status(self) -> BudgetStatus:
         quota, rate = self._limits()

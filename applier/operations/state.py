@@ -199,8 +199,9 @@ def _room(instance: Instance) -> status.RoomStatus:
         free_bytes = shutil.disk_usage(directory).free
     except OSError:
         return {"bytes": None, "free_bytes": None}
+    room_bytes = instance.budget.room_bytes(free_bytes - instance.host.keep_free_bytes)
     return {
-        "bytes": max(0, free_bytes - instance.host.keep_free_bytes),
+        "bytes": None if room_bytes is None else max(0, room_bytes),
         "free_bytes": free_bytes,
     }
 

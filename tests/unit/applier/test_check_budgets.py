@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,12 +14,13 @@ from applier.settings import ApplierSettings
 from logship.settings import parse_settings
 
 
-def findings(directory: Path, budgets: str, *, more: str = "") -> dict[str, tuple[str, str, str]]:
+def settings_of(directory: Path, budgets: str, *, more: str = "", top: str = "") -> ApplierSettings:
     key = "x" * 40
-    settings = parse_settings(
+    return parse_settings(
         f"""
 directory = "{directory}"
 store.keep_free_mb = 1
+{top}
 [budgets]
 {budgets}
 [instances.orders]
@@ -30,6 +34,10 @@ public_key = "y{key[1:]}"
         ApplierSettings,
         file=directory / "applier.toml",
     )
+
+
+def findings(directory: Path, budgets: str, *, more: str = "") -> dict[str, tuple[str, str, str]]:
+    settings = settings_of(directory, budgets, more=more)
     return {each.name: (each.level, each.what, each.hint) for each in check_budgets(settings)}
 
 
@@ -69,3 +77,35 @@ def test_quotas_that_are_more_than_the_disk_are_warned_of(tmp_path: Path) -> Non
     level, what, _ = findings(tmp_path, "", more="disk_mb = 999999999")["disk-quotas"]
     assert level == "warn"
     assert "1 instances may take 999999999 MB" in what
+
+
+def test_quotas_are_compared_with_all_the_disks_that_new_clusters_go_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal, data, beside = (tmp_path / name for name in ("wal", "data", "beside"))
+    for volume in (wal, data, beside):
+        volume.mkdir()
+    devices = {wal: 1, data: 2, beside: 2, tmp_path: 3}
+    real = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        fields = list(real(path, follow_symlinks=follow_symlinks))
+        fields[2] = devices.get(path, fields[2])  # st_dev
+        return os.stat_result(fields)
+
+    def disk_usage(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(total=(100 + devices[path]) << 20)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    volumes = f'standby.volumes = ["{data}", "{beside}", "{tmp_path}/away"]'
+
+    def disks(top: str) -> list[str]:
+        settings = settings_of(tmp_path / "applier", "instance_disk_mb = 101", top=top)
+        (found,) = (each for each in check_budgets(settings) if each.name == "disk-quotas")
+        return [found.level, found.what.partition("202 MB, of ")[2]]
+
+    assert disks("") == ["warn", f"102 MB in {tmp_path}/applier"]
+    assert disks(volumes) == ["ok", f"203 MB in {tmp_path}/applier, {data}"]
+    both = f'{volumes}\nstore.volumes = ["{wal}"]'
+    assert disks(both) == ["warn", f"201 MB in {wal}, {data}"]

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from applier.budgets.memory import MemoryRule
+from applier.fleet.places import Volumes
 from applier.operations import budget as budget_module
 from applier.operations import instance as instance_module
 from applier.operations import turns as turns_module
-from applier.operations.budget import CATCH_UP_BYTES, disk_bytes
+from applier.operations.budget import CATCH_UP_BYTES, Budget, disk_bytes
 from applier.operations.instance import Instance
+from applier.operations.record import KeptIncarnation
 from applier.operations.state import instance_status
 from applier.receivers import FencedError
 from applier.receivers.seed.placement import SeedPlaced
@@ -26,7 +28,7 @@ from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedChunk
 from logship.seal import seal
 from tests.support.fake_intake import new_keys
-from tests.support.link_frames import SEGMENT_BYTES, hello
+from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import free_port, until
 from tests.support.wal_factory import WalFactory, wal_line
 from tests.unit.applier.operations.conftest import Listener, change_settings
@@ -365,6 +367,44 @@ async def test_past_its_quota_one_instance_is_held_back_and_goes_on_by_itself(
     await asyncio.wait_for(held, 5)
     assert not small.alarms.has(Code.DISK_QUOTA)
     assert 0 < used_bytes(small) <= 6 << 20
+
+
+async def test_the_room_that_is_shown_is_no_more_than_the_quota_leaves(service: Service) -> None:
+    small = service.open_instances["small"]
+    room = instance_status(small)["room"]
+    assert room["bytes"] is None, "what it takes was never measured"
+    assert room["free_bytes"] is not None
+    await started(small)
+    await greet(small)
+    await write(small, 50_000)
+    room = instance_status(small)["room"]
+    assert room["bytes"] == (6 << 20) - used_bytes(small)
+    small.budget.came(2 << 20, None)
+    change_settings(small, disk_mb=1)
+    assert instance_status(small)["room"]["bytes"] == 0
+    change_settings(small, disk_mb=0)
+    room = instance_status(small)["room"]
+    assert room["bytes"] == (room["free_bytes"] or 0) - (1 << 20), "what the disk has is all"
+
+
+async def test_what_is_kept_of_a_cluster_of_before_counts_on_whatever_volume_it_is(
+    service: Service, shared_tmp_path: Path
+) -> None:
+    small, profiles = service.open_instances["small"], (profile(), profile(system_identifier=18))
+    await greet(small)
+    volumes = Volumes(store=f"{shared_tmp_path}/wal", standby=f"{shared_tmp_path}/data")
+    kept = KeptIncarnation(
+        incarnation=profiles[1].incarnation, profile=profiles[1], at=1.0, volumes=volumes
+    )
+    for place in small.places_of(kept.incarnation, volumes):
+        place.mkdir(parents=True)
+        (place / "file").write_bytes(bytes(2 << 20))
+    await small.budget.check_room(1)
+    before = used_bytes(small)
+    await small.remember(previous=(kept,))
+    small.budget = Budget(small)
+    await small.budget.check_room(1)
+    assert used_bytes(small) - before >= 4 << 20
 
 
 async def test_a_seed_that_would_not_fit_is_refused_and_one_that_grows_too_large_is_ended(
