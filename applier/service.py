@@ -47,11 +47,14 @@ from logship.postgres.run_as import RunAs
 log = structlog.get_logger(__name__)
 
 OPEN_AT_ONCE = 16
-"""Instances that are taken up at the same time: one whose server is slow to start, or whose disk
-is, must not keep all others waiting."""
+"""Instances that are taken up, or checked again, at the same time: one whose server is slow to
+start, or whose disk is, must not keep all others waiting."""
 
 OPEN_AGAIN_SECONDS = 10.0
 RETENTION_SECONDS = 3600.0
+CHECK_AGAIN_SECONDS = 60.0
+"""How long an instance that is checked again, and may be started by that, keeps its turn: it goes
+on by itself then."""
 LOOK_PAUSE_SECONDS = 2.0
 """Between two rounds of asking which running standby is to be looked into."""
 BUCKET_RETENTION_TURNS = 24
@@ -244,11 +247,17 @@ class Service:
         await host.discover()
         found = [f"{one.version} in {one.bin_dir}" for one in host.installations]
         log.info("installed software changed: the versions are checked again", found=found)
-        for instance in list(self.open_instances.values()):
-            if self.open_instances.get(instance.name) is instance:
+        turns = asyncio.Semaphore(OPEN_AT_ONCE)
+
+        async def check_in_turn(instance: Instance) -> None:
+            async with turns:
+                if self.open_instances.get(instance.name) is not instance:
+                    return  # it was removed meanwhile
                 # The instance's own work: it ends when that is removed.
-                work = instance.following.check_again(start=True)
-                await asyncio.wait({instance.spawn(work)})
+                checking = instance.spawn(instance.following.check_again(start=True))
+                await asyncio.wait({checking}, timeout=CHECK_AGAIN_SECONDS)
+
+        await asyncio.gather(*map(check_in_turn, list(self.open_instances.values())))
 
     async def _keep_looking_into_standbys(self) -> None:
         while True:

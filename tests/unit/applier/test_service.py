@@ -6,12 +6,14 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from applier import service as service_module
 from applier.operations.record import InstanceRecord, Promotion, record_path, save_record
 from applier.service import Service
 from applier.settings import load_applier_settings
@@ -127,6 +129,37 @@ async def test_who_is_promoted_alone_shares_the_memory_with_those_that_are_not_o
     await service.open(["here"], each_for_itself=False)
     assert service.open_instances["here"].budget.memory(promoted=True).share_mb == 200 + 600 // 2
     await service.close()
+
+
+@pytest.mark.parametrize(("at_once", "patience_seconds"), [(2, 600.0), (1, 0.01)])
+async def test_an_instance_that_is_slow_to_be_checked_again_does_not_keep_the_others_waiting(
+    make: Callable[..., Service],
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+    patience_seconds: float,
+) -> None:
+    monkeypatch.setattr(service_module, "OPEN_AT_ONCE", at_once)
+    monkeypatch.setattr(service_module, "CHECK_AGAIN_SECONDS", patience_seconds)
+    service = make("slow", "other")
+    await service.open(["slow", "other"])
+    gate, checked = asyncio.Event(), []
+
+    def check_of(name: str) -> Callable[..., Coroutine[Any, Any, None]]:
+        async def check_again(*, start: bool) -> None:
+            assert start
+            if name == "slow":
+                await gate.wait()
+            checked.append(name)
+
+        return check_again
+
+    for name, instance in service.open_instances.items():
+        monkeypatch.setattr(instance.following, "check_again", check_of(name))
+    changed = asyncio.create_task(service._packages_changed(service.host))
+    await until(lambda: checked == ["other"], "the other is checked")
+    gate.set()
+    await asyncio.wait_for(changed, 5)
+    await until(lambda: checked == ["other", "slow"], "so is the slow one")
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_we_may() -> None:
