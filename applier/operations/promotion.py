@@ -2,7 +2,8 @@
 
 Needs nothing but this server's own disk.  The steps, each told to `report` as it is made:
 
-    budget   only where memory is shared out: what the server will have
+    budget   only where memory is shared out: what the server will have; told after `go back`,
+             as only then it is known of which cluster
     bucket   only where one is read in place of a link: what it still has is fetched, if it answers
     go back  only to promote a cluster of before (--incarnation): it is taken up in the place of
              the one that the instance is, and fenced with the same write
@@ -118,6 +119,7 @@ class _Job:
         self._report("go back", {"to": str(incarnation)})
         try:
             await instance.incarnations.go_back(incarnation)
+            self._tell_budget()
             instance.following.refuse_promotion_unless_ready()
             standby, durable = await self._bring_up_to_date()
         except BaseException:

@@ -7,11 +7,13 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 
 from applier import service as service_module
+from applier.budgets.memory import MemoryRule
 from applier.compat import Verdict
 from applier.fleet.places import Volumes
 from applier.operations import former as former_module
@@ -477,6 +479,28 @@ async def test_what_cant_be_taken_up_is_not_gone_back_to(
     with pytest.raises(RefusedError, match="/not/mounted"):
         await go_back(instance)
     assert instance.record.fence is None
+
+
+async def test_the_memory_that_an_older_cluster_will_have_is_told_before_it_is_opened(
+    service: Service, instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await protect(instance, listener)
+    service.host.sharing.rule = MemoryRule(1000, 64, 0.5)
+    expected = instance.budget.memory(promoted=True).shown()
+    newer = profile(system_identifier=18, server_version_num=180004, max_connections=5000)
+    await instance.hello(hello_of(newer), Listener())
+    assert instance.budget.memory(promoted=True).shown() != expected, "it has more connections"
+    told: list[tuple[str, dict[str, Any]]] = []
+    error = RefusedError(Code.PROMOTE_REFUSED, "it is as far as it should come")
+    monkeypatch.setattr(
+        type(instance.following), "refuse_promotion_unless_ready", mock.Mock(side_effect=error)
+    )
+    with pytest.raises(RefusedError, match="as far as it should"):
+        await service.promote("orders", lambda *step: told.append(step), OLD.incarnation)
+    assert told == [
+        ("go back", {"to": str(OLD.incarnation)}),
+        ("budget", {"memory": "1000MB", **expected}),
+    ]
 
 
 async def test_a_promotion_that_is_tried_again_says_too_what_it_leaves_out(
