@@ -1,8 +1,8 @@
 """Find everything that would stop `applier run`, all of it at once, with remedies.
 
 Looks at the settings, the keys, the bucket, directories and their free space, sockets, ports,
-the user who runs the standbys and the PostgreSQL installations.  Changes nothing.  Exits 3 if
-anything fails; warnings do not count.
+the user who runs the standbys, the PostgreSQL installations and paths of tablespaces.  Changes
+nothing.  Exits 3 if anything fails; warnings do not count.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from applier.commands.check_bucket import check_bucket
 from applier.commands.check_budgets import check_budgets
 from applier.commands.check_parameters import check_parameters
+from applier.commands.check_private_paths import check_private_paths
 from applier.fleet.registry import Registered, Registry
 from applier.fleet.report import REGISTERED, describe
 from applier.fleet.rules import effective
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     checks += check_keys(settings)
     checks += check_bucket(settings)
     checks += check_postgres(settings)
+    checks += check_private_paths(settings)
     checks += check_budgets(settings)
     checks += check_parameters(settings)
     running = is_running(settings)

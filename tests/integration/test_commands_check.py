@@ -193,6 +193,7 @@ def applier_file(home: Path, run_directory: Path, **changes: object) -> Path:
         "wal_server.socket_directory": str(run_directory / "wal"),
         "postgres.installations": [str(cache_directory())],
         "store.keep_free_mb": 1,
+        "standby.private_paths": "never",  # whatever this machine permits
         "instances.main.port": free_port(),
         "instances.main.listen_addresses": "localhost",
         "instances.main.public_key_file": "main.pub",

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from applier.compat.case import PASS, WARN, Answer, Case, listed
+
+REMEDY: Final = (
+    "permit user namespaces to the account of the standbys (docs/tablespaces.md); else, "
+    "whenever the primary is to get another tablespace, first make its directory on the "
+    "recovery server, empty and owned by that account"
+)
 
 
 def tablespaces(case: Case) -> Answer:
@@ -18,7 +26,5 @@ def tablespaces(case: Case) -> Answer:
         WARN,
         shown,
         f"the machine's paths: {why_not}",
-        "permit user namespaces to the account of the standbys (docs/tablespaces.md); else, "
-        "whenever the primary is to get another tablespace, first make its directory on the "
-        "recovery server, empty and owned by that account",
+        REMEDY,
     )
