@@ -55,6 +55,16 @@ def test_standbys_outlive_the_applier() -> None:
     assert settings["User"] != "root"
 
 
+def test_the_drop_in_for_memory_lets_the_applier_make_cgroups() -> None:
+    """Of a subtree that is its own; the unit alone has all of them read-only."""
+    assert settings_of("logship-applier.service")["ProtectControlGroups"] == "yes"
+    assert settings_of("logship-applier-memory.conf") == {
+        "Delegate": "memory",
+        "DelegateSubgroup": "applier",
+        "ProtectControlGroups": "no",
+    }
+
+
 def test_standbys_see_the_machine_as_it_is() -> None:
     """A promoted server inherits what the applier's unit restricts."""
     settings = settings_of("logship-applier.service")
