@@ -2,7 +2,7 @@
 
 Its shipper is refused, its standby is stopped, and its WAL, its standby's data and its kept
 seeds are removed.  What lies in a bucket stays.  An instance of the settings file is removed
-there.
+there.  It asks first; where nobody can be asked it wants --yes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     client = ApplierClient(find_socket(args.applier))
-    if not (args.yes or args.keep_data or args.json):
+    if not (args.yes or args.keep_data):
         _confirm(args.name)
     removed = client.remove(args.name, keep_data=args.keep_data, promoted=args.promoted)
     if args.json:

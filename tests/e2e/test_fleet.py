@@ -87,7 +87,7 @@ def test_instances_come_change_and_go_while_the_applier_runs(
     assert {name: fleet.pid(name) for name in ("main", "twin")} == pids
 
     # One goes, with everything; the other does not notice.
-    fleet.applier("remove", "twin")
+    fleet.applier("remove", "twin", "--yes")
     assert files_of(pair.directory, "twin") == [] and not is_alive(pids["twin"])
     shipper = pair.shippers["twin-2"]
     wait_until(
@@ -146,7 +146,7 @@ def promote_offline(server: PrimaryServer, fleet: Fleet) -> None:
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr
     pair.applier.start()
     pair.wait_status("main", lambda s: s["phase"] == "promoted", "it is open")
-    refused = fleet.applier("remove", "main", code=3)
+    refused = fleet.applier("remove", "main", "--yes", code=3)
     assert refused["error"]["code"] == "already-promoted"
     assert fleet.applier("remove", "main", "--keep-data")["keep_server"]
     pair.standby_sql("main", "insert into t values (2)")

@@ -406,9 +406,10 @@ async def test_instances_are_listed_and_removed(applier: str) -> None:
     ]
     as_json = await run("applier", "list", "--json", "--applier", applier)
     assert as_json.document == {"instances": [MAIN], "running": True}
-    for answer in ("", "n\n"):
-        unasked = await run("applier", "remove", "main", "--applier", applier, text=answer)
-        assert unasked.code == 3 and "give --yes" in unasked.err, "nobody said that it is meant"
+    for answer, *more in (("",), ("n\n", "--json")):
+        unasked = await run("applier", "remove", "main", *more, "--applier", applier, text=answer)
+        assert unasked.code == 3, "nobody said that it is meant"
+        assert "give --yes" in unasked.out + unasked.err
     refused = await run("applier", "remove", "main", "--yes", "--applier", applier)
     assert refused.code == 3 and refused.err == "error: main was promoted\nhint: say so\n"
     kept = await run("applier", "remove", "main", "--keep-data", "--applier", applier)
