@@ -103,6 +103,8 @@ def test_the_same_path_of_three_primaries_is_three_directories_on_one_host(
     ]
     for one in primaries:
         pair.add(one.name)
+    old, new, twin = primaries
+    twin.make_tablespace(102)  # comes with its seed
     with pair.applier.settings.open("a") as settings:
         settings.write("[seeds]\nkeep = 1\n")
     pair.applier.start()
@@ -110,13 +112,13 @@ def test_the_same_path_of_three_primaries_is_three_directories_on_one_host(
         pair.shipper(one.name, one.server.dsn()).start()
     for one in primaries:
         pair.wait_following(one.name)
-    for number, one in enumerate(primaries):
+    assert ours(pair, "twin").is_dir()
+    for number, one in enumerate((old, new)):
         one.make_tablespace(100 + number)
     for number, one in enumerate(primaries):
         pair.wait_on_standby(one.name, COUNT, 100 + number)
     assert not location.exists()
     assert len({ours(pair, one.name) for one in primaries}) == 3
-    old, new, twin = primaries
 
     # Whoever ends, the standbys go on: also from before the record again.
     pair.applier.stop(signal.SIGKILL)
@@ -140,6 +142,10 @@ def test_the_same_path_of_three_primaries_is_three_directories_on_one_host(
     os.kill(pair.standby_pid("new"), signal.SIGKILL)
     pair.wait_on_standby("new", COUNT, 112)
 
+    # A restore knows the record as well.
+    pair.wait_durable("old", old.server)
+    assert restored_and_started_anew(pair, "old") == 110
+
     # What is dropped leaves nothing.
     old.server.execute("drop table placed")
     old.server.execute("drop tablespace fast")
@@ -150,9 +156,6 @@ def test_the_same_path_of_three_primaries_is_three_directories_on_one_host(
     home = pair.standby_directory("old").parent / "tablespaces"
     wait_until(lambda: not list(home.glob("[0-9]*")), 30, "the dropped tablespace is tidied up")
     assert pair.status("twin")["alarms"] == []
-
-    pair.wait_durable("twin", twin.server)
-    assert restored_and_started_anew(pair, "twin") == 112
     assert not location.parent.exists()
 
 
