@@ -116,11 +116,10 @@ def _find(instance: Instance, version: str) -> Installation:
 async def _check(instance: Instance, wanted: Installation) -> None:
     verdict = await instance.following.judge(wanted)
     if verdict.blocked:
-        remedies = [each.remedy for each in verdict.findings if each.remedy]
         raise RefusedError(
             Code.COMPATIBILITY,
             f"the standby of {instance.name} must not run on {wanted.version}: {verdict.summary()}",
-            remedies[0] if remedies else "choose another",
+            verdict.concerns[0].remedy,
         )
 
 

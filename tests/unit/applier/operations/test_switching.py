@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from applier.compat import Finding, Outcome, Verdict
 from applier.operations.instance import Instance
-from applier.operations.switching import streams, switch_installation
+from applier.operations.switching import _check, streams, switch_installation
 from applier.walserver.status import Refusal, StandbyState, StandbyStatus
 from logship.errors import Code, RefusedError
 from logship.lsn import Lsn
+from logship.postgres.installations import Installation
 from tests.support.link_frames import hello
 from tests.unit.applier.operations.conftest import Listener
 
@@ -59,3 +62,23 @@ async def test_without_a_standby_nothing_can_be_switched(
     await instance.fence("promotion")
     with pytest.raises(RefusedError, match="promoted"):
         await switch_installation(instance, "auto", 1.0)
+
+
+async def test_a_refusal_has_the_remedy_of_what_blocks(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warnings may come before it in the rules' order."""
+    verdict = Verdict(
+        (
+            Finding("known-bad-minors", Outcome.WARN, "17.9", "17.10", "why", "a later minor"),
+            Finding("locales", Outcome.BLOCK, "de_DE", "without de_DE", "why", "make de_DE"),
+        )
+    )
+
+    async def judge(_: Installation) -> Verdict:
+        return verdict
+
+    monkeypatch.setattr(instance.following, "judge", judge)
+    with pytest.raises(RefusedError, match=r"must not run .* blocked: locales") as caught:
+        await _check(instance, Installation(Path("/nowhere/bin"), 170010, "configured"))
+    assert (caught.value.code, caught.value.hint) == (Code.COMPATIBILITY, "make de_DE")
