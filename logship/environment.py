@@ -13,6 +13,10 @@ import msgspec
 
 _NAME = re.compile(r'"((?:[^"]|"")*)"|([^",]+)')
 
+THE_CATALOGS = "the system catalogs"
+THE_PRELOADED = "shared_preload_libraries"
+"""What may be unread of the whole cluster, as `Environment.unread` names it."""
+
 
 class CollationFacts(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """A collation that some index, column or constraint of its database uses."""
@@ -83,6 +87,22 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """False: something could not be read (a role without rights, a database that refuses)."""
     unread: tuple[str, ...] = ()
     """What that is, in words: `database orders`."""
+
+    @property
+    def tells_of_cluster(self) -> bool:
+        """Whether the catalogs were read, and so the resource managers: none are named, there
+        are none."""
+        return self.is_complete or (bool(self.unread) and THE_CATALOGS not in self.unread)
+
+    @property
+    def tells_preloaded(self) -> bool:
+        """Whether `preload_libraries` are all that there are."""
+        return self.tells_of_cluster and THE_PRELOADED not in self.unread
+
+    @property
+    def tells_of_databases(self) -> bool:
+        """Whether `databases` are all that there are, with all that is in them."""
+        return self.tells_of_cluster and set(self.unread) <= {THE_PRELOADED}
 
 
 def library_list(text: str) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ installed PostgreSQL with its host, and the data directory that a seed left, onc
 one.  `check` runs every rule of `rules.RULES` over them and returns a `Verdict`: what was
 compared, whether that passes, warns or blocks, why it matters, and the remedy.
 
+What is not known of one side passes with a warning, but lifts no block: what the standby was
+seen to lack is in the verdict, and is given to the next check (`lacked`).
+
 A blocked instance keeps receiving and storing WAL.  Only the start of its standby is
 withheld, by whoever asked for the verdict: nothing in here acts.  An operator may override
 rules that say so, by name.
@@ -28,7 +31,7 @@ from applier.compat.profiles import (
 )
 from applier.compat.rules import OVERRIDABLE_RULES, RULES
 from applier.compat.rules.collations import mending_statements, used_collations
-from applier.compat.verdict import Finding, Outcome, Verdict
+from applier.compat.verdict import Finding, Lack, Outcome, Verdict
 
 __all__ = [
     "OVERRIDABLE_RULES",
@@ -38,6 +41,7 @@ __all__ = [
     "DataDirectoryFacts",
     "Finding",
     "HostFacts",
+    "Lack",
     "LiveFacts",
     "OtherVersion",
     "Outcome",

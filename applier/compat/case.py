@@ -22,6 +22,8 @@ class Case(NamedTuple):
     standby: StandbyProfile
     expected: Incarnation | None
     advisories: tuple[Advisory, ...]
+    lacked: tuple[str, ...] = ()
+    """What the rule last saw that the standby lacks (`Answer.lacking`)."""
 
 
 class Answer(NamedTuple):
@@ -33,6 +35,9 @@ class Answer(NamedTuple):
     remedy: str = ""
     why: str = ""
     """Instead of the rule's own, where the reason depends on what was found."""
+    lacking: tuple[str, ...] = ()
+    """What it blocks for, if one side may tell less the next time.  The rule finds it in
+    `Case.lacked` then, and must not let pass what neither side says is over."""
 
 
 class Rule(NamedTuple):

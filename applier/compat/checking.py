@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from applier.compat.advisories import Advisory, load_advisories
-from applier.compat.case import BLOCK, WARN, Case, Rule
+from applier.compat.case import BLOCK, WARN, Answer, Case, Rule
 from applier.compat.profiles import StandbyProfile
 from applier.compat.rules import OVERRIDABLE_RULES, RULES
-from applier.compat.verdict import Finding, Verdict
+from applier.compat.verdict import Finding, Lack, Verdict
 from logship.errors import Code, UsageError
 from logship.identity import Incarnation, Profile
 
@@ -17,6 +19,7 @@ def check(
     expected_incarnation: Incarnation | None,
     overrides: frozenset[str] = frozenset(),
     *,
+    lacked: Sequence[Lack] = (),
     advisories: tuple[Advisory, ...] | None = None,
 ) -> Verdict:
     """Compare a primary with the standby that would replay its WAL.
@@ -24,6 +27,8 @@ def check(
     expected_incarnation: what the instance's store and seed are of; None before the first.
     overrides: names of rules whose block counts as a warning; names of rules that can't be
     overridden have no effect (`check_override_names` refuses them where they are configured).
+    lacked: what the verdict before said is lacking; none before the first.  What blocked stays
+    blocked until both sides are known well enough to see that it is over.
     advisories: known-bad minors, by default those that ship with Logship.
 
     The caller must not start the standby while the verdict is `blocked`, must go on receiving
@@ -31,11 +36,17 @@ def check(
     """
     known = load_advisories() if advisories is None else advisories
     case = Case(primary, standby, expected_incarnation, known)
-    return Verdict(tuple(_apply(rule, case, overrides) for rule in RULES))
+    names = {lack.rule: lack.names for lack in lacked}
+    answers = [
+        (rule, rule.compare(case._replace(lacked=names.get(rule.name, ())))) for rule in RULES
+    ]
+    return Verdict(
+        tuple(_finding(rule, answer, overrides) for rule, answer in answers),
+        tuple(Lack(rule.name, answer.lacking) for rule, answer in answers if answer.lacking),
+    )
 
 
-def _apply(rule: Rule, case: Case, overrides: frozenset[str]) -> Finding:
-    answer = rule.compare(case)
+def _finding(rule: Rule, answer: Answer, overrides: frozenset[str]) -> Finding:
     overridden = answer.outcome is BLOCK and rule.overridable and rule.name in overrides
     remedy = answer.remedy
     if answer.outcome is BLOCK and rule.overridable and not overridden:

@@ -42,7 +42,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What surrounds one installation on the recovery server.
 
     None, "" or nothing at all: not known, unless it says otherwise.  What is not known is not
-    compared.
+    compared, and lifts no block.
     """
 
     operating_system: str = ""
@@ -94,7 +94,7 @@ class StandbyProfile(msgspec.Struct, frozen=True, kw_only=True):
     """As `platform.machine()`; "" if not known."""
     data_directory: DataDirectoryFacts | None = None
     host: HostFacts | None = None
-    """None: the host was not looked at; rules about it pass."""
+    """None: the host was not looked at; rules about it pass, unless they blocked before."""
     preload_libraries: tuple[str, ...] = ()
     """What the standby's own configuration preloads, see `logship.environment.library_list`."""
     no_private_paths: str | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+import msgspec
+
 
 class Outcome(IntEnum):
     """Ordered by severity, so that `max` of several is their overall outcome."""
@@ -38,10 +40,21 @@ class Finding(NamedTuple):
         return {**self._asdict(), "outcome": str(self.outcome)}
 
 
+class Lack(msgspec.Struct, frozen=True):
+    """What a rule blocks for, overridden or not: `names` that the standby was seen to lack."""
+
+    rule: str
+    names: tuple[str, ...]
+
+
 class Verdict(NamedTuple):
-    """All findings, in the rules' order.  `outcome` is the worst of them."""
+    """All findings, in the rules' order.  `outcome` is the worst of them.
+
+    lacking: to be given to the next `check` of the same standby.
+    """
 
     findings: tuple[Finding, ...]
+    lacking: tuple[Lack, ...] = ()
 
     @property
     def outcome(self) -> Outcome:

@@ -66,11 +66,12 @@ class Host:
         )
 
     def packages(self) -> dict[str, object]:
-        """The state of all that standbys run on here: changes when a package does.  Blocks for
-        a millisecond."""
+        """The state of all that standbys run on here: changes when a package does, or when an
+        installation that did not answer is to be asked again.  Blocks for a millisecond."""
         found = programs(self.settings.postgres.installations)
         state = state_of({*found, *self.surroundings.watched})
         state["programs"] = tuple(found)
+        state["unanswered"] = self.surroundings.unanswered
         return state
 
     def standby_socket_directory(self, name: str) -> Path:

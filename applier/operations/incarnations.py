@@ -75,6 +75,7 @@ class Incarnations:
                 volumes=Volumes(),
                 heard=None,
                 held_lsn=None,
+                lacking=(),
                 installation="",
             )
         for code in MISMATCHES:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from applier.compat import Lack
 from applier.fleet.places import IncarnationPlaces, InstancePlaces, Volumes
 from logship import durable
 from logship.documents import UNREADABLE, not_written
@@ -80,6 +81,7 @@ class KeptIncarnation(msgspec.Struct, frozen=True, kw_only=True):
     heard: Heard | None = None
     bucket_seed_id: str = ""
     held_lsn: int | None = None
+    lacking: tuple[Lack, ...] = ()
     installation: str = ""
     volumes: Volumes = Volumes()
     at: float
@@ -113,6 +115,9 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
     held_lsn: int | None = None
     """Where the version check stopped the standby; None while it passes.  WAL from here on was
     never checked against this standby, whatever restarts in between."""
+    lacking: tuple[Lack, ...] = ()
+    """What the version check last saw that the standby lacks: it stays blocked for that while
+    one of the two sides is not known."""
     installation: str = ""
     """The PostgreSQL that an operator chose for the standby, as 17.10; "": the nearest."""
     volumes: Volumes = Volumes()

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from applier.compat import DataDirectoryFacts, StandbyProfile, Verdict, check
+from applier.compat import Verdict, check
+from applier.operations.standby_profile import standby_profile
 from applier.standby import StandbyLayout
-from logship.environment import library_list
 from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Profile
-from logship.postgres.control_file import read_control_file
-from logship.postgres.installations import Installation, choose
+from logship.postgres.installations import Installation, choose, newest_of
 
 if TYPE_CHECKING:
     from applier.operations.instance import Instance
@@ -152,11 +151,16 @@ class VersionCheck:
             )
 
     async def _remember_hold(self) -> None:
-        """Note durably from where on WAL was not checked against the standby, or that all is."""
-        instance = self._instance
-        if self.passes != (instance.record.held_lsn is not None):
-            return
-        await instance.remember(held_lsn=None if self.passes else self._hold_lsn())
+        """Note durably from where on WAL was not checked against the standby, or that all is;
+        and what the standby lacks, for as long as nobody knows otherwise."""
+        record = self._instance.record
+        changes: dict[str, object] = {}
+        if self.passes == (record.held_lsn is not None):
+            changes["held_lsn"] = None if self.passes else self._hold_lsn()
+        if self.verdict is not None and self.verdict.lacking != record.lacking:
+            changes["lacking"] = self.verdict.lacking
+        if changes:
+            await self._instance.remember(**changes)
 
     def _hold_lsn(self) -> int:
         """The end of the WAL that is held, or where a known timeline forks below it: what that
@@ -208,8 +212,7 @@ class VersionCheck:
 
     def _newest_of(self, major: int) -> Installation | None:
         """The best there is when none is new enough: the check then names what is wrong."""
-        same = [one for one in self._instance.host.installations if one.major == major]
-        return max(same, key=lambda one: one.version_num, default=None)
+        return newest_of(self._instance.host.installations, major)
 
     def _was_removed(self) -> bool:
         """Whether the programs of a server that runs, and passed, are gone: it goes on as it was
@@ -246,26 +249,13 @@ class VersionCheck:
         assert profile is not None
         # First: an instance may be removed meanwhile.
         overrides = frozenset(self._instance.settings.overrides)
-        parameters = {
-            key.lower(): value for key, value in host.settings.parameters_of(name).items()
-        }
-        preloaded = str(parameters.get("shared_preload_libraries", ""))
-        made, surroundings = await host.surroundings.describe(installation, profile.environment)
-        facts = None
-        if data is not None:
-            facts = DataDirectoryFacts.of(await asyncio.to_thread(read_control_file, data))
-        no_private_paths = None
-        if profile.environment is not None and profile.environment.tablespaces:
-            no_private_paths = await asyncio.to_thread(host.path_permission.why_not)
+        parameters = host.settings.parameters_of(name)
+        standby = await standby_profile(host, installation, profile.environment, parameters, data)
+        record = self._instance.record
         return check(
             profile,
-            StandbyProfile.of(
-                made,
-                facts,
-                host=surroundings,
-                preload_libraries=library_list(preloaded),
-                no_private_paths=no_private_paths,
-            ),
-            None if anew else self._instance.record.incarnation,
+            standby,
+            None if anew else record.incarnation,
             overrides,
+            lacked=() if anew else record.lacking,
         )

@@ -87,6 +87,14 @@ class Surroundings:
         # A copy: threads add to it.
         return {path for known in list(self._known.values()) for path in known.learnt.watched}
 
+    @property
+    def unanswered(self) -> dict[str, float]:
+        """The installations that did not answer and may be asked again by now, by their keys,
+        with when that was."""
+        failed = list(self._failed_at.items())  # a copy: threads look at it
+        now = time.monotonic()
+        return {key: at for key, at in failed if now - at >= ASK_AGAIN_SECONDS}
+
     async def describe(
         self, installation: Installation, environment: Environment | None
     ) -> tuple[Profile, HostFacts | None]:
@@ -119,8 +127,8 @@ class Surroundings:
 
     def _may_ask(self, installation: Installation) -> bool:
         """Whether it did not fail to answer just before."""
-        failed_at = self._failed_at.get(build_key(installation))
-        return failed_at is None or time.monotonic() - failed_at >= ASK_AGAIN_SECONDS
+        key = build_key(installation)
+        return key not in self._failed_at or key in self.unanswered
 
     def _may_ask_more(self, known: _Known | None, asked: frozenset[str]) -> bool:
         """Whether something was never asked for, and it is not too soon to do so."""
@@ -151,7 +159,7 @@ class Surroundings:
                 learnt = await learn(installation, data, self._run_as, asked)
         except (LogshipError, OSError) as error:
             # A disk that is full, a package that is just being replaced.  Less can be compared
-            # then; what PostgreSQL itself needs is known, and holds no standby back.
+            # then; what PostgreSQL itself needs is known, and no block is lifted.
             self._failed_at[key] = time.monotonic()
             failure = error if isinstance(error, LogshipError) else _no_cluster(error)
             if profile is None:

@@ -127,6 +127,12 @@ def choose(
     )
 
 
+def newest_of(installations: Iterable[Installation], major: int) -> Installation | None:
+    """Where none is new enough, the best there is; None: there is none of `major`."""
+    same = (one for one in installations if one.major == major)
+    return max(same, key=lambda one: one.version_num, default=None)
+
+
 def _candidates(configured: Sequence[Path], debian_directory: Path) -> Iterator[tuple[Path, str]]:
     for directory in configured:
         for bin_dir in _in_configured(directory):

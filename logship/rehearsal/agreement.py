@@ -45,6 +45,7 @@ RULE_GUARDS: Mapping[str, frozenset[Symptom]] = {
     "data-checksums": frozenset({Symptom.CHECKSUMS}),
     "parameter-floors": _FOLLOWS,
     "primary-facts": frozenset(),
+    "host-facts": frozenset(),
     "operating-system": _OPENED_ORDER,
     "collation-versions": _OPENED_ORDER,
     "locales": frozenset({Symptom.PROMOTE, Symptom.CONNECT, Symptom.ORDER}),

@@ -4,8 +4,8 @@ A rule compares and returns an `Answer`; the table gives it its name, says why i
 whether an operator may override it.  What PostgreSQL itself would refuse to start on, or
 would corrupt, can't be overridden.
 
-What is not known of one side is not compared, and passes: `primary-facts` says what the
-primary did not tell.
+What is not known of one side is not compared, and passes unless it blocked when it was known.
+`primary-facts` and `host-facts` warn then.
 """
 
 from __future__ import annotations
@@ -94,6 +94,11 @@ RULES: tuple[Rule, ...] = (
         "primary-facts",
         facts.primary_facts,
         "What the shipper could not read from the primary is not compared.",
+    ),
+    Rule(
+        "host-facts",
+        facts.host_facts,
+        "What the recovery server does not tell of itself is not compared.",
     ),
     Rule(
         "operating-system",

@@ -20,13 +20,11 @@ def system_identifier(case: Case) -> Answer:
     shown = str(wrong[0]) if wrong else (str(others[0]) if others else "")
     if not wrong:
         return Answer(PASS, primary, shown)
-    return Answer(
-        BLOCK,
-        primary,
-        shown,
-        "check which server the shipper reads from; if the cluster was restored or replaced "
-        "on purpose, seed it anew",
-    )
+    remedy = "check which server the shipper reads from; if that cluster is to take this one's "
+    remedy += f"place, on the recovery server: applier accept NAME {case.primary.incarnation}"
+    if stored in (None, case.primary.system_identifier):
+        remedy = "the data directory is another cluster's: replace it by a seed (applier seed NAME)"
+    return Answer(BLOCK, primary, shown, remedy)
 
 
 def supported_majors(case: Case) -> Answer:
@@ -45,7 +43,8 @@ def major(case: Case) -> Answer:
             BLOCK,
             str(primary),
             str(case.expected.major),
-            "a major upgrade makes a new cluster: seed it anew",
+            "check which server the shipper reads from: pg_upgrade gives a cluster another system "
+            "identifier, and that one is seeded by itself when its shipper comes",
         )
     if primary == standby:
         return Answer(PASS, str(primary), str(standby))

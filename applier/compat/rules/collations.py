@@ -7,14 +7,15 @@ byte for byte, so nothing is wrong before the standby is opened.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from applier.compat.case import BLOCK, PASS, WARN, Answer, Case, listed
 from applier.compat.profiles import HostFacts
 from logship.environment import DatabaseFacts, Environment
 
-_LIBRARIES = {"c": "libc", "i": "ICU", "b": "builtin"}
+_ICU = "ICU"
+_LIBRARIES = {"c": "libc", "i": _ICU, "b": "builtin"}
 _PLAIN_NAME = re.compile(r"\A[a-z_][a-z0-9_]*\Z")
 # PostgreSQL asks libc for no version of these (`get_collation_actual_version`).
 _UNVERSIONED = re.compile(r"\A(C|POSIX|C\..*)?\Z", re.IGNORECASE)
@@ -103,29 +104,54 @@ def collation_versions(case: Case) -> Answer:
 
 def locales(case: Case) -> Answer:
     """Blocks: nobody could connect to such a database after a promotion."""
-    host = case.standby.host
-    databases = case.primary.environment.databases if case.primary.environment else ()
-    needed = sorted({name for database in databases for name in _libc_locales(database)})
-    uses_icu = any(use.provider == "i" for use in _uses(case.primary.environment))
-    primary = listed([*needed, *(["ICU"] if uses_icu else [])])
-    if host is None or not (needed or uses_icu):
-        return Answer(PASS, primary, "")
-    missing = []
-    if host.locales is not None:
-        known = {_normal(name) for name in host.locales}
-        missing = [name for name in needed if _normal(name) not in known]
-    remedies = []
+    needed = _needed_locales(case)
+    primary = listed(needed)
+    missing = tuple(name for name in needed if _is_missing(case, name))
     if missing:
-        remedies.append(
-            f"make {listed(missing)} on the recovery server (Debian, Ubuntu: add to "
-            "/etc/locale.gen and run locale-gen; elsewhere: localedef), then restart the standby"
+        return Answer(
+            BLOCK,
+            primary,
+            f"without {listed(missing)}",
+            "; ".join(_locale_remedies(missing)),
+            lacking=missing,
         )
-    if uses_icu and host.icu == "":
-        missing.append("ICU")
-        remedies.append("install a PostgreSQL that was built with ICU on the recovery server")
-    if not missing:
-        return Answer(PASS, primary, "all of them" if host.locales is not None else "")
-    return Answer(BLOCK, primary, f"without {listed(missing)}", "; ".join(remedies))
+    host = case.standby.host
+    known = bool(needed) and host is not None and host.locales is not None
+    return Answer(PASS, primary, "all of them" if known else "")
+
+
+def _needed_locales(case: Case) -> list[str]:
+    """Of libc, by name, and ICU as a whole; sorted."""
+    environment = case.primary.environment
+    databases = environment.databases if environment is not None else ()
+    needed = {name for database in databases for name in _libc_locales(database)}
+    if any(use.provider == "i" for use in _uses(environment)):
+        needed.add(_ICU)
+    if environment is None or not environment.tells_of_databases:
+        needed.update(case.lacked)
+    return sorted(needed)
+
+
+def _is_missing(case: Case, name: str) -> bool:
+    """Whether the host does not have it or, if that is not known, did not have it."""
+    host = case.standby.host
+    if host is not None and name == _ICU and host.icu is not None:
+        return host.icu == ""
+    if host is not None and name != _ICU and host.locales is not None:
+        return _normal(name) not in {_normal(each) for each in host.locales}
+    return name in case.lacked
+
+
+def _locale_remedies(missing: Iterable[str]) -> Iterator[str]:
+    of_libc = [name for name in missing if name != _ICU]
+    if of_libc:
+        yield (
+            f"make {listed(of_libc)} on the recovery server (Debian, Ubuntu: add to "
+            "/etc/locale.gen and run locale-gen; elsewhere: localedef), and the standby starts "
+            "by itself"
+        )
+    if _ICU in missing:
+        yield "install a PostgreSQL that was built with ICU on the recovery server"
 
 
 def operating_system(case: Case) -> Answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from applier.compat.case import PASS, WARN, Answer, Case, equal
+from applier.compat.case import BLOCK, PASS, WARN, Answer, Case, equal
 
 _SAME_POSTGRESQL = "install the same PostgreSQL on both sides: one of the two is a beta or a fork"
 
@@ -40,7 +40,8 @@ def wal_segment_size(case: Case) -> Answer:
     return equal(
         case.primary.wal_segment_size,
         facts.wal_segment_size,
-        "pg_resetwal changed the primary's WAL segment size: seed it anew",
+        "pg_resetwal changed the primary's WAL segment size: protect it under another instance "
+        "name, for a store keeps one size",
     )
 
 
@@ -62,7 +63,9 @@ def float8(case: Case) -> Answer:
 
 
 def architecture(case: Case) -> Answer:
-    primary, standby = case.primary.architecture, case.standby.architecture
+    # A shipper that went to another host does not know it any more.
+    primary = case.primary.architecture or next(iter(case.lacked), "")
+    standby = case.standby.architecture
     if not primary or not standby:
         return Answer(
             WARN,
@@ -70,11 +73,12 @@ def architecture(case: Case) -> Answer:
             standby or "unknown",
             "compare the output of uname -m on both hosts",
         )
-    return equal(
+    answer = equal(
         _architecture_family(primary),
         _architecture_family(standby),
         f"use a recovery server of architecture {primary}",
     )
+    return answer._replace(lacking=(primary,)) if answer.outcome is BLOCK else answer
 
 
 def data_checksums(case: Case) -> Answer:
@@ -88,7 +92,12 @@ def data_checksums(case: Case) -> Answer:
         return Answer(PASS, primary, standby)
     verb = "--enable" if case.primary.data_checksums else "--disable"
     return Answer(
-        WARN, primary, standby, f"stop the standby and run pg_checksums {verb} on it, or reseed"
+        WARN,
+        primary,
+        standby,
+        "stop the standby (applier change NAME --set run_standby=false), run pg_checksums "
+        f"{verb} on its data directory and take run_standby back (--unset run_standby); or seed "
+        "it anew: applier seed NAME",
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from applier.compat.case import BLOCK, PASS, WARN, Answer, Case, listed
-from logship.environment import DatabaseFacts, library_name
+from logship.environment import DatabaseFacts, Environment, library_name
+
+_UNNAMED = "the library that has them"
+"""In place of a name, where none is known: the library of a resource manager."""
 
 
 def extension_libraries(case: Case) -> Answer:
@@ -13,7 +16,7 @@ def extension_libraries(case: Case) -> Answer:
         for extension in database.extensions:
             for library in extension.libraries:
                 users.setdefault(library_name(library), set()).add(extension.name)
-    present = case.standby.host.libraries if case.standby.host is not None else None
+    present = _present(case)
     if present is None or not users:
         return Answer(PASS, listed(users), "")
     missing = sorted(users.keys() - present)
@@ -59,13 +62,13 @@ def preload_libraries(case: Case) -> Answer:
     library may be needed to replay at all."""
     environment = case.primary.environment
     preloaded = environment.preload_libraries if environment is not None else ()
+    if environment is None or not environment.tells_preloaded:
+        preloaded = tuple(dict.fromkeys((*preloaded, *case.lacked)))
     own = case.standby.preload_libraries
-    present = case.standby.host.libraries if case.standby.host is not None else None
     primary = ", ".join(preloaded)
-    if present is None:
-        return Answer(PASS, primary, ", ".join(own))
-    not_startable = [name for name in own if library_name(name) not in present]
-    missing = [name for name in preloaded if library_name(name) not in present]
+    missing = _missing(case, preloaded)
+    # Not remembered: a server that lacks what its own settings preload does not start anyway.
+    not_startable = _missing(case, own)
     if not_startable:
         return Answer(
             BLOCK,
@@ -74,6 +77,7 @@ def preload_libraries(case: Case) -> Answer:
             f"install {listed(not_startable)} for PostgreSQL {case.standby.major} on the recovery "
             "server, or take it out of shared_preload_libraries in the instance's settings",
             "The standby's own settings preload it, and the server would not start.",
+            lacking=missing,
         )
     if missing:
         return Answer(
@@ -81,34 +85,63 @@ def preload_libraries(case: Case) -> Answer:
             primary,
             f"without {listed(missing)}",
             f"install {listed(missing)} for PostgreSQL {case.standby.major} on the recovery server",
+            lacking=missing,
         )
+    if _present(case) is None:
+        return Answer(PASS, primary, ", ".join(own))
     return Answer(PASS, primary, _installed(preloaded, own))
 
 
 def resource_managers(case: Case) -> Answer:
     """Blocks: PostgreSQL ends at the first WAL record of a resource manager it does not know."""
     environment = case.primary.environment
-    managers = environment.resource_managers if environment is not None else ()
-    if environment is None or not managers:
+    if environment is None or not environment.tells_of_cluster:
+        needed, primary = list(case.lacked), ""
+    else:
+        needed = _libraries_of_managers(environment)
+        primary = listed(f"{name} ({number})" for number, name in environment.resource_managers)
+    if not needed:
         return Answer(PASS, "", "")
-    primary = listed(f"{name} ({number})" for number, name in managers)
-    needed = [library_name(name) for name in environment.preload_libraries]
-    of_managers = [name for name in needed if name in {name for _, name in managers}]
-    # Only a preloaded library can be one.  Where their names do not tell which, all are needed.
-    if len(of_managers) == len(managers):
-        needed = of_managers
     own = [library_name(name) for name in case.standby.preload_libraries]
-    missing = [name for name in needed if name not in own]
+    missing = tuple(name for name in needed if name not in own)
     standby = f"preloads {', '.join(own) or 'nothing'}"
-    if needed and not missing:
+    if not missing:
         return Answer(PASS, primary, standby)
-    wanted = ", ".join(dict.fromkeys([*own, *needed])) or "the library that has them"
     return Answer(
         BLOCK,
-        primary,
+        primary or "not told any more",
         standby,
         "install the libraries on the recovery server, and put "
-        f"shared_preload_libraries = '{wanted}' into the instance's settings",
+        f"shared_preload_libraries = '{', '.join(dict.fromkeys([*own, *needed]))}' into the "
+        "instance's settings",
+        lacking=missing,
+    )
+
+
+def _libraries_of_managers(environment: Environment) -> list[str]:
+    """What must be preloaded for the custom resource managers; nothing if there are none."""
+    names = {name for _, name in environment.resource_managers}
+    if not names:
+        return []
+    preloaded = [library_name(name) for name in environment.preload_libraries]
+    of_managers = [name for name in preloaded if name in names]
+    # Only a preloaded library can be one.  Where their names do not tell which, all are needed.
+    needed = of_managers if len(of_managers) == len(names) else preloaded
+    return needed or [_UNNAMED]
+
+
+def _present(case: Case) -> frozenset[str] | None:
+    """The libraries of the installation; None: not known."""
+    return case.standby.host.libraries if case.standby.host is not None else None
+
+
+def _missing(case: Case, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that the installation does not have, or, if that is not known, did not have."""
+    present, lacked = _present(case), {library_name(name) for name in case.lacked}
+    return tuple(
+        name
+        for name in dict.fromkeys(names)
+        if (library_name(name) in lacked if present is None else library_name(name) not in present)
     )
 
 

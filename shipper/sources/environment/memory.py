@@ -10,7 +10,7 @@ import math
 
 import msgspec
 
-from logship.environment import DatabaseFacts, Environment
+from logship.environment import THE_CATALOGS, THE_PRELOADED, DatabaseFacts, Environment
 from shipper.sources.environment.catalogs import ClusterFacts, Inside, ListedDatabase
 from shipper.sources.environment.host import ELSEWHERE, HostSoftware
 
@@ -21,7 +21,7 @@ REFUSED_SECONDS = 3600.0
 MAX_ENVIRONMENT_BYTES = 128 << 10
 """As MessagePack: a profile travels in the head of a frame, `logship.frames.MAX_HEAD_BYTES`."""
 
-NOTHING_READ = Environment(is_complete=False, unread=("the system catalogs",))
+NOTHING_READ = Environment(is_complete=False, unread=(THE_CATALOGS,))
 
 
 class EnvironmentMemory:
@@ -101,7 +101,7 @@ class EnvironmentMemory:
         if cluster.database_count > len(cluster.databases):
             unread.append(f"{cluster.database_count - len(cluster.databases)} more databases")
         if cluster.preload_libraries is None:
-            unread.append("shared_preload_libraries")
+            unread.append(THE_PRELOADED)
         whole = Environment(
             operating_system=self._host.operating_system,
             libc=cluster.libc or self._host.libc,

@@ -12,6 +12,7 @@ from random import Random
 
 import msgspec
 
+from applier.compat import Lack
 from applier.operations.record import (
     Fence,
     Heard,
@@ -57,6 +58,7 @@ def seeds() -> Iterator[bytes]:
         fence=fence,
         heard=heard,
         held_lsn=1 << 24,
+        lacking=(Lack("locales", ("de_DE.UTF-8",)),),
     )
     for record in (bare, full):
         yield msgspec.json.encode(record)

@@ -87,6 +87,10 @@ def run(data: bytes) -> bool:
             verdict = check(found, standby, expected)
             assert [each.rule for each in verdict.findings] == [rule.name for rule in RULES]
             assert all(each.rule and each.primary is not None for each in verdict.findings)
+            assert check(found, standby, expected, lacked=verdict.lacking) == verdict
+            untold = msgspec.structs.replace(found, environment=None)
+            again = check(untold, standby, expected, lacked=verdict.lacking)
+            assert again.lacking == verdict.lacking, "who says less is not let go"
     if found.server_version_num >= 0 <= found.system_identifier:
         assert Incarnation.parse(str(found.incarnation)) == found.incarnation
     return True

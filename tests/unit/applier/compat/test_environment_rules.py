@@ -9,6 +9,7 @@ from applier.compat import (
     CollationVersion,
     Finding,
     HostFacts,
+    Lack,
     Outcome,
     StandbyProfile,
     check,
@@ -61,6 +62,7 @@ ENVIRONMENT = Environment(
     preload_libraries=("pg_stat_statements",),
     databases=(ORDERS, PLAIN),
 )
+NOTHING_READ = Environment(is_complete=False, unread=("the system catalogs",))
 HOST = HostFacts(
     operating_system="Debian GNU/Linux 12 (bookworm)",
     libc="glibc 2.36",
@@ -76,6 +78,7 @@ HOST = HostFacts(
 ENVIRONMENT_RULES = {
     "parameter-floors",
     "primary-facts",
+    "host-facts",
     "operating-system",
     "collation-versions",
     "locales",
@@ -131,25 +134,176 @@ def finding(
     return next(found for found in verdict.findings if found.rule == rule)
 
 
-@pytest.mark.parametrize("environment", [ENVIRONMENT, None])
-@pytest.mark.parametrize("host", [HOST, HostFacts(), None])
-def test_hosts_alike_pass_and_so_does_what_is_not_known(
-    environment: Environment | None, host: HostFacts | None
-) -> None:
-    verdict = check(profile(environment), standby(host), None)
+def test_hosts_alike_pass() -> None:
+    verdict = check(profile(ENVIRONMENT), standby(HOST), None)
     assert verdict.outcome is Outcome.PASS
     assert {found.rule for found in verdict.findings} >= ENVIRONMENT_RULES
 
 
-def test_what_the_primary_did_not_tell_is_named() -> None:
-    incomplete = environment_with(is_complete=False, unread=("database crm", "database orders"))
-    found = finding("primary-facts", incomplete)
+@pytest.mark.parametrize("environment", [ENVIRONMENT, NOTHING_READ, None])
+@pytest.mark.parametrize("host", [HOST, HostFacts(), None])
+def test_what_is_not_known_is_told_and_nothing_else_is_said(
+    environment: Environment | None, host: HostFacts | None
+) -> None:
+    concerns = check(profile(environment), standby(host), None).concerns
+    told = {"primary-facts"} if environment is not ENVIRONMENT else set()
+    told |= {"host-facts"} if host is not HOST else set()
+    assert {(found.rule, found.outcome) for found in concerns} == {
+        (rule, Outcome.WARN) for rule in told
+    }
+
+
+ROLE = (
+    "let the shipper's role into these databases (pg_hba.conf, CONNECT) and give it pg_monitor: "
+    "ops/primary-role.sql has the lines"
+)
+NO_ANSWER = "see in the shipper's log why the primary did not answer; it is asked again by itself"
+TOO_MANY = (
+    "compare the locales, collations and extensions of the databases that are too many to tell "
+    "of by hand"
+)
+
+
+@pytest.mark.parametrize(
+    ("unread", "shown", "remedy"),
+    [
+        (("database crm", "database orders"), "database crm, database orders", ROLE),
+        (("shared_preload_libraries",), "shared_preload_libraries", ROLE),
+        (("the system catalogs",), "the system catalogs", NO_ANSWER),
+        ((), "unknown", NO_ANSWER),
+        (
+            ("7 more databases, too much to tell",),
+            "7 more databases, too much to tell",
+            TOO_MANY,
+        ),
+        (
+            ("7 more databases", "database 1 more databases"),
+            "7 more databases, database 1 more databases",
+            f"{ROLE}; {TOO_MANY}",
+        ),
+    ],
+)
+def test_what_the_primary_did_not_tell_is_named(
+    unread: tuple[str, ...], shown: str, remedy: str
+) -> None:
+    found = finding("primary-facts", environment_with(is_complete=False, unread=unread))
     assert found.outcome is Outcome.WARN
-    assert found.primary == "not read: database crm, database orders"
+    assert found.primary == f"not read: {shown}"
+    assert found.remedy == remedy
+
+
+def test_an_older_shipper_tells_nothing() -> None:
+    found = finding("primary-facts", None)
+    assert (found.outcome, found.primary) == (Outcome.WARN, "nothing was told")
     assert found.remedy == (
-        "let the shipper's role into these databases (pg_hba.conf, CONNECT) and give it "
-        "pg_monitor: ops/primary-role.sql has the lines"
+        "upgrade the shipper: one of this version tells what surrounds its primary"
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "shown", "remedy"),
+    [
+        (
+            None,
+            "nothing is known",
+            "see in the applier's log why the installation could not be asked (it makes a cluster "
+            "in the directory for temporary files); it is asked again by itself",
+        ),
+        (
+            msgspec.structs.replace(HOST, libraries=None, locales=None),
+            "not known: libraries, locales",
+            "see that the installation is whole (pg_config, its extensions) and that the recovery "
+            "server has the command locale",
+        ),
+    ],
+)
+def test_what_the_recovery_server_does_not_tell_is_named(
+    host: HostFacts | None, shown: str, remedy: str
+) -> None:
+    found = finding("host-facts", host=host)
+    assert (found.outcome, found.standby, found.remedy) == (Outcome.WARN, shown, remedy)
+
+
+# --- what is not known any more ---------------------------------------------------------------
+
+
+OWN = environment_with(
+    preload_libraries=("pg_stat_statements", "$libdir/pg_tde"), resource_managers=((140, "pg_tde"),)
+)
+BARE = host_with(icu="", locales=frozenset({"C"}), libraries=frozenset({"hstore"}))
+LACKING = (
+    Lack("locales", ("ICU", "de_DE.UTF-8")),
+    Lack("preload-libraries", ("pg_stat_statements", "$libdir/pg_tde")),
+    Lack("resource-managers", ("pg_tde",)),
+)
+RULES_THAT_LACK = {lack.rule for lack in LACKING}
+
+
+def blocking(
+    environment: Environment | None,
+    host: HostFacts | None,
+    *,
+    preloads: tuple[str, ...] = (),
+    lacked: tuple[Lack, ...] = LACKING,
+) -> set[str]:
+    verdict = check(profile(environment), standby(host, preloads), None, lacked=lacked)
+    rules = {found.rule for found in verdict.findings if found.outcome is Outcome.BLOCK}
+    assert {lack.rule for lack in verdict.lacking} == rules
+    return rules
+
+
+def test_what_the_standby_lacks_is_in_the_verdict_also_where_it_is_overridden() -> None:
+    for overrides in (frozenset[str](), frozenset(RULES_THAT_LACK)):
+        assert check(profile(OWN), standby(BARE), None, overrides).lacking == LACKING
+
+
+@pytest.mark.parametrize(
+    ("environment", "host"),
+    [(OWN, None), (OWN, HostFacts()), (NOTHING_READ, BARE), (None, BARE), (None, None)],
+)
+def test_what_was_lacking_blocks_while_one_side_is_not_known(
+    environment: Environment | None, host: HostFacts | None
+) -> None:
+    assert blocking(environment, host) == RULES_THAT_LACK
+    without = blocking(environment, host, lacked=())
+    assert without == ({"resource-managers"} if environment is OWN else set())
+
+
+def test_what_is_there_by_now_blocks_no_more_though_the_primary_is_silent() -> None:
+    installed = host_with(libraries=frozenset({"hstore", "pg_stat_statements", "pg_tde"}))
+    assert blocking(NOTHING_READ, installed) == {"resource-managers"}
+    assert blocking(None, installed, preloads=("pg_tde",)) == set()
+    half = msgspec.structs.replace(installed, icu="")
+    assert blocking(None, half, preloads=("pg_tde",)) == {"locales"}
+
+
+def test_what_is_not_needed_any_more_blocks_no_more_though_the_host_is_silent() -> None:
+    plain = environment_with(databases=(PLAIN,), preload_libraries=())
+    assert blocking(plain, None) == set()
+    # A database that lets nobody in may have the collation; the settings were all read.
+    closed = msgspec.structs.replace(plain, is_complete=False, unread=("database crm",))
+    assert blocking(closed, None) == {"locales"}
+    hidden = msgspec.structs.replace(plain, is_complete=False, unread=("shared_preload_libraries",))
+    assert blocking(hidden, None) == {"preload-libraries"}
+
+
+def test_a_resource_manager_of_an_unknown_library_is_never_taken_for_preloaded() -> None:
+    hidden = environment_with(
+        preload_libraries=(),
+        resource_managers=((140, "pg_tde"),),
+        is_complete=False,
+        unread=("shared_preload_libraries",),
+    )
+    verdict = check(profile(hidden), standby(HOST, ("pg_tde",)), None)
+    assert verdict.lacking == (Lack("resource-managers", ("the library that has them",)),)
+    assert finding("resource-managers", hidden, preloads=("pg_tde",)).remedy.startswith(
+        "install the libraries on the recovery server, and put shared_preload_libraries = "
+        "'pg_tde, the library that has them' into the instance's settings"
+    )
+    installed = host_with(libraries=frozenset({"pg_tde"}))
+    assert blocking(None, installed, preloads=("pg_tde",), lacked=verdict.lacking) == {
+        "resource-managers"
+    }
 
 
 # --- collations -------------------------------------------------------------------------------
@@ -237,8 +391,8 @@ def test_a_locale_that_the_host_lacks_blocks() -> None:
     assert (found.primary, found.standby) == ("ICU, de_DE.UTF-8", "without de_DE.UTF-8")
     assert found.remedy == (
         "make de_DE.UTF-8 on the recovery server (Debian, Ubuntu: add to /etc/locale.gen and run "
-        "locale-gen; elsewhere: localedef), then restart the standby; or override the rule by its "
-        "name, locales, for this instance"
+        "locale-gen; elsewhere: localedef), and the standby starts by itself; or override the "
+        "rule by its name, locales, for this instance"
     )
 
 

@@ -6,15 +6,19 @@ import msgspec
 import pytest
 
 from applier.compat import (
+    OVERRIDABLE_RULES,
     RULES,
     DataDirectoryFacts,
     Finding,
+    HostFacts,
+    Lack,
     Outcome,
     StandbyProfile,
     check,
     check_override_names,
     load_advisories,
 )
+from logship.environment import Environment
 from logship.errors import Code, UsageError
 from logship.identity import Incarnation, Profile
 
@@ -30,9 +34,11 @@ PRIMARY = Profile(
     segment_size=1 << 30,
     data_checksums=True,
     architecture="x86_64",
+    environment=Environment(),
 )
 SEED = DataDirectoryFacts(system_identifier=SYSTEM, wal_segment_size=16 << 20, data_checksums=True)
-STANDBY = StandbyProfile.of(PRIMARY, SEED)
+HOST = HostFacts(icu="", libraries=frozenset(), extensions={}, locales=frozenset())
+STANDBY = StandbyProfile.of(PRIMARY, SEED, host=HOST)
 
 
 def finding(rule: str, primary: Profile, standby: StandbyProfile, **more: object) -> Finding:
@@ -62,43 +68,163 @@ def test_equal_sides_pass_every_rule() -> None:
 
 
 def test_before_the_first_seed_nothing_is_missing() -> None:
-    assert check(PRIMARY, StandbyProfile.of(PRIMARY), None).outcome is Outcome.PASS
+    assert check(PRIMARY, StandbyProfile.of(PRIMARY, host=HOST), None).outcome is Outcome.PASS
+
+
+SAME_POSTGRESQL = "install the same PostgreSQL on both sides: one of the two is a beta or a fork"
+BUILT_WITH = "install a PostgreSQL that was configured with the primary's value of "
+BLOCKING = [
+    (
+        "system-identifier",
+        PRIMARY,
+        seed_with(system_identifier=1),
+        "the data directory is another cluster's: replace it by a seed (applier seed NAME)",
+    ),
+    (
+        "supported-majors",
+        primary_with(server_version_num=190000),
+        STANDBY,
+        "use a version of Logship that knows this major",
+    ),
+    (
+        "supported-majors",
+        primary_with(server_version_num=130011),
+        STANDBY,
+        "use a version of Logship that knows this major",
+    ),
+    (
+        "major",
+        PRIMARY,
+        standby_with(server_version_num=180006),
+        "install PostgreSQL 17 on the recovery server",
+    ),
+    (
+        "minor-order",
+        PRIMARY,
+        standby_with(server_version_num=170010),
+        "install PostgreSQL 17.11 or a later minor on the recovery server",
+    ),
+    ("catalog-version", PRIMARY, standby_with(catalog_version=1), SAME_POSTGRESQL),
+    ("control-file-version", PRIMARY, standby_with(control_version=1800), SAME_POSTGRESQL),
+    ("block-size", PRIMARY, standby_with(block_size=16384), f"{BUILT_WITH}--with-blocksize"),
+    (
+        "wal-block-size",
+        PRIMARY,
+        standby_with(wal_block_size=4096),
+        f"{BUILT_WITH}--with-wal-blocksize",
+    ),
+    (
+        "wal-segment-size",
+        PRIMARY,
+        seed_with(wal_segment_size=1 << 20),
+        "pg_resetwal changed the primary's WAL segment size: protect it under another instance "
+        "name, for a store keeps one size",
+    ),
+    (
+        "relation-segment-size",
+        PRIMARY,
+        standby_with(segment_size=2 << 30),
+        f"{BUILT_WITH}--with-segsize",
+    ),
+    (
+        "alignment",
+        PRIMARY,
+        standby_with(alignment=4),
+        "use a recovery server of the primary's architecture",
+    ),
+    (
+        "float8",
+        PRIMARY,
+        standby_with(float8_by_value=False),
+        f"{BUILT_WITH}--disable-float8-byval",
+    ),
+    (
+        "architecture",
+        PRIMARY,
+        standby_with(architecture="aarch64"),
+        "use a recovery server of architecture x86_64",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "primary", "standby", "remedy"), BLOCKING)
+def test_what_blocks_is_told_with_its_remedy(
+    rule: str, primary: Profile, standby: StandbyProfile, remedy: str
+) -> None:
+    found = finding(rule, primary, standby)
+    assert found.outcome is Outcome.BLOCK
+    assert found.why and found.primary and found.standby
+    if rule in OVERRIDABLE_RULES:
+        remedy += f"; or override the rule by its name, {rule}, for this instance"
+    assert found.remedy == remedy
 
 
 @pytest.mark.parametrize(
-    ("rule", "primary", "standby", "outcome"),
+    ("rule", "primary", "standby", "remedy"),
     [
-        ("system-identifier", PRIMARY, seed_with(system_identifier=1), Outcome.BLOCK),
-        ("supported-majors", primary_with(server_version_num=190000), STANDBY, Outcome.BLOCK),
-        ("supported-majors", primary_with(server_version_num=130011), STANDBY, Outcome.BLOCK),
-        ("major", PRIMARY, standby_with(server_version_num=180006), Outcome.BLOCK),
-        ("minor-order", PRIMARY, standby_with(server_version_num=170010), Outcome.BLOCK),
-        ("minor-order", PRIMARY, standby_with(server_version_num=170012), Outcome.PASS),
-        ("known-bad-minors", PRIMARY, standby_with(server_version_num=170010), Outcome.WARN),
-        ("known-bad-minors", PRIMARY, standby_with(server_version_num=170011), Outcome.PASS),
-        ("catalog-version", PRIMARY, standby_with(catalog_version=1), Outcome.BLOCK),
-        ("control-file-version", PRIMARY, standby_with(control_version=1800), Outcome.BLOCK),
-        ("block-size", PRIMARY, standby_with(block_size=16384), Outcome.BLOCK),
-        ("wal-block-size", PRIMARY, standby_with(wal_block_size=4096), Outcome.BLOCK),
-        ("wal-segment-size", PRIMARY, seed_with(wal_segment_size=1 << 20), Outcome.BLOCK),
-        ("relation-segment-size", PRIMARY, standby_with(segment_size=2 << 30), Outcome.BLOCK),
-        ("alignment", PRIMARY, standby_with(alignment=4), Outcome.BLOCK),
-        ("float8", PRIMARY, standby_with(float8_by_value=False), Outcome.BLOCK),
-        ("architecture", PRIMARY, standby_with(architecture="aarch64"), Outcome.BLOCK),
-        ("architecture", PRIMARY, standby_with(architecture="AMD64"), Outcome.PASS),
-        ("architecture", primary_with(architecture=""), STANDBY, Outcome.WARN),
-        ("data-checksums", PRIMARY, seed_with(data_checksums=False), Outcome.WARN),
+        (
+            "architecture",
+            primary_with(architecture=""),
+            STANDBY,
+            "compare the output of uname -m on both hosts",
+        ),
+        (
+            "data-checksums",
+            PRIMARY,
+            seed_with(data_checksums=False),
+            "stop the standby (applier change NAME --set run_standby=false), run pg_checksums "
+            "--enable on its data directory and take run_standby back (--unset run_standby); or "
+            "seed it anew: applier seed NAME",
+        ),
+        (
+            "data-checksums",
+            primary_with(data_checksums=False),
+            STANDBY,
+            "stop the standby (applier change NAME --set run_standby=false), run pg_checksums "
+            "--disable on its data directory and take run_standby back (--unset run_standby); or "
+            "seed it anew: applier seed NAME",
+        ),
+        (
+            "known-bad-minors",
+            PRIMARY,
+            standby_with(server_version_num=170010),
+            "install the fixed minor on the recovery server; the data directory stays as it is "
+            "(17.11 or later)",
+        ),
     ],
 )
-def test_each_difference_is_found_and_explained(
-    rule: str, primary: Profile, standby: StandbyProfile, outcome: Outcome
+def test_what_warns_is_told_with_its_remedy(
+    rule: str, primary: Profile, standby: StandbyProfile, remedy: str
 ) -> None:
     found = finding(rule, primary, standby)
-    assert found.outcome is outcome
-    assert found.why
-    assert found.primary
-    assert found.standby
-    assert bool(found.remedy) == (outcome is not Outcome.PASS)
+    assert found.outcome is Outcome.WARN
+    assert found.why and found.primary and found.standby
+    assert found.remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("rule", "standby"),
+    [
+        ("minor-order", standby_with(server_version_num=170012)),
+        ("known-bad-minors", standby_with(server_version_num=170011)),
+        ("architecture", standby_with(architecture="AMD64")),
+    ],
+)
+def test_what_differs_and_does_no_harm_passes(rule: str, standby: StandbyProfile) -> None:
+    found = finding(rule, PRIMARY, standby)
+    assert (found.outcome, found.remedy) == (Outcome.PASS, "")
+    assert found.primary and found.standby
+
+
+def test_another_architecture_blocks_also_when_a_shipper_elsewhere_does_not_know_it() -> None:
+    other = standby_with(architecture="aarch64")
+    before = check(PRIMARY, other, None)
+    assert before.lacking == (Lack("architecture", ("x86_64",)),)
+    untold = primary_with(architecture="")
+    assert check(untold, other, None).outcome is Outcome.WARN
+    after = check(untold, other, None, lacked=before.lacking)
+    assert after.blocked and after.lacking == before.lacking
+    assert not check(untold, STANDBY, None, lacked=before.lacking).blocked, "that is known"
 
 
 def test_wal_of_a_stranger_is_blocked_though_the_seed_is_its_own() -> None:
@@ -106,12 +232,19 @@ def test_wal_of_a_stranger_is_blocked_though_the_seed_is_its_own() -> None:
     stored = Incarnation(42, 17)
     found = finding("system-identifier", PRIMARY, STANDBY, expected=stored)
     assert (found.outcome, found.standby) == (Outcome.BLOCK, "42")
+    assert found.remedy == (
+        "check which server the shipper reads from; if that cluster is to take this one's place, "
+        f"on the recovery server: applier accept NAME {SYSTEM}-17"
+    )
 
 
 def test_a_major_upgrade_of_the_primary_is_blocked() -> None:
     found = finding("major", PRIMARY, STANDBY, expected=Incarnation(SYSTEM, 16))
     assert found.outcome is Outcome.BLOCK
-    assert "seed" in found.remedy
+    assert found.remedy == (
+        "check which server the shipper reads from: pg_upgrade gives a cluster another system "
+        "identifier, and that one is seeded by itself when its shipper comes"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from applier.compat import Lack
 from applier.fleet.places import Volumes
 from applier.operations.admission import Standing, standing_of
 from applier.operations.kept_incarnations import (
@@ -137,11 +138,13 @@ def after(known: InstanceRecord, changes: dict[str, object]) -> InstanceRecord:
 
 def test_there_and_back_nothing_is_forgotten() -> None:
     heard = Heard(timeline=3, lsn=4096, at=NOW - 1)
+    lacking = (Lack("preload-libraries", ("pg_cron",)),)
     known = record(
         OLD,
         protection="sync",
         heard=heard,
         held_lsn=4000,
+        lacking=lacking,
         bucket_seed_id="b1",
         installation="16.14",
         volumes=HERE,
@@ -152,7 +155,7 @@ def test_there_and_back_nothing_is_forgotten() -> None:
     )
     assert there.incarnation == NEW.incarnation and there.profile == NEW
     assert (there.heard, there.held_lsn, there.bucket_seed_id) == (None, None, "")
-    assert (there.installation, there.volumes) == ("", THERE)
+    assert (there.lacking, there.installation, there.volumes) == ((), "", THERE)
     assert there.accepted is None
     (left,) = there.previous
     assert (left.incarnation, left.at, left.durable) == (OLD.incarnation, NOW, "3:0/1000")
@@ -163,7 +166,7 @@ def test_there_and_back_nothing_is_forgotten() -> None:
     )
     assert back.incarnation == OLD.incarnation and back.protection == "sync"
     assert (back.heard, back.held_lsn, back.bucket_seed_id) == (heard, 4000, "b1")
-    assert (back.installation, back.volumes) == ("16.14", HERE)
+    assert (back.lacking, back.installation, back.volumes) == (lacking, "16.14", HERE)
     (left,) = back.previous
     assert left.incarnation == NEW.incarnation
     assert left.is_removed, "it never had a standby"

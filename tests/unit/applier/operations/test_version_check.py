@@ -9,10 +9,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from applier.compat import Verdict
+from applier.compat import HostFacts, Verdict
 from applier.operations.compat_report import compat_report
 from applier.operations.instance import Instance
+from applier.operations.record import load_record
+from applier.standby import surroundings
+from applier.standby.packages import PackageWatch
+from logship.environment import Environment
 from logship.errors import Code, LogshipError, RefusedError, UsageError
+from logship.identity import Profile
 from logship.lsn import Lsn
 from logship.postgres.installations import Installation, discover
 from tests.support.installations import postgres_dir
@@ -21,6 +26,11 @@ from tests.support.waiting import until
 from tests.unit.applier.operations.conftest import Listener
 
 REMOVED = Installation(Path("/nowhere/bin"), 170010, "configured")
+PRELOADS = Environment(preload_libraries=("pg_cron",))
+NOTHING_READ = Environment(is_complete=False, unread=("the system catalogs",))
+NOT_SEEN = Environment(is_complete=False, unread=("shared_preload_libraries",))
+BARE = HostFacts(libraries=frozenset(), extensions={}, locales=frozenset())
+INSTALLED = msgspec.structs.replace(BARE, libraries=frozenset({"pg_cron"}))
 
 
 def blocked_by(report: dict[str, Any]) -> list[str]:
@@ -124,3 +134,81 @@ async def test_a_primary_that_is_given_is_compared_and_not_kept(
     assert blocked_by(report) == ["major"], "the old one's data directory is not looked at"
 
     assert instance.record.profile == ours
+
+
+async def test_an_installation_that_did_not_answer_is_asked_again_like_a_changed_package(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch, shared_tmp_path: Path
+) -> None:
+    """Its disk for temporary files was full: nothing else tells when that is over."""
+    programs, host = shared_tmp_path / "bin", instance.host
+    programs.mkdir()
+    for name in ("postgres", "initdb"):
+        (programs / name).write_text("#!/bin/sh\nexit 1\n")
+        (programs / name).chmod(0o755)
+    watch = PackageWatch(host.packages())
+    with pytest.raises(LogshipError):
+        await host.surroundings.describe(Installation(programs, 170010, "configured"), None)
+    assert [watch.look(host.packages()) for _ in range(3)] == [False] * 3, "it is too soon"
+    monkeypatch.setattr(surroundings, "ASK_AGAIN_SECONDS", 0.0)
+    assert [watch.look(host.packages()) for _ in range(3)] == [False, True, False]
+
+
+class Surroundings:
+    """What is known of the recovery server, in place of asking an installation."""
+
+    def __init__(self, instance: Instance, facts: HostFacts | None) -> None:
+        self.facts = facts
+        instance.host.installations = [REMOVED]
+        instance.host.surroundings = self  # type: ignore[assignment]
+        self.watched: set[Path] = set()
+
+    async def describe(self, *_: object) -> tuple[Profile, HostFacts | None]:
+        return profile(server_version_num=170010), self.facts
+
+
+@pytest.mark.parametrize(
+    ("environment", "facts"),
+    [(None, BARE), (NOTHING_READ, BARE), (NOT_SEEN, BARE), (PRELOADS, None), (None, None)],
+    ids=["older-shipper", "nothing-read", "not-seen", "host-unknown", "neither"],
+)
+async def test_who_was_blocked_stays_so_until_it_is_known_that_nothing_is_missing(
+    instance: Instance,
+    listener: Listener,
+    environment: Environment | None,
+    facts: HostFacts | None,
+) -> None:
+    here = Surroundings(instance, BARE)
+    await instance.hello(hello(profile=profile(environment=PRELOADS)), listener)
+    assert blocked_by(await compat_report(instance)) == ["preload-libraries"]
+
+    here.facts = facts
+    await instance.hello(hello(profile=profile(environment=environment)), listener)
+    assert instance.alarms.has(Code.COMPATIBILITY)
+    report = await compat_report(instance)
+    assert blocked_by(report) == ["preload-libraries"]
+    (found,) = [each for each in report["findings"] if each["rule"] == "preload-libraries"]
+    assert found["remedy"].startswith("install pg_cron for PostgreSQL 17 on the recovery server")
+
+    # Nothing is forgotten by a restart.
+    assert instance.record == await asyncio.to_thread(load_record, instance.directory, "orders")
+    await instance.following.close()
+    await instance.following.open()
+    assert instance.following.verdict is not None and instance.following.verdict.blocked
+
+    here.facts = INSTALLED
+    await instance.following.check_again()
+    assert not instance.alarms.has(Code.COMPATIBILITY)
+    here.facts = None
+    await instance.following.check_again()
+    assert not (await compat_report(instance))["blocked"], "it was seen to be there"
+
+
+async def test_who_needs_it_no_more_is_not_blocked_though_the_host_is_not_known(
+    instance: Instance, listener: Listener
+) -> None:
+    here = Surroundings(instance, BARE)
+    await instance.hello(hello(profile=profile(environment=PRELOADS)), listener)
+    here.facts = None
+    await instance.hello(hello(profile=profile(environment=Environment())), listener)
+    assert not (await compat_report(instance))["blocked"]
+    assert instance.record.lacking == ()
