@@ -45,7 +45,7 @@ class FleetInstances:
     async def describe(self, name: str, profile: Profile) -> Registered:
         host = self._host()
         own = host.settings.instances.get(name)
-        notes = await foresee(host, profile)
+        notes = await foresee(host, name, profile)
         why = self._fleet.why_refused(name, profile)
         if why is not None:
             notes.insert(0, f"its shipper will be refused: {why.what}. {why.hint}")
