@@ -142,7 +142,9 @@ class StepOutcome:
     outage: Outage = Outage()
     findings: tuple[RuleFinding, ...] = ()
     not_run: str = ""
-    """Why the step was not made at all: the engine can't, or one before it broke."""
+    """Why the step was not made at all: the engine can't, or the rehearsal ended before it."""
+    not_seen: str = ""
+    """Why nobody knows what came of it, though it was made: a machine does not do what it must."""
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -151,11 +153,15 @@ class StepOutcome:
 
     @property
     def protected(self) -> bool:
-        """Whether protection is whole after the step, and was seen to be."""
-        passed = {each.proof for each in self.observations if each.result is Result.PASSED}
+        """Whether protection is whole after the step, and was seen to be.
+
+        An upgrade looks at the old cluster and at the new: what is needed is needed of both.
+        """
+        needed = [each for each in self.observations if each.proof in NEEDED]
         return (
-            not (self.not_run or self.held or self.refused)
-            and passed >= NEEDED
+            not (self.not_run or self.not_seen or self.held or self.refused)
+            and {each.proof for each in needed} == NEEDED
+            and all(each.result is Result.PASSED for each in needed)
             and all(each.result is not Result.FAILED for each in self.observations)
         )
 
@@ -178,7 +184,7 @@ class Report:
 
     @property
     def protected(self) -> bool:
-        """Whether protection would survive: every step that could be made kept it."""
+        """Whether protection would survive: every step was made and looked at, and kept it."""
         return all(each.protected for each in self.steps)
 
     @property

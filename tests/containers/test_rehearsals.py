@@ -130,6 +130,7 @@ def test_a_major_upgrade_leaves_the_old_cluster_until_the_new_one_streams(
     assert old.endswith("-17") and str(upgrade.details["incarnation"]).endswith("-18")
     of_old = [each for each in upgrade.observations if each.said.startswith(f"of {old}")]
     assert {each.proof for each in of_old} == set(Proof) - {Proof.FLOW}
+    assert {str(each.result) for each in of_old} == {"passed"}, of_old
 
     # What pg_checksums does is not in the WAL: the standby's pages stay as they are.
     assert raised(checksums) == {"data-checksums": "warn"}

@@ -65,6 +65,7 @@ def _outcome(outcome: StepOutcome) -> dict[str, Any]:
         "protected": outcome.protected,
         "held": outcome.held,
         "not_run": outcome.not_run or None,
+        "not_seen": outcome.not_seen or None,
         "check": _check(outcome.verdict),
         "observations": [_observation(each) for each in outcome.observations],
         "symptoms": sorted(outcome.symptoms),

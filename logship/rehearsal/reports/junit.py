@@ -1,8 +1,9 @@
 """A rehearsal's report as JUnit XML, for a pipeline.  Pure.
 
 A suite for the rehearsal, and in it for each step a case of the step itself (`protection`) and
-one for each proof.  What was not run is skipped.  What the check said is the step's output;
-findings against the rules fail nothing: they are properties of the suite, and in the output.
+one for each proof.  The step that could not be made or looked at is an error, as nobody knows
+then; what was not run after it is skipped.  What the check said is the step's output; findings
+against the rules fail nothing: they are properties of the suite, and in the output.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from logship.rehearsal.outcome import Observation, Proof, Report, Result, StepOu
 from logship.rehearsal.reports.words import (
     begun,
     grouped_findings,
+    not_looked_at,
     outage_facts,
     raised,
     state,
@@ -27,10 +29,11 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def junit_xml(report: Report) -> str:
     """The document, with its XML declaration."""
+    ended = next((each for each in report.steps if each.not_run or each.not_seen), None)
     cases = [
         case
         for number, outcome in enumerate(report.steps)
-        for case in _cases(f"rehearsal.{number} {outcome.title}", outcome)
+        for case in _cases(f"rehearsal.{number} {outcome.title}", outcome, ended=outcome is ended)
     ]
     suite = ElementTree.Element(
         "testsuite",
@@ -39,7 +42,7 @@ def junit_xml(report: Report) -> str:
         time=f"{report.seconds:.3f}",
         tests=str(len(cases)),
         failures=str(sum(case.find("failure") is not None for case in cases)),
-        errors="0",
+        errors=str(sum(case.find("error") is not None for case in cases)),
         skipped=str(sum(case.find("skipped") is not None for case in cases)),
     )
     properties = ElementTree.SubElement(suite, "properties")
@@ -70,9 +73,14 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
         yield name, f"{finding.text} (step {steps})"
 
 
-def _cases(classname: str, outcome: StepOutcome) -> Iterator[ElementTree.Element]:
+def _cases(classname: str, outcome: StepOutcome, *, ended: bool) -> Iterator[ElementTree.Element]:
+    """ended: whether the rehearsal came to its end by this step."""
     protection = _case(classname, "protection", outcome.outage.protection_seconds or 0.0)
-    if outcome.not_run:
+    if ended:
+        kind = "not-run" if outcome.not_run else "not-seen"
+        message = _text(outcome.not_run or outcome.not_seen)
+        ElementTree.SubElement(protection, "error", message=message, type=kind)
+    elif outcome.not_run:
         ElementTree.SubElement(protection, "skipped", message=_text(outcome.not_run))
     elif not outcome.protected:
         message = f"{state(outcome).lower()}: {_why(outcome)}"
@@ -113,10 +121,13 @@ def _why(outcome: StepOutcome) -> str:
     if outcome.held:
         names = ", ".join(each.rule for each in raised(outcome.verdict))
         return f"the applier holds the standby: {names or '?'}"
-    if outcome.verdict.refused:
-        return outcome.verdict.refused
+    if refused := outcome.refused or outcome.verdict.refused:
+        return refused
     failed = [str(each.proof) for each in outcome.observations if each.result is Result.FAILED]
-    return ", ".join(failed) + " failed"
+    if failed:
+        return ", ".join(failed) + " failed"
+    lacking = [f"{proofs} not looked at: {why}" for proofs, why in not_looked_at(outcome)]
+    return "; ".join(lacking) or "nothing was looked at"
 
 
 def _output(outcome: StepOutcome) -> Iterator[str]:

@@ -10,6 +10,7 @@ from logship.rehearsal.reports.words import (
     RESULT_WORDS,
     check_outcome,
     grouped_findings,
+    not_looked_at,
     outage_facts,
     proof_results,
     raised,
@@ -33,7 +34,7 @@ _PROOFS = {
     Proof.COLLATIONS: "COLLATIONS",
     Proof.EXTENSIONS: "EXTENSIONS",
 }
-_COSTS = ("NO COMMIT", "EXPOSED FOR", "PROTECTION")
+_COSTS = ("NO COMMIT", "DURABLE AGAIN", "PROTECTION")
 _HEADER = ("", "STEP", "CHECK", *_PROOFS.values(), *_COSTS)
 _NARROW_HEADER = ("", "STEP", "CHECK", "PROOFS", *_COSTS)
 _LEAST_TITLE = 16
@@ -118,7 +119,8 @@ def _proofs_at_once(results: Sequence[Result]) -> str:
     if failed := results.count(Result.FAILED):
         return f"{failed} {RESULT_WORDS[Result.FAILED]}"
     passed = results.count(Result.PASSED)
-    return f"{passed} {RESULT_WORDS[Result.PASSED]}" if passed else "-"
+    counted = str(passed) if passed == len(results) else f"{passed} of {len(results)}"
+    return f"{counted} {RESULT_WORDS[Result.PASSED]}" if passed else "-"
 
 
 def _tone(outcome: StepOutcome) -> Tone:
@@ -138,6 +140,8 @@ def _told(outcome: StepOutcome) -> Iterator[Line]:
         cost = ", ".join(f"{what} {amount}" for what, amount in outage_facts(outcome.outage))
         if cost:
             yield Line(f"   {cost}")
+    if outcome.not_seen:
+        yield Line(f"   made, but not to be looked at: {outcome.not_seen}", Tone.BAD)
     if outcome.verdict.refused:
         yield Line(f"   refused: {outcome.verdict.refused}", Tone.BAD)
     for said in raised(outcome.verdict):
@@ -147,6 +151,8 @@ def _told(outcome: StepOutcome) -> Iterator[Line]:
     for each in outcome.observations:
         if each.result is Result.FAILED:
             yield from _failure_lines(each)
+    for proofs, why in not_looked_at(outcome):
+        yield Line(f"   {proofs}: not looked at: {why}", Tone.WARNING)
     for finding in outcome.findings:
         yield Line(f"   finding against the rules: {finding.text}", Tone.WARNING)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from logship.rehearsal.outcome import (
+    NEEDED,
+    Observation,
     Outage,
     Proof,
     Report,
@@ -23,6 +25,8 @@ def state(step: StepOutcome) -> str:
     """How protection stands after a step, in one or two words."""
     if step.not_run:
         return "not run"
+    if step.not_seen:
+        return "not seen"
     if step.protected:
         return "protected"
     if step.refused:
@@ -49,6 +53,18 @@ def proof_results(step: StepOutcome) -> dict[Proof, Result]:
     return results
 
 
+def not_looked_at(step: StepOutcome) -> list[tuple[str, str]]:
+    """Proofs that could not be made, and why: ("amcheck, collations", …).  Not those that another's
+    failure leaves nothing to look at."""
+    if any(each.proof in NEEDED and each.result is Result.FAILED for each in step.observations):
+        return []
+    proofs: dict[str, list[Observation]] = {}
+    for each in step.observations:
+        if each.result is Result.NOT_RUN:
+            proofs.setdefault(each.said or "nobody says why", []).append(each)
+    return [(", ".join(each.proof for each in seen), why) for why, seen in proofs.items()]
+
+
 def raised(verdict: Verdict) -> list[RuleSaid]:
     """The rules that did not pass."""
     return [each for each in verdict.rules if each.outcome != "pass"]
@@ -56,15 +72,25 @@ def raised(verdict: Verdict) -> list[RuleSaid]:
 
 def summary(report: Report) -> str:
     """One sentence: whether protection would survive, and if not, where it ends."""
-    broken = [each for each in report.steps if not each.protected and not each.not_run]
+    known = [each for each in report.steps if not each.not_run and not each.not_seen]
+    broken = [each for each in known if not each.protected]
     if broken:
         return f"protection would break: {'; '.join(map(_broken, broken))}"
     if not report.steps:
         return "nothing was rehearsed"
-    left_out = sum(bool(each.not_run) for each in report.steps)
+    for step in report.steps:
+        if step.not_seen:
+            left = f"what came of {step.title} could not be looked at"
+            return f"not shown whether protection would survive: {left}"
+    left_out = len(report.steps) - len(known)
     if left_out:
         counted = f"{left_out} of {len(report.steps)} steps"
         return f"not shown whether protection would survive: {counted} could not be made"
+    seen = [each for step in known for each in step.observations]
+    lacking = {each.proof for each in seen if each.result is Result.NOT_RUN}
+    if lacking:
+        names = ", ".join(proof for proof in Proof if proof in lacking)
+        return f"protection would survive; not looked at everywhere: {names}"
     return "protection would survive"
 
 

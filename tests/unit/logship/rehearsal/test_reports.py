@@ -5,18 +5,43 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from logship.errors import UsageError
-from logship.rehearsal.outcome import Observation, Proof, Report, Result, Verdict
+from logship.rehearsal.outcome import Observation, Outage, Proof, Report, Result, Verdict
 from logship.rehearsal.reports.document import document_of
 from logship.rehearsal.reports.html import check_html_can_be_made, html_page
 from logship.rehearsal.reports.junit import junit_xml
 from logship.rehearsal.reports.table import table_lines
 from logship.rehearsal.reports.words import summary
 from tests.support.sample_report import bad_report, good_report, refused_report
+
+LACKING = Observation(Proof.AMCHECK, Result.NOT_RUN, "amcheck can't be had: app: no such file")
+
+
+def with_last(report: Report, **changes: Any) -> Report:
+    """The report with another last step."""
+    return replace(report, steps=(*report.steps[:-1], replace(report.steps[-1], **changes)))
+
+
+def lacking_report() -> Report:
+    """All well, but that the last step has no amcheck."""
+    report = good_report()
+    seen = tuple(
+        LACKING if each.proof is Proof.AMCHECK else each for each in report.steps[-1].observations
+    )
+    return with_last(report, observations=seen)
+
+
+def unseen_report() -> Report:
+    """The second step was made, and then a machine did not answer."""
+    report = good_report()
+    unseen = replace(report.steps[1], observations=(), outage=Outage(), not_seen="no answer")
+    last = replace(report.steps[2], verdict=Verdict(), observations=(), not_run="a step before it")
+    return replace(report, steps=(report.steps[0], unseen, last))
 
 
 def table(report: Report) -> list[str]:
@@ -154,8 +179,8 @@ def test_junit_has_a_case_for_each_step_and_proof() -> None:
     assert {name: suite.get(name) for name in ("tests", "failures", "skipped", "errors")} == {
         "tests": "28",
         "failures": "2",
-        "skipped": "12",
-        "errors": "0",
+        "skipped": "11",
+        "errors": "1",
     }
     cases = {(case.get("classname"), case.get("name")): case for case in suite.iter("testcase")}
     assert len(cases) == 28
@@ -173,6 +198,79 @@ def test_junit_has_a_case_for_each_step_and_proof() -> None:
     )
     good = ElementTree.fromstring(junit_xml(good_report()))
     assert (good.get("tests"), good.get("failures"), good.get("skipped")) == ("21", "0", "0")
+    assert good.get("errors") == "0"
+
+
+@pytest.mark.parametrize(
+    ("report", "kind", "message"),
+    [
+        (unseen_report(), "not-seen", "no answer"),
+        (with_last(unseen_report(), not_run="again"), "not-seen", "no answer"),
+        (
+            with_last(good_report(), observations=(), not_run="no such image"),
+            "not-run",
+            "no such image",
+        ),
+    ],
+)
+def test_junit_is_red_where_nobody_knows(report: Report, kind: str, message: str) -> None:
+    assert not report.protected
+    root = ElementTree.fromstring(junit_xml(report))
+    assert (root.get("failures"), root.get("errors")) == ("0", "1")
+    (error,) = root.iter("error")
+    assert (error.get("type"), error.get("message")) == (kind, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"refused": "too few"}, "refused: too few"),
+        ({"observations": ()}, "broken: nothing was looked at"),
+        (
+            {"observations": (Observation(Proof.PROMOTE, Result.NOT_RUN, "no copy"),)},
+            "broken: promotion not looked at: no copy",
+        ),
+    ],
+)
+def test_a_failure_without_a_failed_proof_says_why(changes: Any, message: str) -> None:
+    suite = ElementTree.fromstring(junit_xml(with_last(good_report(), **changes)))
+    (failure,) = suite.iter("failure")
+    assert failure.get("message") == message
+
+
+def test_a_proof_that_could_not_be_had_is_told() -> None:
+    report = lacking_report()
+    assert report.protected
+    lines = table(report)
+    assert "   amcheck: not looked at: amcheck can't be had: app: no such file" in lines
+    assert lines[-1] == (
+        "protection would survive; not looked at everywhere: amcheck (docker, 92 s)"
+    )
+    assert " 5 of 6 ok " in table_lines(report, 80)[4].text
+    assert "not looked at" not in "\n".join(table(bad_report())), "a failure left nothing to see"
+
+
+def test_a_step_that_was_made_and_not_looked_at_is_told_apart() -> None:
+    report = unseen_report()
+    lines = table(report)
+    assert lines[3].endswith("not seen")
+    assert "   made, but not to be looked at: no answer" in lines
+    assert summary(report) == (
+        "not shown whether protection would survive: "
+        "what came of standby: image postgres:16.14 could not be looked at"
+    )
+    step = document_of(report)["steps"][1]
+    assert (step["state"], step["not_seen"], step["not_run"]) == ("not seen", "no answer", None)
+    assert "Made, but not to be looked at: no answer" in html_page(report)
+
+
+def test_what_is_needed_is_needed_of_both_clusters_of_an_upgrade() -> None:
+    report = good_report()
+    (old,) = (each for each in report.steps[-1].observations if each.proof is Proof.CONTENTS)
+    unknown = replace(old, result=Result.NOT_RUN)
+    observations = (unknown, *report.steps[-1].observations)
+    assert not with_last(report, observations=observations).protected
+    assert with_last(report, observations=(old, *observations[1:])).protected
 
 
 def test_the_page_is_complete_in_itself_and_quotes_what_it_shows() -> None:
