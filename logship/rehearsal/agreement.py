@@ -2,7 +2,8 @@
 
 A rule that warned or blocked where nothing of what it guards against was seen, and a fault that
 no rule foresaw, are findings against the rules.  A rule is not judged by what nobody looked at:
-where a standby did not start, nothing is known of the order of its text.
+where a standby did not start, nothing is known of the order of its text.  A warning that stood
+before a step, when what it warns of was looked at and not seen, has not foreseen what broke in it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from logship.rehearsal.outcome import (
     Result,
     RuleFinding,
     RuleSaid,
+    StepOutcome,
     Symptom,
     Verdict,
 )
@@ -83,24 +85,57 @@ _RAISED = {"warn": "warned", "block": "blocked"}
 
 
 def compare(
-    verdict: Verdict, observations: Sequence[Observation], *, held: bool
+    verdict: Verdict,
+    observations: Sequence[Observation],
+    *,
+    held: bool,
+    before: Sequence[StepOutcome] = (),
 ) -> tuple[RuleFinding, ...]:
     """What the check said before a step, with what was seen after it.
 
     held: whether the applier's gate held the standby; what was seen is then of a trial without
-    the gate.
+    the gate.  before: what came of all that was before the step.
     """
-    seen: frozenset[Symptom] = frozenset().union(*(each.symptoms for each in observations))
-    # A proof may show a fault that is usually another's to show: then it was looked at.
-    looked = {each.proof for each in observations if each.result is not Result.NOT_RUN}
-    if Symptom.LINK in seen:
-        # What does not arrive is not replayed, whatever the server could do with it.
-        looked.discard(Proof.FLOW)
+    seen = _seen(observations)
     return (
         *_gate(verdict, held=held),
-        *_false_alarms(verdict, seen, looked),
-        *_surprises(verdict, seen),
+        *_false_alarms(verdict, seen, _looked(observations)),
+        *_surprises(verdict, seen, _told_in_vain(before)),
     )
+
+
+def _seen(observations: Sequence[Observation]) -> frozenset[Symptom]:
+    return frozenset().union(*(each.symptoms for each in observations))
+
+
+def _looked(observations: Sequence[Observation]) -> set[Proof]:
+    # A proof may show a fault that is usually another's to show: then it was looked at.
+    looked = {each.proof for each in observations if each.result is not Result.NOT_RUN}
+    if Symptom.LINK in _seen(observations):
+        # What does not arrive is not replayed, whatever the server could do with it.
+        looked.discard(Proof.FLOW)
+    return looked
+
+
+def _told_in_vain(before: Sequence[StepOutcome]) -> set[tuple[str, Symptom]]:
+    """Rules that warn since some step, each with what it warned of that was looked at and not seen
+    since then.
+
+    A rule that blocks is not among them: it holds the standby, whatever comes.
+    """
+    vain: set[tuple[str, Symptom]] = set()
+    right: set[tuple[str, Symptom]] = set()
+    for outcome in before:
+        looked, seen = _looked(outcome.observations), outcome.symptoms
+        for said in outcome.verdict.rules:
+            guards = RULE_GUARDS.get(said.rule, frozenset())
+            if said.outcome == "warn":
+                vain.update((said.rule, each) for each in guards if _SEEN_BY[each] in looked)
+                right.update((said.rule, each) for each in guards & seen)
+            else:
+                vain.difference_update((said.rule, each) for each in guards)
+                right.difference_update((said.rule, each) for each in guards)
+    return vain - right
 
 
 def _gate(verdict: Verdict, *, held: bool) -> Iterator[RuleFinding]:
@@ -134,23 +169,34 @@ def _false_alarm(said: RuleSaid, guards: frozenset[Symptom]) -> str:
     )
 
 
-def _surprises(verdict: Verdict, seen: frozenset[Symptom]) -> Iterator[RuleFinding]:
-    raised = {each.rule for each in verdict.rules if each.outcome in _RAISED}
+def _surprises(
+    verdict: Verdict, seen: frozenset[Symptom], vain: set[tuple[str, Symptom]]
+) -> Iterator[RuleFinding]:
+    raised = {each.rule: each.outcome for each in verdict.rules if each.outcome in _RAISED}
     foreseen: set[Symptom] = set(_REFUSAL_GUARDS) if verdict.refused else set()
-    foreseen.update(*(RULE_GUARDS.get(rule, frozenset()) for rule in raised))
-    passed = {each.rule for each in verdict.rules} - raised
+    for rule, outcome in raised.items():
+        guards = RULE_GUARDS.get(rule, frozenset())
+        foreseen.update(each for each in guards if outcome == "block" or (rule, each) not in vain)
+    passed = {each.rule for each in verdict.rules} - raised.keys()
     for symptom in sorted(seen - foreseen):
         guarding = [rule for rule, guards in RULE_GUARDS.items() if symptom in guards]
         silent = [rule for rule in guarding if rule in passed]
-        yield RuleFinding(silent[0] if len(silent) == 1 else "", _surprise(symptom, silent, raised))
+        standing = [rule for rule in guarding if rule in raised]
+        blind = [rule for rule in raised if RULE_GUARDS.get(rule) == frozenset()]
+        text = _surprise(symptom, silent, standing, blind)
+        yield RuleFinding(silent[0] if len(silent) == 1 else "", text)
 
 
-def _surprise(symptom: Symptom, silent: Sequence[str], raised: set[str]) -> str:
+def _surprise(
+    symptom: Symptom, silent: Sequence[str], standing: Sequence[str], blind: Sequence[str]
+) -> str:
     text = f"{symptom} broke, and no rule foresaw it"
     if silent:
         text += f": {_listed(silent)} passed"
-    if "primary-facts" in raised:
-        text += "; primary-facts told that not everything could be compared"
+    if standing:
+        text += f"; {_listed(standing)} warned before, when it was whole"
+    if blind:
+        text += f"; {_listed(blind)} told that not everything could be compared"
     return text
 
 

@@ -101,7 +101,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Outage:
-    """What a step cost, in seconds.  None: it does not apply, or did not end.
+    """What a step cost, in seconds, without what the rehearsal itself looked at meanwhile.  None:
+    it does not apply, or did not end.
 
     writes_seconds: the longest time in which no commit of the primary succeeded.
     protection_seconds: from the step's start until all that the primary has was durable on the

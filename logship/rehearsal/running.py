@@ -10,14 +10,21 @@ from logship import __version__
 from logship.errors import LogshipError
 from logship.rehearsal.agreement import compare
 from logship.rehearsal.engine import Engine
-from logship.rehearsal.outcome import Outage, Report, RuleFinding, StepOutcome, Verdict
+from logship.rehearsal.outcome import (
+    Observation,
+    Outage,
+    Report,
+    RuleFinding,
+    StepOutcome,
+    Verdict,
+)
 from logship.rehearsal.plan import Kind, Plan, Step
-from logship.rehearsal.proving import Proven, prove
+from logship.rehearsal.proving import prove
 from logship.rehearsal.site.stage import Stage, build
-from logship.rehearsal.steps import Change, Made
+from logship.rehearsal.steps import Change
 from logship.rehearsal.steps.image import ImageChange
 from logship.rehearsal.steps.major import MajorUpgrade
-from logship.rehearsal.steps.outage import Watch
+from logship.rehearsal.steps.outage import Measure
 from logship.rehearsal.steps.parameters import ParameterChange
 from logship.rehearsal.steps.primary import Checksums, Statements
 from logship.rehearsal.steps.versions import LogshipChange
@@ -53,7 +60,7 @@ def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
     say: is told what goes on, a line at a time.
 
     Raises LogshipError: nothing could be rehearsed, as what is to be changed could not even be
-    built.  A step that can't be made is in the report, and ends it.
+    built.  A step that can't be made or looked at is in the report, and ends it.
     """
     begun_at, began = time.time(), time.monotonic()
     for note in plan.notes:
@@ -61,14 +68,16 @@ def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
     _look_ahead(plan, engine, say)
     stage = build(plan, engine, say)
     outcomes: list[StepOutcome] = [_before(stage)]
-    broken = ""
+    ended = ""
     for step in plan.steps:
-        if broken:
-            outcomes.append(StepOutcome(step, Verdict(), (), not_run=broken))
+        if ended:
+            outcomes.append(StepOutcome(step, Verdict(), (), not_run=ended))
             continue
-        outcomes.append(_told_once(_step(stage, step), outcomes))
+        outcomes.append(_told_once(_step(stage, step, outcomes), outcomes))
         if outcomes[-1].not_run:
-            broken = "a step before it could not be made"
+            ended = "a step before it could not be made"
+        elif outcomes[-1].not_seen:
+            ended = "what came of a step before it could not be looked at"
     return Report(
         plan, engine.name, begun_at, time.monotonic() - began, tuple(outcomes), __version__
     )
@@ -108,65 +117,37 @@ def _said(outcome: StepOutcome, finding: RuleFinding) -> tuple[str, str]:
 def _before(stage: Stage) -> StepOutcome:
     stage.say("before the first step: is all well?")
     verdict = stage.recovery.compat()
-    return _judged(None, verdict, prove(stage), Made(), Outage())
+    proven = prove(stage)
+    findings = compare(verdict, proven.observations, held=proven.held)
+    return StepOutcome(None, verdict, proven.observations, held=proven.held, findings=findings)
 
 
-def _step(stage: Stage, step: Step) -> StepOutcome:
+def _step(stage: Stage, step: Step, before: Sequence[StepOutcome]) -> StepOutcome:
     stage.say(step.title)
-    verdict, made = Verdict(), None
+    verdict, made, outage = Verdict(), None, Outage()
+    seen: tuple[Observation, ...] = ()
     change = _CHANGES[step.kind](step)
     try:
         stage.say("  the version check is asked, on copies")
         verdict = change.foresee(stage)
         # Copies were made of what was stopped for it.
         stage.wait_protected()
-        made, outage = _make(stage, change)
+        stage.say("  the step is made")
+        with Measure(stage) as measure:
+            made = change.make(stage)
+            measure.wait_protected()
+        if not made.refused:
+            outage = measure.outage(is_new_cluster=made.is_new_cluster)
         stage.say("  looking at what came of it")
-        refused = step.parameters if made.refused else None
-        return _judged(step, verdict, prove(stage, refused), made, outage)
+        seen = made.look()
+        proven = prove(stage, step.parameters if made.refused else None)
     except LogshipError as error:
         if made is None:
             return StepOutcome(step, verdict, (), not_run=f"it can't be made: {error}")
-        why = f"it was made, and what came of it can't be looked at: {error}"
-        return StepOutcome(step, verdict, tuple(made.observations), not_run=why)
-
-
-def _make(stage: Stage, change: Change) -> tuple[Made, Outage]:
-    stage.say("  the step is made")
-    stage.start_writes()
-    watch = Watch(stage)
-    watch.start()
-    began = time.monotonic()
-    try:
-        made = change.make(stage)
-        seconds = time.monotonic() - began
-        progress = stage.wait_protected()
-    finally:
-        exposed_bytes = watch.stop()
-        writes_seconds = _longest_pause_seconds(stage)
-    if made.refused:
-        return made, Outage()
-    durable, replayed = progress.durable_seconds, progress.replayed_seconds
-    return made, Outage(
-        writes_seconds=writes_seconds,
-        protection_seconds=None if durable is None else seconds + durable,
-        standby_seconds=None if replayed is None else seconds + replayed,
-        exposed_bytes=None if made.is_new_cluster else exposed_bytes,
-    )
-
-
-def _longest_pause_seconds(stage: Stage) -> float | None:
-    try:
-        return stage.end_writes()
-    except LogshipError:  # what ended the writer is of more interest, and is told
-        return None
-
-
-def _judged(
-    step: Step | None, verdict: Verdict, proven: Proven, made: Made, outage: Outage
-) -> StepOutcome:
-    observations = (*made.observations, *proven.observations)
-    findings = compare(verdict, observations, held=proven.held)
+        return StepOutcome(
+            step, verdict, seen, outage=outage, not_seen=str(error), details=dict(made.details)
+        )
+    observations = (*seen, *proven.observations)
     return StepOutcome(
         step,
         verdict,
@@ -174,6 +155,6 @@ def _judged(
         held=proven.held,
         refused=made.refused,
         outage=outage,
-        findings=findings,
+        findings=compare(verdict, observations, held=proven.held, before=before),
         details=dict(made.details),
     )

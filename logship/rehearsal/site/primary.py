@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,6 +67,16 @@ class Written:
     last_at: float | None
     begun_at: float
     ended_at: float
+
+    def earlier_by(self, seconds: float) -> Written:
+        """The same, as if all of it had been so much earlier.  Pure."""
+        return replace(
+            self,
+            first_at=None if self.first_at is None else self.first_at - seconds,
+            last_at=None if self.last_at is None else self.last_at - seconds,
+            begun_at=self.begun_at - seconds,
+            ended_at=self.ended_at - seconds,
+        )
 
 
 def longest_pause_seconds(written: Sequence[Written]) -> float:
@@ -173,7 +183,7 @@ class Primary:
 
     def upgrade_major(self, to_major: int) -> None:
         """By pg_upgrade, to the newest of `to_major` on the machine.  It runs before and
-        afterwards; the old data directory stays beside the new.
+        afterwards, without statistics; the old data directory stays beside the new.
 
         Raises LogshipError: what pg_upgrade said; then the old server runs as before.
         """
@@ -198,8 +208,6 @@ class Primary:
             self._run(["mv", old.data, new.data])
             self.start()
             raise
-        for name in self._databases():
-            self.sql("analyze", database=name)
 
     def fork(self, name: str, *, image: str | None = None) -> Primary:
         """A copy on another machine, on which nothing runs.  The caller stops this one before,

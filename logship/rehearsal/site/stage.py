@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ class Stage:
     """Both sides, and how they are copied for a look at what would be.
 
     say: tells a person what is going on.  patience_seconds: how long a standby may take to follow.
+    looked_seconds: how long it was `looking` since `start_writes`.
     """
 
     engine: Engine
@@ -29,6 +31,9 @@ class Stage:
     recovery: Recovery
     say: Callable[[str], None]
     patience_seconds: float
+    looked_seconds: float = 0.0
+    _quiet_seconds: float = 0.0
+    """Of them, those in which writes were paused."""
     _forks: int = 0
     _writing: bool = False
     _written: list[Written] = field(default_factory=list)
@@ -66,6 +71,7 @@ class Stage:
     def start_writes(self) -> None:
         """Commit all the time, from now on."""
         self._written = []
+        self.looked_seconds = self._quiet_seconds = 0.0
         self.resume_writes()
 
     def pause_writes(self) -> None:
@@ -73,7 +79,7 @@ class Stage:
         pause.  It counts as one."""
         if self._writing:
             self._writing = False
-            self._written.append(self.primary.stop_writer())
+            self._written.append(self.primary.stop_writer().earlier_by(self._quiet_seconds))
 
     def resume_writes(self) -> None:
         if not self._writing:
@@ -81,9 +87,23 @@ class Stage:
             self._writing = True
 
     def end_writes(self) -> float:
-        """Stop them.  The longest time without a commit since `start_writes`, in seconds."""
+        """Stop them.  The longest time without a commit since `start_writes`, in seconds, without
+        what was looked at in it."""
         self.pause_writes()
         return longest_pause_seconds(self._written)
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """What the rehearsal looks at in the midst of a step: no part of what the step costs.
+        Writes are paused all the while, or not at all."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - began
+            self.looked_seconds += seconds
+            if not self._writing:
+                self._quiet_seconds += seconds
 
     # --- copies ---------------------------------------------------------------------------
 

@@ -12,24 +12,29 @@ Each is a `Change`: it says what the version check thinks of it before, and make
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from logship.rehearsal.outcome import Observation, Verdict
 from logship.rehearsal.site.stage import Stage
 
 
+def _nothing() -> tuple[Observation, ...]:
+    return ()
+
+
 class Made(NamedTuple):
     """How a change went.
 
     refused: what a command said that would not take it, "" if all did: then nothing was changed.
-    observations: what only this kind of change lets see, beside the proofs of every step.
+    look: looks at what only this kind of change lets see, beside the proofs of every step; called
+    once, when what the step cost is known.  Raises LogshipError.
     is_new_cluster: its WAL positions have nothing to do with those of before.
     details: of interest in the JSON document.
     """
 
     refused: str = ""
-    observations: tuple[Observation, ...] = ()
+    look: Callable[[], tuple[Observation, ...]] = _nothing
     is_new_cluster: bool = False
     details: Mapping[str, Any] = {}
 

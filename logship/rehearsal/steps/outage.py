@@ -1,11 +1,16 @@
-"""What a change costs while it is made: how much WAL only the primary has, and for how long."""
+"""What a change costs while it is made: how long nothing is committed, how much WAL only the
+primary has, and for how long."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from types import TracebackType
 
 from logship.errors import LogshipError
+from logship.rehearsal.outcome import Outage
+from logship.rehearsal.site.recovery import Progress
 from logship.rehearsal.site.stage import Stage
 
 POLL_SECONDS = 0.5
@@ -56,6 +61,52 @@ class Watch:
                 _asked(self._stage.primary.flush_lsn), _asked(self._stage.recovery.durable_lsn)
             )
             self._end.wait(POLL_SECONDS)
+
+
+class Measure:
+    """Measures what is done inside `with`, while somebody commits all the time."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._watch = Watch(stage)
+        self._began = 0.0
+        self._seconds = 0.0
+        self._progress = Progress(None, None)
+        self._writes_seconds: float | None = None
+        self._exposed_bytes: int | None = None
+
+    def __enter__(self) -> Measure:
+        self._stage.start_writes()
+        self._watch.start()
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exposed_bytes = self._watch.stop()
+        try:
+            self._writes_seconds = self._stage.end_writes()
+        except LogshipError:  # what ended the writer is of more interest, and is told
+            self._writes_seconds = None
+
+    def wait_protected(self) -> None:
+        """Once the change is made.  Raises LogshipError: the primary does not answer."""
+        self._seconds = time.monotonic() - self._began - self._stage.looked_seconds
+        self._progress = self._stage.wait_protected()
+
+    def outage(self, *, is_new_cluster: bool) -> Outage:
+        """After the `with`.  is_new_cluster: positions of two clusters can't be compared."""
+        durable, replayed = self._progress.durable_seconds, self._progress.replayed_seconds
+        return Outage(
+            writes_seconds=self._writes_seconds,
+            protection_seconds=None if durable is None else self._seconds + durable,
+            standby_seconds=None if replayed is None else self._seconds + replayed,
+            exposed_bytes=None if is_new_cluster else self._exposed_bytes,
+        )
 
 
 def _asked(ask: Callable[[], int | None]) -> int | None:

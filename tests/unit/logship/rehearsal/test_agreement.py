@@ -6,7 +6,15 @@ import pytest
 
 from applier.compat import RULES, live
 from logship.rehearsal.agreement import LINK_PROTOCOL, RULE_GUARDS, compare
-from logship.rehearsal.outcome import Observation, Proof, Result, RuleSaid, Symptom, Verdict
+from logship.rehearsal.outcome import (
+    Observation,
+    Proof,
+    Result,
+    RuleSaid,
+    StepOutcome,
+    Symptom,
+    Verdict,
+)
 
 ALL_PASSED = tuple(Observation(proof, Result.PASSED) for proof in Proof)
 
@@ -35,8 +43,8 @@ def said(**outcomes: str) -> Verdict:
 
 
 def test_the_table_has_each_rule_that_there_is_and_no_other() -> None:
-    names = [*(rule.name for rule in RULES), live.COLLATIONS, live.LIBRARIES, LINK_PROTOCOL]
-    assert list(RULE_GUARDS) == names
+    of_servers = [*(rule.name for rule in RULES), live.COLLATIONS, live.LIBRARIES]
+    assert list(RULE_GUARDS) == [*of_servers, LINK_PROTOCOL]
 
 
 def test_each_fault_is_guarded_against() -> None:
@@ -133,3 +141,38 @@ def test_the_contents_show_the_rule_of_checksums() -> None:
     )
     (finding,) = compare(said(data_checksums="warn"), seen, held=False)
     assert finding.rule == "data-checksums"
+
+
+NO_REPLAY = failed(Proof.FLOW, Symptom.REPLAY)
+
+
+def test_a_warning_that_stood_before_has_not_foreseen_what_broke_in_the_step() -> None:
+    warned = said(known_bad_minors="warn")
+    well = StepOutcome(None, warned, ALL_PASSED)
+    (finding,) = compare(warned, NO_REPLAY, held=False, before=[well])
+    assert finding.rule == ""
+    assert finding.text.startswith("replay broke, and no rule foresaw it: system-identifier, ")
+    assert finding.text.endswith("; known-bad-minors warned before, when it was whole")
+    assert compare(warned, NO_REPLAY, held=False) == ()
+
+
+def test_a_warning_that_is_new_or_was_right_or_untried_has_foreseen_it() -> None:
+    warned = said(known_bad_minors="warn")
+    for before in (
+        StepOutcome(None, said(), ALL_PASSED),
+        StepOutcome(None, warned, NO_REPLAY),
+        StepOutcome(None, warned, ()),
+        StepOutcome(None, warned, failed(Proof.FLOW, Symptom.LINK)),
+    ):
+        assert compare(warned, NO_REPLAY, held=False, before=[before]) == ()
+    well = StepOutcome(None, warned, ALL_PASSED)
+    broken = StepOutcome(None, warned, NO_REPLAY)
+    passed = StepOutcome(None, said(), ALL_PASSED)
+    for both in ([well, broken], [well, passed]):
+        assert compare(warned, NO_REPLAY, held=False, before=both) == ()
+
+
+def test_a_rule_that_holds_the_standby_guards_it_in_every_step() -> None:
+    blocked = said(minor_order="block")
+    before = StepOutcome(None, blocked, ALL_PASSED, held=True)
+    assert compare(blocked, NO_REPLAY, held=True, before=[before]) == ()

@@ -1,0 +1,119 @@
+"""How a rehearsal ends: with all steps, or with the one of which nobody knows more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from logship.errors import Code, LogshipError
+from logship.rehearsal import running
+from logship.rehearsal.engine import Engine
+from logship.rehearsal.outcome import Observation, Outage, Proof, Report, Result, RuleSaid, Verdict
+from logship.rehearsal.plan import Kind, Plan, Side, Start, Step
+from logship.rehearsal.proving import Proven
+from logship.rehearsal.steps import Made
+
+WELL = Proven(tuple(Observation(proof, Result.PASSED) for proof in Proof))
+STANDING = Verdict((RuleSaid("known-bad-minors", "warn"),))
+SEEN_APART = Observation(Proof.PROMOTE, Result.PASSED, "of the old cluster")
+
+
+class Anything:
+    """A stage, an engine, a measure: whatever is asked of it is done."""
+
+    name = "local"
+    recovery = property(lambda self: self)
+
+    def __enter__(self) -> Anything:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def wait_protected(self) -> None: ...
+
+    def compat(self) -> Verdict:
+        return STANDING
+
+    def outage(self, *, is_new_cluster: bool) -> Outage:
+        return Outage(writes_seconds=1.0)
+
+
+class Changes:
+    """`fails`: what does not go well: "foresee", "make", "wait", "look", "prove" or ""."""
+
+    def __init__(self, fails: str) -> None:
+        self.fails = fails
+
+    def __call__(self, step: Step) -> Changes:
+        return self
+
+    def _do(self, what: str) -> None:
+        if what == self.fails:
+            raise LogshipError(Code.REHEARSAL_FAILED, f"{what} did not go well")
+
+    def foresee(self, stage: Any) -> Verdict:
+        self._do("foresee")
+        return STANDING
+
+    def make(self, stage: Any) -> Made:
+        self._do("make")
+        return Made(look=self.look, details={"a": 1})
+
+    def look(self) -> tuple[Observation, ...]:
+        self._do("look")
+        return (SEEN_APART,)
+
+    def wait_protected(self) -> None:
+        self._do("wait")
+
+    def prove(self) -> Iterator[Proven]:
+        yield WELL
+        while True:
+            self._do("prove")
+            yield WELL
+
+
+def rehearsed(monkeypatch: pytest.MonkeyPatch, fails: str) -> Report:
+    changes = Changes(fails)
+    proven = changes.prove()
+    measure = type("Measured", (Anything,), {"wait_protected": changes.wait_protected})
+    monkeypatch.setitem(running._CHANGES, Kind.SQL, changes)
+    monkeypatch.setattr(running, "build", lambda plan, engine, say: Anything())
+    monkeypatch.setattr(running, "prove", lambda stage, refused=None: next(proven))
+    monkeypatch.setattr(running, "Measure", lambda stage: measure())
+    steps = (Step(Kind.SQL, Side.PRIMARY, sql="one"), Step(Kind.SQL, Side.PRIMARY, sql="two"))
+    plan = Plan("two", Start("a", "a"), steps)
+    return running.rehearse(plan, cast(Engine, Anything()), print)
+
+
+def test_all_steps_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = rehearsed(monkeypatch, "")
+    before, one, two = report.steps
+    assert report.protected
+    assert one.observations == (SEEN_APART, *WELL.observations)
+    assert (one.outage, one.details) == (Outage(writes_seconds=1.0), {"a": 1})
+    assert [each.rule for each in before.findings] == ["known-bad-minors"]
+    assert (one.findings, two.findings) == ((), ()), "a standing warning is told once"
+
+
+@pytest.mark.parametrize("fails", ["foresee", "make"])
+def test_what_can_not_be_made_ends_it(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    _, one, two = rehearsed(monkeypatch, fails).steps
+    assert one.not_run.startswith(f"it can't be made: {fails} did not go well")
+    assert not one.not_seen and not one.protected
+    assert two.not_run == "a step before it could not be made"
+
+
+@pytest.mark.parametrize(("fails", "seen"), [("wait", ()), ("look", ()), ("prove", (SEEN_APART,))])
+def test_what_was_made_and_can_not_be_looked_at_is_not_told_as_not_made(
+    monkeypatch: pytest.MonkeyPatch, fails: str, seen: tuple[Observation, ...]
+) -> None:
+    _, one, two = rehearsed(monkeypatch, fails).steps
+    assert one.not_seen.startswith(f"{fails} did not go well")
+    assert not one.not_run and not one.protected
+    assert (one.observations, one.verdict) == (seen, STANDING)
+    assert two.not_run == "what came of a step before it could not be looked at"
