@@ -24,6 +24,8 @@ from logship.rehearsal.outcome import (
 LINK_PROTOCOL = "link-protocol"
 """The one rule that is not the applier's: whether shipper and applier speak a common protocol.  Its
 version check compares servers, and is asked over this protocol."""
+LINK_FACTS = "link-facts"
+"""Raised where one of the two does not say which versions of the protocol it speaks."""
 
 _OPENED_ORDER = frozenset({Symptom.ORDER, Symptom.COLLATION_VERSION, Symptom.INDEXES})
 _FOLLOWS = frozenset({Symptom.START, Symptom.REPLAY})
@@ -59,6 +61,7 @@ RULE_GUARDS: Mapping[str, frozenset[Symptom]] = {
     "standby-collations": _OPENED_ORDER,
     "standby-libraries": frozenset({Symptom.EXTENSIONS}),
     LINK_PROTOCOL: frozenset({Symptom.LINK}),
+    LINK_FACTS: frozenset(),
 }
 """What each rule guards against.  Nothing: the rule tells what the others could not compare,
 and can't be wrong by what happens."""

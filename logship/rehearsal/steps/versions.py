@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
 
-from logship.errors import LogshipError
 from logship.link.refusals import version_mismatch
-from logship.rehearsal.agreement import LINK_PROTOCOL
+from logship.rehearsal.agreement import LINK_FACTS, LINK_PROTOCOL
 from logship.rehearsal.engine import Machine
 from logship.rehearsal.outcome import RuleSaid, Verdict
 from logship.rehearsal.plan import Side, Step
-from logship.rehearsal.site.programs import ask_logship
 from logship.rehearsal.site.stage import Stage
 from logship.rehearsal.steps import Made
 
 _WHY = "Without a version of the link's protocol that both speak, the two do not talk."
+_NOT_COMPARED = (
+    "Versions of the link's protocol that one of the two does not tell can't be compared."
+)
+_BEFORE_IT_WAS_TOLD = (1, 1)
+"""What all spoke that print their version as text alone."""
 
 
 class LogshipChange:
@@ -29,8 +32,8 @@ class LogshipChange:
         changed = primary if self._side is Side.PRIMARY else recovery
         other = stage.engine.machine("other-logship", changed.image, self._logship)
         try:
-            shipper = _spoken(other if changed is primary else primary, "shipper")
-            applier = _spoken(other if changed is recovery else recovery, "applier")
+            shipper = _asked(other if changed is primary else primary, "shipper")
+            applier = _asked(other if changed is recovery else recovery, "applier")
         finally:
             other.remove()
         return Verdict((compare_protocols(shipper, applier),))
@@ -48,25 +51,37 @@ class LogshipChange:
 
 
 def compare_protocols(shipper: tuple[int, int] | None, applier: tuple[int, int] | None) -> RuleSaid:
-    """Oldest and newest version of the protocol that each speaks; None: it does not say, and is
-    not compared.  Pure."""
-    sides = [f"{each[0]}-{each[1]}" if each else "" for each in (shipper, applier)]
-    refusal = version_mismatch(shipper, applier) if shipper and applier else None
+    """Oldest and newest version of the protocol that each speaks; None: it does not say, and
+    nothing is compared.  Pure."""
+    primary, standby = (f"{each[0]}-{each[1]}" if each else "" for each in (shipper, applier))
+    if shipper is None or applier is None:
+        remedy = "see by the step itself whether the two talk"
+        return RuleSaid(LINK_FACTS, "warn", primary, standby, _NOT_COMPARED, remedy)
+    refusal = version_mismatch(shipper, applier)
     return RuleSaid(
         LINK_PROTOCOL,
         "pass" if refusal is None else "block",
-        primary=sides[0],
-        standby=sides[1],
-        why=_WHY,
-        remedy="" if refusal is None else refusal.hint,
+        primary,
+        standby,
+        _WHY,
+        "" if refusal is None else refusal.hint,
     )
 
 
-def _spoken(machine: Machine, program: str) -> tuple[int, int] | None:
+def spoken(program: str, text: str) -> tuple[int, int] | None:
+    """Oldest and newest version of the protocol, of what `PROGRAM --version --json` printed.  Pure.
+
+    None: it is neither the answer of this Logship nor of one before it.
+    """
     try:
-        document: dict[str, Any] = ask_logship(machine, program, ["--version", "--json"])
-    except LogshipError:
-        # One from before this was told prints its version as text.
-        return None
-    protocol = document["protocol"]
-    return int(protocol["oldest"]), int(protocol["newest"])
+        protocol = json.loads(text)["protocol"]
+        return int(protocol["oldest"]), int(protocol["newest"])
+    except (ValueError, TypeError, LookupError):
+        words = text.split()
+        return _BEFORE_IT_WAS_TOLD if len(words) == 2 and words[0] == program else None
+
+
+def _asked(machine: Machine, program: str) -> tuple[int, int] | None:
+    return spoken(
+        program, machine.run([*machine.logship_command(program), "--version", "--json"]).stdout
+    )

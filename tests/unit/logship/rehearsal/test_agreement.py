@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from applier.compat import RULES, live
-from logship.rehearsal.agreement import LINK_PROTOCOL, RULE_GUARDS, compare
+from logship.rehearsal.agreement import LINK_FACTS, LINK_PROTOCOL, RULE_GUARDS, compare
 from logship.rehearsal.outcome import (
     Observation,
     Proof,
@@ -44,7 +44,7 @@ def said(**outcomes: str) -> Verdict:
 
 def test_the_table_has_each_rule_that_there_is_and_no_other() -> None:
     of_servers = [*(rule.name for rule in RULES), live.COLLATIONS, live.LIBRARIES]
-    assert list(RULE_GUARDS) == [*of_servers, LINK_PROTOCOL]
+    assert list(RULE_GUARDS) == [*of_servers, LINK_PROTOCOL, LINK_FACTS]
 
 
 def test_each_fault_is_guarded_against() -> None:
@@ -65,6 +65,7 @@ def test_silence_and_soundness_agree() -> None:
         ),
         (said(preload_libraries="block"), does_not_start(), True),
         (said(primary_facts="warn"), ALL_PASSED, False),
+        (said(link_facts="warn"), ALL_PASSED, False),
         (Verdict(said().rules, refused="max_connections: no"), does_not_start(), False),
         (said(link_protocol="block"), failed(Proof.FLOW, Symptom.LINK), False),
     ],
