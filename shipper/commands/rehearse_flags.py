@@ -80,6 +80,7 @@ def _add_changes(changes: argparse._ArgumentGroup) -> None:
         help="change one in the standby's settings (may be repeated)",
     )
     changes.add_argument("--sql", metavar="F", type=Path, help="run statements on the primary")
+    changes.add_argument("--sql-database", metavar="DB", help="where they run (default: postgres)")
     changes.add_argument("--checksums", choices=list(_ON_OFF), help="data checksums of the primary")
     changes.add_argument("--shipper-to", metavar="LOGSHIP", help="go on with another shipper")
     changes.add_argument("--applier-to", metavar="LOGSHIP", help="go on with another applier")
@@ -93,6 +94,7 @@ _NAMES = (
     "standby_image",
     "to_major",
     "sql",
+    "sql_database",
     "shipper",
     "applier",
     "shipper_to",

@@ -1,8 +1,8 @@
-"""Runs a dump in plain SQL without psql: `python3 -m logship.rehearsal.inside.load`.
+"""Runs a file of plain SQL without psql: `python3 -m logship.rehearsal.inside.load`.
 
 In: {"conninfo": TEXT with a database, "file": PATH}.  Out: {}.  Of psql's own commands it knows
 those that pg_dump and pg_dumpall write: `\\connect NAME`, `\\restrict`, `\\unrestrict`, and the end
-of the data of a COPY.
+of the data of a COPY.  A command that PostgreSQL takes only alone has a line of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ _CONNECT = re.compile(
 )
 _PASSED_OVER = re.compile(r"^\\(?:un)?restrict\b")
 # PostgreSQL takes them in no text with others.
-_ALONE = re.compile(r"^(?:create database|alter system)\s.*;\s*$", re.IGNORECASE)
+_ALONE = re.compile(
+    r"^(?:(?:create|drop) database|alter system|vacuum|reindex\s+(?:\(.*\)\s*)?(?:database|system)"
+    r"|(?:create (?:unique )?|drop |re)index\s.*\bconcurrently)\b.*;\s*$",
+    re.IGNORECASE,
+)
 _END_OF_DATA = "\\."
 
 

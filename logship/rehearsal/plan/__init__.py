@@ -18,6 +18,8 @@ from logship.rehearsal.engine import CURRENT_LOGSHIP
 
 PATIENCE_SECONDS = 180.0
 """A new seed counts too."""
+FIRST_DATABASE = "postgres"
+"""Where statements run that name no database."""
 
 
 class Side(StrEnum):
@@ -51,7 +53,7 @@ class Step:
     to: IMAGE, MAJOR: the image; LOGSHIP: as `Engine.machine` takes it.
     to_major: MAJOR: the major to upgrade to.
     parameters: PARAMETERS: name to value.  restart: whether the server is restarted for them.
-    sql: SQL: the statements.
+    sql: SQL: the statements.  database: where they run.
     enable: CHECKSUMS: on or off.
     """
 
@@ -62,6 +64,7 @@ class Step:
     parameters: Mapping[str, str] = field(default_factory=dict)
     restart: bool = True
     sql: str = ""
+    database: str = FIRST_DATABASE
     enable: bool = True
 
     @property
@@ -73,11 +76,15 @@ class Step:
             Kind.PARAMETERS: ", ".join(
                 f"{key} = {value}" for key, value in self.parameters.items()
             ),
-            Kind.SQL: " ".join(self.sql.split())[:60],
+            Kind.SQL: self._where + " ".join(self.sql.split())[:60],
             Kind.CHECKSUMS: f"data checksums {'on' if self.enable else 'off'}",
             Kind.LOGSHIP: f"Logship {self.to}",
         }[self.kind]
         return f"{self.side}: {what}"
+
+    @property
+    def _where(self) -> str:
+        return "" if self.database == FIRST_DATABASE else f"in {self.database}: "
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,16 @@ from pathlib import Path
 from logship.errors import Code, UsageError
 from logship.identity import check_instance_name
 from logship.rehearsal.engine import CURRENT_LOGSHIP
-from logship.rehearsal.plan import PATIENCE_SECONDS, Database, Kind, Plan, Side, Start, Step
+from logship.rehearsal.plan import (
+    FIRST_DATABASE,
+    PATIENCE_SECONDS,
+    Database,
+    Kind,
+    Plan,
+    Side,
+    Start,
+    Step,
+)
 from logship.rehearsal.plan.reading import image_of, logship_fault, logship_of, read_sql
 from logship.rehearsal.plan.schema import (
     DUMP_HINT,
@@ -62,7 +71,8 @@ class Flags:
     """As `shipper rehearse` takes them, and the fixture `rehearsal` of pytest as keywords.
 
     from_image: both machines at the start, but for primary_image and standby_image.
-    parameters: of the primary from its start.  sql: a file of statements for the primary.
+    parameters: of the primary from its start.  sql: a file of statements for the primary, which
+    run in `sql_database`.
     Relative paths are taken from `directory`.
     """
 
@@ -75,6 +85,7 @@ class Flags:
     set_primary: Mapping[str, str] = field(default_factory=dict)
     set_standby: Mapping[str, str] = field(default_factory=dict)
     sql: Path | None = None
+    sql_database: str = ""
     checksums: bool | None = None
     shipper: str = CURRENT_LOGSHIP
     applier: str = CURRENT_LOGSHIP
@@ -147,6 +158,8 @@ def _check(flags: Flags) -> None:
             "--to-major and --order do not go together",
             "where an upgrade is to be tried in another order, write a plan: docs/rehearsals.md",
         )
+    if flags.sql_database and flags.sql is None:
+        raise _usage("--sql-database is of use with --sql alone")
     if not 1 <= flags.patience_seconds <= 86400:
         raise _usage("--patience-seconds must be from 1 to 86400")
     _check_database(flags)
@@ -191,9 +204,11 @@ def _steps(flags: Flags, start: Start) -> Iterator[Step]:
         file = _file("--sql", flags.sql, flags.directory)
         assert file is not None
         try:
-            yield Step(Kind.SQL, Side.PRIMARY, sql=read_sql(file))
+            sql = read_sql(file)
         except ValueError as error:
             raise _usage(f"--sql: {error}") from None
+        where = flags.sql_database or FIRST_DATABASE
+        yield Step(Kind.SQL, Side.PRIMARY, sql=sql, database=where)
     if flags.checksums is not None:
         yield Step(Kind.CHECKSUMS, Side.PRIMARY, enable=flags.checksums)
 

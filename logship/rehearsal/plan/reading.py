@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from logship.rehearsal.engine import CURRENT_LOGSHIP, PACKAGES
-from logship.rehearsal.plan import Database, Kind, Plan, Side, Start, Step
+from logship.rehearsal.plan import FIRST_DATABASE, Database, Kind, Plan, Side, Start, Step
 from logship.rehearsal.plan.schema import (
     DatabaseSection,
     PlanSection,
@@ -199,7 +199,8 @@ def _step_of(section: StepSection, directory: Path) -> Step:
         return Step(Kind.CHECKSUMS, side, enable=bool(section.checksums))
     if change == "logship":
         return Step(Kind.LOGSHIP, side, to=logship_of(section.logship or "", directory))
-    return Step(Kind.SQL, side, sql=read_sql(section.sql_file) if section.sql_file else section.sql)
+    sql = read_sql(section.sql_file) if section.sql_file else section.sql
+    return Step(Kind.SQL, side, sql=sql, database=section.database or FIRST_DATABASE)
 
 
 def _texts(parameters: Mapping[str, Value]) -> dict[str, str]:

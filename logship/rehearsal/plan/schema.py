@@ -134,6 +134,7 @@ class StepSection(Section, frozen=True, kw_only=True):
     parameters: Parameters = {}  # noqa: RUF012
     restart: bool = True
     sql: str = ""
+    database: str = ""
     sql_file: Annotated[Path | None, Meta(extra={"check": _check_file})] = None
     checksums: bool | None = None
     logship: Annotated[str | None, _LOGSHIP] = None
@@ -166,6 +167,9 @@ class StepSection(Section, frozen=True, kw_only=True):
         elif changes[0] not in ("image", "parameters", "logship") and self.side == "standby":
             what = f"a step with {changes[0]} is made on the primary: its standby gets it as WAL"
             yield Contradiction(("side",), what, 'leave side out, or say side = "primary"')
+        if self.database and not (self.sql or self.sql_file):
+            what = "database is of use with sql or sql_file alone"
+            yield Contradiction(("database",), what, "leave it out")
         if not self.restart and not self.parameters:
             what = "restart is of use with parameters alone"
             yield Contradiction(("restart",), what, "leave it out")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from psycopg.conninfo import make_conninfo
+
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.rehearsal.engine import RUN_SECONDS, Machine, Process
@@ -160,6 +162,20 @@ class Primary:
     def sql(self, *statements: str, database: str = "postgres") -> list[list[Any]]:
         """The rows of the last statement that returned any.  Raises LogshipError."""
         return self.server.sql(*statements, database=database)
+
+    def run_script(self, script: str | bytes, database: str) -> None:
+        """Statements one after the other, each by itself, until one is refused: by psql if the
+        installation has it, else by `inside.load`.  Raises LogshipError."""
+        file = self.machine.home / "script.sql"
+        self.machine.write(file, script)
+        conninfo = make_conninfo(self.server.conninfo, dbname=database)
+        psql = self._cluster().bin_directory / "psql"
+        if self.machine.run(["test", "-x", psql]).returncode == 0:
+            quiet = (psql, "-X", "-q", "-v", "ON_ERROR_STOP=1")
+            self._run([*quiet, "-d", conninfo, "-f", file], LOAD_SECONDS)
+        else:
+            told = {"conninfo": conninfo, "file": str(file)}
+            self.server.ask("load", told, timeout_seconds=LOAD_SECONDS)
 
     def set_parameters(self, parameters: Mapping[str, str], *, restart: bool = True) -> None:
         """In the server's settings, by a restart or a reload.  Raises LogshipError: it does not
@@ -347,7 +363,8 @@ class Primary:
             self.sql(*statements, database=name)
         if asked.schema is not None:
             try:
-                self._load_schema(asked.schema)
+                self.sql(f'create database "{SCHEMA_DATABASE}"')
+                self.run_script(asked.schema.read_bytes(), SCHEMA_DATABASE)
             except LogshipError as error:
                 raise LogshipError(
                     Code.REHEARSAL_FAILED,
@@ -355,24 +372,6 @@ class Primary:
                     f"the new server has no roles but its own: {DUMP_HINT}, of a major that is "
                     "not newer than the server; and the image needs the extensions that it creates",
                 ) from error
-
-    def _load_schema(self, dump: Path) -> None:
-        """By psql if the installation has it, as pg_dump means it."""
-        file = self.machine.home / "schema.sql"
-        self.machine.write(file, dump.read_bytes())
-        self.sql(f'create database "{SCHEMA_DATABASE}"')
-        conninfo = f"{self.server.conninfo} dbname={SCHEMA_DATABASE}"
-        psql = self._cluster().bin_directory / "psql"
-        if self.machine.run(["test", "-x", psql]).returncode == 0:
-            quiet = (psql, "-X", "-q", "-v", "ON_ERROR_STOP=1")
-            self._run([*quiet, "-d", conninfo, "-f", file], LOAD_SECONDS)
-        else:
-            told = {"conninfo": conninfo, "file": str(file)}
-            self.server.ask("load", told, timeout_seconds=LOAD_SECONDS)
-
-    def _databases(self) -> list[str]:
-        rows = self.sql("select datname from pg_catalog.pg_database where datallowconn")
-        return [name for (name,) in rows]
 
     def _run(
         self, command: Sequence[str | PurePosixPath], timeout_seconds: float = RUN_SECONDS

@@ -9,19 +9,20 @@ from logship.rehearsal.steps import Made
 
 
 class Statements:
-    """SQL in the primary's first database: CREATE EXTENSION, ALTER SYSTEM …"""
+    """SQL in a database of the primary: CREATE EXTENSION, ALTER SYSTEM …"""
 
     def __init__(self, step: Step) -> None:
         self._sql = step.sql
+        self._database = step.database
 
     def foresee(self, stage: Stage) -> Verdict:
         with stage.primary_copy() as primary:
             primary.start()
-            primary.sql(self._sql)
+            primary.run_script(self._sql, self._database)
             return stage.verdict_on(primary)
 
     def make(self, stage: Stage) -> Made:
-        stage.primary.sql(self._sql)
+        stage.primary.run_script(self._sql, self._database)
         return Made()
 
 

@@ -44,5 +44,22 @@ def test_commands_of_psql_and_what_no_transaction_takes() -> None:
     ]
 
 
+def test_what_postgresql_takes_only_alone_is_sent_alone() -> None:
+    lines = (
+        "create extension hstore;\n",
+        "VACUUM (analyze) t;\n",
+        "vacuum;\n",
+        "drop database a;\n",
+        "reindex (verbose) database b;\n",
+        "create unique index concurrently i on t (a);\n",
+        "drop index concurrently i;\n",
+        "reindex table concurrently t;\n",
+        "alter system set jit = off;\n",
+    )
+    assert cut("".join(lines)) == [Part(line) for line in lines]
+    together = "create index i on t (a);\ncreate table vacuums (a int);\nreindex table t;\n"
+    assert cut(together) == [Part(together)]
+
+
 def test_parameters_are_quoted() -> None:
     assert parameters_text({"a": "it's", "b": ""}) == "a = 'it''s'\nb = ''\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,18 @@ def test_several_changes_come_in_one_order(tmp_path: Path) -> None:
     ]
 
 
+def test_statements_run_in_the_database_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.sql").write_text("ALTER EXTENSION hstore\n  UPDATE")
+    flags = Flags(from_image="a", sql=Path("x.sql"), directory=tmp_path)
+    (step,) = plan_of_flags(flags).steps
+    assert (step.database, step.title) == ("postgres", "primary: ALTER EXTENSION hstore UPDATE")
+    (step,) = plan_of_flags(replace(flags, sql_database="app")).steps
+    assert (step.database, step.title) == (
+        "app",
+        "primary: in app: ALTER EXTENSION hstore UPDATE",
+    )
+
+
 def test_the_start_and_the_database(tmp_path: Path) -> None:
     (tmp_path / "schema.sql").write_text("create table a ();")
     with zipfile.ZipFile(tmp_path / "logship-0.0.9-py3-none-any.whl", "w") as wheel:
@@ -111,6 +124,7 @@ def test_the_start_and_the_database(tmp_path: Path) -> None:
         ({"to_major": 18, "order": "primary-first"}, "do not go together"),
         ({"to_image": "b", "schema": Path("none.sql")}, "--schema: there is no file"),
         ({"sql": Path("none.sql")}, "--sql: there is no file"),
+        ({"to_image": "b", "sql_database": "app"}, "--sql-database is of use with --sql alone"),
         ({"shipper_to": "none"}, "--shipper-to: there is no Logship"),
         ({"applier_to": "."}, "--applier-to: .* is no Logship"),
         ({"to_image": "b", "instance": "main", "schema": Path("a")}, "do not go together"),

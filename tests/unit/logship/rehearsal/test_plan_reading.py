@@ -65,6 +65,7 @@ def test_a_whole_plan(tmp_path: Path) -> None:
         sql = "CREATE EXTENSION hstore"
         [[steps]]
         sql_file = "pgvector.sql"
+        database = "app"
         [[steps]]
         checksums = true
         [[steps]]
@@ -94,7 +95,7 @@ def test_a_whole_plan(tmp_path: Path) -> None:
         Step(Kind.MAJOR, Side.PRIMARY, to="pg:18+17", to_major=18),
         Step(Kind.PARAMETERS, Side.PRIMARY, parameters={"random_page_cost": "1.1"}, restart=False),
         Step(Kind.SQL, Side.PRIMARY, sql="CREATE EXTENSION hstore"),
-        Step(Kind.SQL, Side.PRIMARY, sql="CREATE EXTENSION vector;\n"),
+        Step(Kind.SQL, Side.PRIMARY, sql="CREATE EXTENSION vector;\n", database="app"),
         Step(Kind.CHECKSUMS, Side.PRIMARY, enable=True),
         Step(Kind.LOGSHIP, Side.PRIMARY, to="current"),
     )
@@ -147,6 +148,7 @@ imagee = "pg:16.14"
         ('[[steps]]\nimage = "a"', "whose image", "side ="),
         ('[[steps]]\nside = "standby"\nmajor = 18', "made on the primary", "leave side out"),
         ("[[steps]]\nmajor = 18\nrestart = false", "parameters alone", "leave it out"),
+        ('[[steps]]\nmajor = 18\ndatabase = "a"', "sql or sql_file alone", "leave it out"),
         ("[[steps]]\nmajor = 9", "from 14 to", ""),
         ('[[steps]]\nside = "primary"\nlogship = "gone"', "no Logship /plans/gone", "relative"),
         ('[[steps]]\nside = "primary"\nimage = ""', "the name of an image, not empty", ""),

@@ -29,6 +29,7 @@ def test_each_flag_has_its_place() -> None:
     line = (
         "--from a --to b --order primary --primary-image c --standby-image d --to-major 18 "
         "--set-primary work_mem=1MB --set-primary jit=off --set-standby work_mem=2MB --sql s "
+        "--sql-database t "
         "--checksums off --shipper e --applier f --shipper-to g --applier-to h --rows 5 "
         "--schema i --instance main --applier-config j --locale C.UTF-8 --icu-locale de "
         "--parameter max_connections=9 --patience-seconds 20"
@@ -46,6 +47,7 @@ def test_each_flag_has_its_place() -> None:
         set_primary={"work_mem": "1MB", "jit": "off"},
         set_standby={"work_mem": "2MB"},
         sql=Path("s"),
+        sql_database="t",
         checksums=False,
         shipper="e",
         applier="f",
