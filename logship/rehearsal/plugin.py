@@ -6,7 +6,7 @@
     def test_the_next_minor(rehearsal):
         report = rehearsal(from_image="postgres:16.9", to_image="postgres:16.14")
         report.assert_protected()
-        assert report.findings == ()
+        assert report.steps[-1].outage.writes_seconds < 10
 
 `--rehearsal-engine` says where they happen.  Without a container engine they are skipped, with
 the reason.  Every run of pytest loads this module, so that all else is imported when the
