@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv postgres lint format test test-images simulate demo bench soak torture fuzz images compose lock clean
+.PHONY: help venv postgres lint format test test-images simulate demo bench soak torture crash-points fuzz images compose lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,9 +72,11 @@ bench: $(READY) postgres ## Measure Logship beside PostgreSQL's own replication 
 soak: $(READY) postgres ## Work for MINUTES=n and watch the memory of shipper and applier
 	$(BIN)/python -m tests.bench.soak --minutes $(MINUTES)
 
-torture: $(READY) postgres ## Kill, freeze, cut and fill at random for MINUTES=n; crash at every step
-	$(BIN)/python -m pytest tests/crash --crash-points=all --timeout=0
+torture: $(READY) postgres ## Kill, freeze, cut and fill up at random for MINUTES=n
 	$(BIN)/python -m tests.torture --minutes $(MINUTES)
+
+crash-points: $(READY) postgres ## Die at every step of a promotion and of a seed, and be started again
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/crash --crash-points=all --timeout=0
 
 fuzz: $(READY) ## Fuzz each parser, or TARGET=name, for SECONDS=n; findings stay in build/fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))

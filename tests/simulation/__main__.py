@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.scenario import Outcome, describe, run
 
 TAIL_LINES = 60
+CHUNK_SEEDS = 50
+"""What a process plays before it tells of them."""
 
 
 def main() -> int:
@@ -47,10 +51,8 @@ def report(outcome: Outcome, *, tail: bool = True) -> str:
 
 def _many(first: int, count: int, jobs: int, keep_going: bool) -> int:
     started_at = time.monotonic()
-    failed = promises = 0
-    seeds = range(first, first + count)
-    with ProcessPoolExecutor(jobs) as pool:
-        outcomes = pool.map(run, seeds, chunksize=50) if jobs > 1 else map(run, seeds)
+    done = failed = promises = 0
+    with contextlib.closing(play(range(first, first + count), jobs)) as outcomes:
         for done, outcome in enumerate(outcomes, 1):
             promises += outcome.promises
             if outcome.failure:
@@ -64,6 +66,31 @@ def _many(first: int, count: int, jobs: int, keep_going: bool) -> int:
     seconds = time.monotonic() - started_at
     print(f"{done} seeds in {seconds:.0f} s, {promises} acknowledgements, {failed} failures")
     return 1 if failed else 0
+
+
+def play(
+    seeds: range, jobs: int, play_one: Callable[[int], Outcome] | None = None
+) -> Generator[Outcome, None, None]:
+    """What comes of `seeds`, in their order.  Once it is closed only what the processes have at
+    hand is played to its end.
+
+    play_one: what to call for a seed, if not the simulation.
+    """
+    play_one = play_one or _run_briefly
+    if jobs == 1:
+        yield from map(play_one, seeds)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        try:
+            yield from pool.map(play_one, seeds, chunksize=CHUNK_SEEDS)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _run_briefly(seed: int) -> Outcome:
+    """Without the history of a seed that was well: it is long, and nobody reads it."""
+    outcome = run(seed)
+    return outcome if outcome.failure else outcome._replace(history=[])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Known mistakes, to be switched on one at a time: the simulation must find each.
 
 Every one changes a line or two of the real code, in the way in which somebody could really
-have written it.  `SEEDS` says within how many seeds each has to show; measured numbers are in
-docs/simulation.md.
+have written it.  `WITHIN_SEEDS` of test_mistakes.py says within how many seeds each has to
+show; measured numbers are in docs/simulation.md.
 """
 
 from __future__ import annotations

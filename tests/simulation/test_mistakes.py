@@ -18,7 +18,7 @@ WITHIN_SEEDS = {
     "drop_the_history": 80,
     "listen_to_whom_was_left_behind": 400,
 }
-"""About ten times what each takes on average (docs/simulation.md)."""
+"""Ten to thirty times what each takes on average (docs/simulation.md)."""
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

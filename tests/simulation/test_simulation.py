@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from tests.simulation.__main__ import report
-from tests.simulation.scenario import run
+from tests.simulation.__main__ import play, report
+from tests.simulation.scenario import Outcome, run
 
 SEEDS = 2000
 CHUNK_SEEDS = 100
@@ -66,3 +69,17 @@ def test_the_faults_lead_to_what_they_should() -> None:
         "compatibility", "checksum-mismatch", "slot-lost", "applier did not start",
     }  # fmt: skip
     assert not wanted - set(seen)
+
+
+def _played(directory: Path, seed: int) -> Outcome:
+    (directory / str(seed)).touch()
+    return Outcome(seed, "broken" if seed == 3 else "", [], 0, 0, 0, 0.0, [])
+
+
+def test_a_failure_ends_a_long_run(tmp_path: Path) -> None:
+    """Of a run over several processes, too: the seeds that nobody has begun are left out."""
+    seeds = range(20_000)
+    with contextlib.closing(play(seeds, 2, functools.partial(_played, tmp_path))) as outcomes:
+        failed = next(outcome for outcome in outcomes if outcome.failure)
+    assert failed.seed == 3
+    assert len(os.listdir(tmp_path)) < len(seeds) // 2
