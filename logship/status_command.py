@@ -93,12 +93,13 @@ def _watch(client: ApplierClient, args: argparse.Namespace) -> NoReturn:
 
 def _watched(client: ApplierClient, name: str | None, width: int | None) -> list[Line]:
     """What is drawn over and over: with the time, so that one sees that it is alive."""
-    at = time.strftime("%H:%M:%S")
+    now = time.time()
+    at = time.strftime("%H:%M:%S", time.localtime(now))
     if name is not None:
         return [Line(at, Tone.FAINT), *_lines(client, name, width)]
     documents = _shown(client)
     heading = Line(f"{at}  {summary(documents)}", Tone.FAINT)
-    return [heading, Line(""), *table_lines(documents, time.time(), width)]
+    return [heading, Line(""), *table_lines(documents, now, width)]
 
 
 def _show_error(error: LogshipError, terminal: Terminal, *, as_json: bool) -> None:

@@ -3,7 +3,8 @@
 Runs `PROGRAM.commands.main` with `time.time` replaced: FILE holds a double, the seconds that
 it is ahead, and may change at any time.  The monotonic clock is the real one, as when an
 operator or a time server steps the clock.  All of Logship reads the wall clock that way
-(`test_no_other_wall_clock_is_read` watches over that); PostgreSQL's own is not touched.
+(`test_no_other_wall_clock_is_read` watches over that), but for the time stamps of its logs;
+PostgreSQL's own is not touched.
 """
 
 from __future__ import annotations

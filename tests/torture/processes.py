@@ -29,7 +29,7 @@ class SteppedProcess(Process):
     def step(self, seconds: float) -> None:
         clocks.write_offset(self._clock, seconds)
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         assert not self.is_running
         script = Path(clocks.__file__)
         with self.log_file.open("ab") as log:
@@ -37,6 +37,7 @@ class SteppedProcess(Process):
                 [
                     *(sys.executable, script, self._clock, self.program),
                     *("run", "--config", self.settings),
+                    *options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
