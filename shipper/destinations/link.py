@@ -89,6 +89,8 @@ class LinkDestination:
         self._alarm = Alarm(self._on_timer)
         self._facts: Facts | None = None
         self._said: Facts | None = None
+        self._flush_lsn = 0
+        """What the last span since then said of the primary: no heartbeat may take it back."""
         self._events: deque[DestinationEvent] = deque()
         self._acked: Acked | None = None
         self.on_acked: Callable[[Acked], None] | None = None
@@ -110,6 +112,7 @@ class LinkDestination:
         self._events.clear()
         self._acked = None
         self._facts = self._said = facts
+        self._flush_lsn = 0
         self._away = not facts.reachable
         self._dealer = Dealer(
             self._endpoint,
@@ -163,6 +166,7 @@ class LinkDestination:
 
     def tell(self, facts: Facts) -> None:
         before, self._facts = self._said, facts
+        self._flush_lsn = 0
         session = self._session
         if session is None or session.closed or session.welcome is None or before is None:
             return
@@ -188,6 +192,7 @@ class LinkDestination:
         session = self._open_session()
         if self._void:
             return  # read before the reader heard that it must start again elsewhere
+        self._flush_lsn = flush_lsn
         self._send(
             session.span(
                 timeline,
@@ -373,7 +378,7 @@ class LinkDestination:
             return
         frame = ShipperHeartbeat(
             timeline=facts.timeline,
-            flush_lsn=facts.flush_lsn,
+            flush_lsn=max(facts.flush_lsn, self._flush_lsn),
             sent_at=time.time(),
             primary_reachable=facts.reachable,
             sync_state=facts.sync_state,

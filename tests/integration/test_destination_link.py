@@ -160,6 +160,26 @@ async def test_an_idle_link_stays_up_for_many_heartbeats(
     assert rig.intake.gone == []
 
 
+async def test_a_heartbeat_takes_nothing_back_that_a_span_said_of_the_primary(
+    rig: LinkFarEnd, shipping: Shipping
+) -> None:
+    """The primary is asked every few seconds, and its stream says more all the while: what would
+    be lost is measured by the last that was heard."""
+    await shipping.connect()
+
+    async def heartbeat_after(flush_lsn: int) -> int:
+        before = len(given(rig, "heartbeat"))
+        span = sealed_wal(1, shipping.sent.lsn, 100)
+        shipping.destination.send_span(1, shipping.sent.lsn, span, flush_lsn)
+        shipping.sent = at(1, shipping.sent.lsn + 100)
+        await until(lambda: len(given(rig, "heartbeat")) > before, "a heartbeat", 30)
+        return int(given(rig, "heartbeat")[-1].flush_lsn)
+
+    assert await heartbeat_after(9 * S) == 9 * S
+    shipping.destination.tell(facts(flush_lsn=Lsn(10 * S)))
+    assert await heartbeat_after(9 * S) == 10 * S
+
+
 async def test_a_silent_far_end_is_lost_after_three_heartbeats(
     rig: LinkFarEnd, shipping: Shipping
 ) -> None:
