@@ -22,18 +22,20 @@ def judge(
     protection: Protection,
     acknowledged: Sequence[Acknowledged],
     told_durable: Lsn,
+    shown: Lsn,
     record: dict[str, Any],
     sql: Sql,
 ) -> str:
     """Raise Violation, or say in a sentence what was found.
 
-    told_durable: the furthest position that the primary was told to be durable.  record: what
-    the promotion answered.
+    told_durable: the furthest position that the primary was told to be durable.  shown: the
+    furthest that the status showed the primary to have flushed, by the process that promoted.
+    record: what the promotion answered.
     """
     durable, opened = Lsn.parse(record["durable_lsn"]), Lsn.parse(record["opened_lsn"])
     if told_durable > durable:
         raise Violation(f"the primary was told {told_durable}, only {durable} was durable")
-    _check_record(record, durable)
+    check_record(record, durable, shown)
     recovered = _recovered(sql)
     missing = [one for one in acknowledged if one.seq > recovered[one.writer]]
     if protection == "sync" and missing:
@@ -51,10 +53,13 @@ def judge(
     )
 
 
-def _check_record(record: dict[str, Any], durable: Lsn) -> None:
+def check_record(record: dict[str, Any], durable: Lsn, shown: Lsn) -> None:
+    """Raise Violation if the loss on record is less than what was known by the last contact."""
     heard, lost_bytes = record["heard"], record["lost_bytes"]
     if heard is None:
         raise Violation("the primary was heard, and the record does not know it")
+    if shown > max(heard["lsn"], durable):
+        raise Violation(f"the status showed {shown}, on record is {Lsn(heard['lsn'])}")
     if lost_bytes != max(0, heard["lsn"] - durable):
         raise Violation(f"heard {Lsn(heard['lsn'])}, durable {durable}: lost is {lost_bytes}?")
 

@@ -18,11 +18,13 @@ from typing import Any
 from logship.errors import LogshipError
 from logship.lsn import Lsn
 from logship.postgres.postmaster import running_postmaster
+from logship.status import InstanceStatus
 from tests.support.clusters import ClusterTemplates
 from tests.support.installations import postgres_dir
 from tests.support.pair import Pair
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
+from tests.torture.contact import Contact
 from tests.torture.disk import SmallDisk
 from tests.torture.judge import Violation, judge
 from tests.torture.network import Network
@@ -71,9 +73,12 @@ class Round:
             for number in range(1, plan.writers + 1)
         ]
         self._observer = Observer(self._primary.dsn(), self._stop_writing)
+        self._contact = Contact(self._status, self._primary.dsn(), self._stop_writing)
         self._wanted = {"shipper": True, "applier": True}
         self._frozen: dict[str, list[int]] = {}
         self._disk_failed = False
+        self._promoter = 0
+        """The number of the applier's process that promoted; 0: that was done offline."""
 
     # --- the whole ------------------------------------------------------------------------
 
@@ -99,7 +104,7 @@ class Round:
             thaw(processes)
         self._primary.kill()
         self.pair.destroy()
-        for thread in (*self._writers, self._observer):
+        for thread in (*self._writers, self._observer, self._contact):
             if thread.is_alive():
                 thread.join(30)
         self._network.close()
@@ -141,9 +146,15 @@ class Round:
             primary.execute("alter system set synchronous_standby_names = 'logship_main'")
             primary.reload()
             wait_until(self._is_sync, PATIENCE_SECONDS, "sync in effect")
-        for thread in (*self._writers, self._observer):
+        for thread in (*self._writers, self._observer, self._contact):
             thread.start()
         self._say(f"set up in {self._elapsed():.1f} s")
+
+    def _status(self) -> tuple[InstanceStatus, int]:
+        """For `Contact`."""
+        before = self.pair.applier.pid
+        status = self.pair.status(NAME)
+        return status, before if before == self.pair.applier.pid else 0
 
     def _is_sync(self) -> bool:
         # Without the setting a commit would not wait, and its loss would be no violation.
@@ -289,10 +300,11 @@ class Round:
             if seconds is not None and not 0 <= seconds < PATIENCE_SECONDS:
                 raise Violation(f"a transfer gap of {seconds} seconds: which clock is that?")
             replayed = status["standby"]["replay_lsn"]
-            return replayed is not None and Lsn.parse(str(replayed)) >= target
+            heard = status["primary"]["flush_lsn"]
+            return all(lsn is not None and Lsn.parse(lsn) >= target for lsn in (replayed, heard))
 
         began_at = time.monotonic()
-        wait_until(caught_up, PATIENCE_SECONDS, f"replay of {target} after the faults stopped")
+        wait_until(caught_up, PATIENCE_SECONDS, f"{target} heard and replayed after the faults")
         self._say(f"calm: caught up after {time.monotonic() - began_at:.1f} s")
         time.sleep(0.3)
 
@@ -314,15 +326,16 @@ class Round:
         self._primary.kill()
         self._stop_writing.set()
         self._say("the primary is lost")
-        for thread in (*self._writers, self._observer):
+        # An applier that is frozen answers nobody who asks for its status.
+        for name in ("shipper", "applier", "standby"):
+            thaw(self._frozen.pop(name, []))
+        for thread in (*self._writers, self._observer, self._contact):
             thread.join(PATIENCE_SECONDS)
             if thread.is_alive():
                 raise AssertionError(f"{thread.name} hangs")
-        for writer in self._writers:
-            if writer.failure is not None:
-                raise writer.failure
-        for name in ("shipper", "applier", "standby"):
-            thaw(self._frozen.pop(name, []))
+        for failure in (*(writer.failure for writer in self._writers), self._contact.failure):
+            if failure is not None:
+                raise failure
         if self._disk is not None:
             self._mend_disk()
         if self.plan.offline:
@@ -346,6 +359,7 @@ class Round:
             record: dict[str, Any] = json.loads(done.stdout)
         else:
             self.pair.wait_status(NAME, lambda status: True, "the applier answers")
+            self._promoter = self.pair.applier.pid
             record = self.pair.promote(NAME)
         self._say(f"promoted after {time.monotonic() - began_at:.1f} s: {record['lost']}")
         return record
@@ -356,6 +370,7 @@ class Round:
             self.plan.protection,
             acknowledged,
             self._observer.told_durable,
+            self._contact.shown_by(self._promoter),
             record,
             lambda sql, *parameters: self.pair.standby_sql(NAME, sql, *parameters),
         )

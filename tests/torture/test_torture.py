@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from logship.lsn import Lsn
 from tests.support.clusters import ClusterTemplates
+from tests.torture.judge import Violation, check_record
 from tests.torture.plan import make_plan
 from tests.torture.round import Round
 
@@ -51,6 +53,13 @@ def test_the_rounds_bring_every_fault_and_major_under_each_protection() -> None:
 def test_the_same_seed_makes_the_same_plan() -> None:
     assert make_plan(7) == make_plan(7)
     assert make_plan(7) != make_plan(8)
+
+
+def test_a_record_that_forgot_what_the_status_showed_is_found() -> None:
+    record = {"heard": {"timeline": 1, "lsn": 0x3000000}, "lost_bytes": 0x1000}
+    check_record(record, durable=Lsn(0x2FFF000), shown=Lsn(0x3000000))
+    with pytest.raises(Violation, match="the status showed 0/3000001"):
+        check_record(record, durable=Lsn(0x2FFF000), shown=Lsn(0x3000001))
 
 
 def test_no_other_wall_clock_is_read() -> None:
