@@ -16,7 +16,7 @@ from applier.operations.record import InstanceRecord
 from applier.store.core import open_store
 from applier.store.store import Store
 from logship.errors import LogshipError
-from logship.frames import Ack, Welcome, decode_from_applier
+from logship.frames import Ack, Fenced, Welcome, decode_from_applier
 from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from tests.simulation.cluster import SimServer
@@ -47,6 +47,8 @@ class Ledger:
         """A fence is on the disk."""
         self.fenced_since_start = 0
         """The applier's start during which it came there."""
+        self.told_fenced: set[str] = set()
+        """The sites whose shippers were sent word of it, in the end since faults stopped."""
         self.opened = False
         self.store: Store | None = None
         self.checked: tuple[int, Position] | None = None
@@ -190,6 +192,8 @@ class Checker:
             self._note("welcome", instance=name, site=site, resume=position)
         else:
             self._note(type(frame).__name__, instance=name, site=site, frame=frame)
+            if isinstance(frame, Fenced):
+                ledger.told_fenced.add(site)
             return
         if self.fence_holds(name):
             self.fail("5", f"{name} is fenced and said {type(frame).__name__} {position}")

@@ -314,6 +314,7 @@ def _calm(world: World) -> None:
     if world.recovery.process is not None:
         world.recovery.process.frozen_until = 0.0
     for group in world.groups.values():
+        world.checker.ledgers[group.instance].told_fenced.clear()
         for site in group.sites:
             is_current = group.follows or site.name == group.current.name
             site.wanted = is_current

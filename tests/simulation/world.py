@@ -43,6 +43,9 @@ OPERATOR_CODES = frozenset(
     }
 )
 """Alarms that a new seed mends."""
+FINAL_CODES = frozenset({Code.STANDBY_AHEAD_OF_FORK})
+"""What may keep a promotion from its end for good once the fence stands: an operator was told,
+and has to decide."""
 OPERATOR_PATIENCE_SECONDS = 20.0
 
 
@@ -74,7 +77,8 @@ class Group:
         self.seeds_by_hand = 0
         self.asked_at = -1e9
         self.promoting = False
-        self.promotion_failure = ""
+        self.promotion_failure: LogshipError | None = None
+        """Of the last one, if that ended."""
         self.written_bytes = 0
 
 
@@ -398,20 +402,24 @@ class World:
 
     async def _promote(self, instance: Instance, how: Any) -> None:
         group = self.groups[instance.name]
-        group.promoting = True
+        group.promoting, group.promotion_failure = True, None
         try:
             await how(instance, lambda step, facts: self.note("promotion", step=step, **facts))
         except LogshipError as error:
             self.note("promotion failed", instance=instance.name, why=str(error))
             group.promoting = False
-            group.promotion_failure = str(error)
+            group.promotion_failure = error
         except Exception as error:  # a promotion that can't work must not look like none
             self.loop.errors.append(error)
 
     def look_after(self, group: Group) -> None:
-        """An operator reads the alarms, and seeds again where that is the remedy."""
+        """An operator reads the alarms, and seeds again where that is the remedy; and promotes
+        again where a promotion that failed says that it may be tried."""
         instance = self.recovery.instances.get(group.instance)
-        if instance is None or instance.record.fence is not None:
+        if instance is None:
+            return
+        if instance.record.fence is not None:
+            self._promote_again(group)
             return
         codes = OPERATOR_CODES & set(instance.alarms._raised)
         if not codes or self.loop.now < group.asked_at + OPERATOR_PATIENCE_SECONDS:
@@ -425,6 +433,14 @@ class World:
             group.seeds_by_hand += 1
             self.note("operator seeds", instance=group.instance, codes=sorted(codes))
 
+    def _promote_again(self, group: Group) -> None:
+        failure = group.promotion_failure
+        if failure is None or not failure.retryable:
+            return
+        if self.loop.now >= group.asked_at + OPERATOR_PATIENCE_SECONDS:
+            group.asked_at = self.loop.now
+            self.promote(group.instance)
+
     # --- the end ----------------------------------------------------------------------------
 
     def missing(self, group: Group) -> str:
@@ -432,9 +448,11 @@ class World:
         ledger = self.checker.ledgers[group.instance]
         standby = self.recovery.standbys[group.instance]
         if ledger.fenced:
-            # One that can't be finished was told to the operator, who has to decide.
-            done = standby.opened or group.promotion_failure
-            return "" if done else "the promotion is not finished"
+            failure = group.promotion_failure
+            if not standby.opened and (failure is None or failure.code not in FINAL_CODES):
+                return f"the promotion is not finished: {failure}"
+            site = group.sites[0] if group.follows else self.sites[group.current.name]
+            return "" if site.name in ledger.told_fenced else f"{site.name} is told of no fence"
         instance = self.recovery.instances.get(group.instance)
         if instance is None or instance.store is None:
             return "the applier is not up"
