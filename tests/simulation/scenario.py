@@ -25,6 +25,10 @@ QUIET_LIMIT_SECONDS = 240.0
 """Within this everything must have arrived once faults have stopped.  The longest pauses that
 can add up: a shipper that was refused waits 15 s, a seed that failed several times 40 s, an
 operator looks again after 20 s."""
+FAILING_OPERATIONS = (
+    *("datasync", "datasync", "pwrite", "rename"),
+    *("sync_directory", "write_file", "allocate", "truncate"),
+)
 MAX_WRITTEN_BYTES = 12 * SEGMENT_BYTES
 
 
@@ -155,7 +159,7 @@ class Faults:
             process.frozen_until = self.world.loop.now + self.random.random() ** 2 * 8
 
     def failed_sync(self) -> None:
-        operation = self.random.choice(["datasync", "datasync", "pwrite", "rename"])
+        operation = self.random.choice(FAILING_OPERATIONS)
         self.world.recovery.disk.fail_next(operation, 5, skip=self.random.randrange(3))
 
     def full_disk(self) -> None:
