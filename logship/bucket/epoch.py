@@ -4,7 +4,8 @@ Each start of a shipper *takes* the epoch: it makes the object, or advances it i
 itself.  It is itself where shipper and machine are the same and the object's nonce, new with
 each take, is the one that its state directory remembers.  A clone that was restored from older
 state remembers an older nonce; of two copies of one state the second to start does; a copy on
-another machine is told apart by the machine.
+another machine is told apart by the machine (`machine`).  What can't be told apart so, the
+image of a disk on the same hardware, is left to who writes: it may `renounce`.
 
 `decide` has no I/O.  `Epoch` is the blocking rest of it, for one process; its methods may be
 called from several threads.
@@ -12,7 +13,6 @@ called from several threads.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import threading
 import time
@@ -32,6 +32,7 @@ from logship.bucket.epoch_record import (
     read_epoch,
 )
 from logship.bucket.keys import epoch_key
+from logship.bucket.machine import Machine, this_machine
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.objects import ConditionFailedError, ObjectStore
@@ -39,7 +40,6 @@ from logship.objects import ConditionFailedError, ObjectStore
 CONFIRM_SECONDS: Final = 1.0
 """How old what is known of the epoch may be when something is written."""
 _TRIES: Final = 5
-_MACHINE_ID_FILES: Final = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 
 
 class Writer(NamedTuple):
@@ -48,7 +48,7 @@ class Writer(NamedTuple):
     shipper_id: str
     boot_id: str
     host: str
-    machine: str
+    machine: Machine
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +74,8 @@ def decide(
     if record.fenced is not None:
         return "fenced"
     known = {remembered.nonce, remembered.next_nonce} - {""}
-    same = (record.shipper_id, record.machine) == (writer.shipper_id, writer.machine)
+    machine = Machine(record.machine, record.cards, record.cloud)
+    same = record.shipper_id == writer.shipper_id and machine.may_be(writer.machine)
     return "advance" if take_over or (same and record.nonce in known) else "held"
 
 
@@ -147,8 +148,8 @@ class Epoch:
                 retryable=True,
             )
 
-    def look(self) -> int:
-        """Whether `take` would succeed now; changes nothing.  Returns the epoch's number so far.
+    def look(self) -> EpochRecord | None:
+        """Whether `take` would succeed now; changes nothing.  Returns the epoch so far.
 
         Raises LogshipError: as `take`.
         """
@@ -160,7 +161,12 @@ class Epoch:
             case "held":
                 assert found is not None
                 raise self._held(found)
-        return found.number if found is not None else 0
+        return found
+
+    def renounce(self) -> None:
+        """Forget, for good, that the holder was this state directory: from now on it takes the
+        epoch only when told to take over.  Raises LogshipError."""
+        _remember(self._memory, Remembered())
 
     def confirm(self, now: float | None = None) -> None:
         """Before each write.  Asks the store at most once in `confirm_seconds`; now: monotonic.
@@ -192,7 +198,9 @@ class Epoch:
             shipper_id=self._writer.shipper_id,
             boot_id=self._writer.boot_id,
             host=self._writer.host,
-            machine=self._writer.machine,
+            machine=self._writer.machine.id,
+            cards=self._writer.machine.cards,
+            cloud=self._writer.machine.cloud,
             taken_at=time.time(),
         )
         # Durable before it is written: whatever comes between, one of the two is the object's.
@@ -245,26 +253,14 @@ class Epoch:
             Code.EPOCH_HELD,
             f"the objects of {self._instance} in {self._store.name} are written by "
             f"{describe_holder(record)}",
-            "stop that one; if it is gone for good, or this one was moved here, start this one "
-            "once with `shipper run --take-over`",
+            "stop that one; if it is gone for good, or this one was moved here or restored, start "
+            "this one once with `shipper run --take-over`",
         )
 
 
 def this_writer(shipper_id: str, boot_id: str) -> Writer:
     """The writer that this process is."""
-    return Writer(shipper_id, boot_id, platform.node(), machine_id())
-
-
-def machine_id() -> str:
-    """Tells machines apart.  A digest: machine ids are not for others to see (machine-id(5))."""
-    for file in _MACHINE_ID_FILES:
-        try:
-            text = file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            continue
-        if text:
-            return hashlib.sha256(f"logship {text}".encode()).hexdigest()[:32]
-    return platform.node()
+    return Writer(shipper_id, boot_id, platform.node(), this_machine())
 
 
 def _recall(memory: Path) -> Remembered:

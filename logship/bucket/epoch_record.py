@@ -38,6 +38,8 @@ class EpochRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     boot_id: str = ""
     host: str = ""
     machine: str = ""
+    cards: tuple[str, ...] = ()
+    cloud: str = ""
     taken_at: float = 0.0
     fenced: Fence | None = None
 

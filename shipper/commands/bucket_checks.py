@@ -86,4 +86,6 @@ def _check_epoch(settings: ShipperSettings, store: ObjectStore) -> Check:
         if error.code in (Code.EPOCH_HELD, Code.FENCED):
             return fail("bucket-epoch", error.what, error.hint)
         raise
-    return ok("bucket-epoch", f"written by this shipper, epoch {holder}" if holder else "free")
+    if holder is None:
+        return ok("bucket-epoch", "free")
+    return ok("bucket-epoch", f"written by this shipper, epoch {holder.number}")

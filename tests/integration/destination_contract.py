@@ -116,7 +116,8 @@ class FarEnd(Protocol):
 
 
 def facts(**changes: Any) -> Facts:
-    return Facts(profile(), 1, Lsn(S), True, "", "")._replace(**changes)
+    """Of a primary that has written more than any test ships."""
+    return Facts(profile(), 1, Lsn(1000 * S), True, "", "")._replace(**changes)
 
 
 class Shipping:

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import structlog
 
-from logship import durable
 from logship.bucket.keys import Keys, Place, SeedName, parse_timeline
 from logship.bucket.seed_archive.documents import END
 from logship.bucket.wal_objects import Head, Marker, damaged, read_head
-from logship.documents import UNREADABLE
-from logship.identity import Incarnation
 from logship.lsn import Lsn
 from logship.objects import ObjectStore
 from logship.wal import parse_segment_name, segment_end
+from shipper.destinations.bucket.remembered import Remembered
 
 log = structlog.get_logger(__name__)
 
@@ -52,15 +48,6 @@ class Found(NamedTuple):
     led_to_lsn: int = 0
     """The log leads over a gap to a seed that starts here, and neither that one nor a newer one
     is complete; 0: to none such."""
-
-
-class Remembered(NamedTuple):
-    """What is known of a log from before."""
-
-    place: Place
-    """Everything before it is stored."""
-    led_to_lsn: int = 0
-    """As in `Found`, when that was so."""
 
 
 def look(
@@ -92,6 +79,14 @@ def look(
     if seed is not None and seed.start_lsn >= led_to_lsn:
         led_to_lsn = 0
     return Found(chain, frozenset(_timelines(store, keys)), seeded_at, led_to_lsn)
+
+
+def find_end(
+    store: ObjectStore, keys: Keys, segment_bytes: int, hint: Remembered | None
+) -> Place | None:
+    """Where the log ends; None: there is none.  Raises as `look`."""
+    start = hint.place._replace(step=0) if hint else _newest_start(store, keys, segment_bytes)
+    return None if start is None else _follow(store, keys, segment_bytes, start, None)[0]
 
 
 def _timelines(store: ObjectStore, keys: Keys) -> Iterator[int]:
@@ -201,40 +196,3 @@ def _newest_seed(store: ObjectStore, keys: Keys) -> tuple[SeedName | None, float
         if found is not None:
             return name, found.modified_at
     return None, None
-
-
-# --- what is remembered -------------------------------------------------------------------
-
-
-class _Hint(msgspec.Struct, frozen=True):
-    store: str
-    incarnation: str
-    timeline: int
-    lsn: int
-    step: int
-    led_to_lsn: int = 0
-
-
-def load_hint(file: Path, store: str, incarnation: Incarnation) -> Remembered | None:
-    """Blocking.  None if there is none for that store and incarnation, or none that can be read:
-    then the bucket is listed."""
-    try:
-        hint = msgspec.json.decode(file.read_bytes(), type=_Hint)
-    except FileNotFoundError:
-        return None
-    except (OSError, *UNREADABLE) as error:
-        log.warning("the last place in the bucket can't be read", error=str(error))
-        return None
-    if (hint.store, hint.incarnation) != (store, str(incarnation)):
-        return None
-    return Remembered(Place(hint.timeline, Lsn(hint.lsn), hint.step), hint.led_to_lsn)
-
-
-def save_hint(file: Path, store: str, incarnation: Incarnation, known: Remembered) -> None:
-    """Blocking.  Says it and goes on when it can't: it only saves a listing."""
-    timeline, lsn, step = known.place
-    hint = _Hint(store, str(incarnation), timeline, int(lsn), step, known.led_to_lsn)
-    try:
-        durable.write_file(file, msgspec.json.encode(hint) + b"\n")
-    except OSError as error:
-        log.warning("the last place in the bucket can't be written", error=str(error))

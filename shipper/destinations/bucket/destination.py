@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from logship.bucket.epoch import CONFIRM_SECONDS, Epoch, this_writer
 from logship.bucket.keys import Keys, Place
 from logship.bucket.wal_objects import Marker
@@ -38,13 +40,17 @@ from shipper.destinations import (
     SeedFinished,
     SeedWanted,
 )
-from shipper.destinations.bucket.chain import Found, Remembered, load_hint, look, save_hint
+from shipper.destinations.bucket.chain import Found, look
+from shipper.destinations.bucket.claim import check_claim
 from shipper.destinations.bucket.log import BucketLog, Limits
 from shipper.destinations.bucket.objects import BucketObjects, MetAnotherError, PackedWal, Seal
+from shipper.destinations.bucket.remembered import Parted, Remembered, load_hint, save_hint
 from shipper.destinations.bucket.seeds import BucketSeeds, PatientStore, SeedTaker
 from shipper.destinations.bucket.segments import BucketSegments
 from shipper.destinations.bucket.threads import RequestThreads
 from shipper.destinations.bucket.wishes import LOOK_SECONDS, ORDER_NAME, SeedWishes
+
+log = structlog.get_logger(__name__)
 
 HINT_SECONDS: Final = 10.0
 """How old the remembered end of the log may be: so much a restart has to follow."""
@@ -152,6 +158,10 @@ class BucketDestination:
         self._led_to_lsn = 0
         """The log leads to a seed from here, and none from here on is complete: 0 if not so."""
         self._distrusted: Place | None = None
+        self._parted: Parted | None = None
+        """The primary is no continuation of the log; kept over connections."""
+        self._is_claimed = options.take_over
+        """The log was compared with the primary, or an operator says that they belong together."""
 
     # --- connecting -----------------------------------------------------------------------
 
@@ -168,10 +178,10 @@ class BucketDestination:
             await asyncio.wait(self._busy)
         keys = Keys(self._options.instance, facts.profile.incarnation)
         if self._keys != keys:
-            self._stored = self._distrusted = self._begun = None
+            self._stored = self._distrusted = self._begun = self._parted = None
             self._led_to_lsn = self._seeded_lsn = 0
         segment_bytes = facts.profile.wal_segment_size
-        found = await self._look(keys, segment_bytes)
+        found = await self._look(keys, segment_bytes, facts)
         self._keys, self._profile = keys, facts.profile
         objects = BucketObjects(
             self._store,
@@ -185,6 +195,7 @@ class BucketDestination:
         self._log = BucketLog(
             objects,
             found.chain,
+            self._parted,
             facts,
             self._options.limits,
             self._run_blocking,
@@ -199,26 +210,44 @@ class BucketDestination:
         self._look_for_wishes()
         if self._begun is not None and self._log.turn_to(self._begun, mend=False) is not None:
             durable = None
+        parted = self._log.parted
+        if parted is not None:
+            self._warn_of(parted)
+            durable = None
         return Accepted(
-            position=self._log.position,
+            position=self._log.position if parted is None else None,
             known_timelines=found.timelines,
-            seed_wanted=self._is_seed_missing(found) and not self._seeds.seed_id,
+            seed_wanted=self._is_seed_missing(found) and not self._seeds.seed_id and not parted,
             max_span_bytes=MAX_SPAN_BYTES,
             durable=durable,
             seeding=bool(self._seeds.seed_id),
         )
 
-    async def _look(self, keys: Keys, segment_bytes: int) -> Found:
+    async def _look(self, keys: Keys, segment_bytes: int, facts: Facts) -> Found:
         def blocking() -> None:
-            self._epoch.take(take_over=self._options.take_over)
             hint = self._known or load_hint(self._hint_file, self._store.name, keys.incarnation)
-            found.append(
-                look(self._store, keys, segment_bytes, hint=hint, distrusted=self._distrusted)
-            )
+            if not self._is_claimed and facts.reachable:
+                # Before it is taken: who only is a copy must not stop the one that writes.
+                check_claim(self._store, keys, segment_bytes, self._epoch, hint, facts)
+                self._is_claimed = True
+            self._epoch.take(take_over=self._options.take_over)
+            found = look(self._store, keys, segment_bytes, hint=hint, distrusted=self._distrusted)
+            looked.append(found)
+            self._parted = _still(hint.parted if hint else None, found)
 
-        found: list[Found] = []
+        looked: list[Found] = []
         await self._run_blocking(blocking)
-        return found[0]
+        return looked[0]
+
+    def _warn_of(self, parted: Parted) -> None:
+        log.error(
+            "the bucket's log ends with WAL that this primary never wrote; nothing is added",
+            destination=self._store.name,
+            end=f"{parted.place.timeline}:{parted.place.lsn}",
+            code=parted.code,
+            what=parted.what,
+            hint="if this is the right primary, run `shipper seed` once it is past that segment",
+        )
 
     @staticmethod
     def _is_seed_missing(found: Found) -> bool:
@@ -270,6 +299,10 @@ class BucketDestination:
     def send_gap(self, gap: GapFound) -> None:
         opened = self._open_log()
         opened.gap(gap)
+        if opened.parted is not None and opened.parted != self._parted:
+            self._parted = opened.parted
+            if self._known is not None:
+                self._save_hint()
         if self._begun is not None:
             self._rewind_to_seed(opened, self._begun, mend=False)
 
@@ -306,7 +339,10 @@ class BucketDestination:
 
     def _look_for_wishes(self) -> None:
         if self._log is not None:
-            if not self._seeds.seed_id and (why := self._wishes.due(time.time())):
+            ordered_only = self._log.parted is not None
+            if not self._seeds.seed_id and (
+                why := self._wishes.due(time.time(), ordered_only=ordered_only)
+            ):
                 self._tell_event(SeedWanted(why))
             self._wishes_timer = self._loop.call_later(LOOK_SECONDS, self._look_for_wishes)
 
@@ -352,6 +388,8 @@ class BucketDestination:
             self._begun = None
         if self._distrusted is not None and place > self._distrusted:
             self._distrusted = None
+        if self._parted is not None and place > self._parted.place:
+            self._parted = None
         if isinstance(last, Marker):
             if last.kind == "seed" and last.lsn > self._seeded_lsn:
                 self._led_to_lsn = last.lsn
@@ -366,7 +404,9 @@ class BucketDestination:
 
     @property
     def _known(self) -> Remembered | None:
-        return None if self._stored is None else Remembered(self._stored, self._led_to_lsn)
+        if self._stored is None:
+            return None
+        return Remembered(self._stored, self._led_to_lsn, self._parted)
 
     @property
     def _hint_due(self) -> bool:
@@ -421,3 +461,10 @@ class BucketDestination:
         # One that nobody waits for any more must not be reported as a forgotten error.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return future
+
+
+def _still(parted: Parted | None, found: Found) -> Parted | None:
+    """Nothing, once the log goes on beyond the place."""
+    if parted is None or found.chain is None or found.chain.place > parted.place:
+        return None
+    return parted

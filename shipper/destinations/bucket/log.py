@@ -25,6 +25,7 @@ from shipper.destinations import Facts
 from shipper.destinations.bucket.batches import Batch, Batches, Context
 from shipper.destinations.bucket.chain import Chain
 from shipper.destinations.bucket.objects import BucketObjects, PackedWal
+from shipper.destinations.bucket.remembered import NO_CONTINUATION, Parted
 from shipper.destinations.bucket.uploads import RunBlocking, Upload, Uploads
 
 
@@ -45,6 +46,7 @@ class BucketLog:
         self,
         objects: BucketObjects,
         chain: Chain | None,
+        parted: Parted | None,
         facts: Facts,
         limits: Limits,
         run_blocking: RunBlocking,
@@ -52,7 +54,8 @@ class BucketLog:
         on_stored: Callable[[Place, PackedWal | Marker], None],
         on_failed: Callable[[LogshipError], None],
     ) -> None:
-        """chain: the end as it was found; None: there is no log yet."""
+        """chain: the end as it was found; None: there is no log yet.  parted: what was found of
+        the primary before, if the log ends there."""
         self.facts = facts
         self.in_flight_bytes = 0
         """Raw WAL that was given and is not stored."""
@@ -71,6 +74,8 @@ class BucketLog:
         self._batches: Batches | None = None
         self._gap = chain.gap if chain is not None else None
         """The log ends with this."""
+        self.parted: Parted | None = None
+        """The log ends with `_gap`, which is not written: it may be another's log."""
         self._alone_next = False
         self._void = True
         self._flush_lsn = 0
@@ -80,6 +85,8 @@ class BucketLog:
         self._profiles_put: set[str] = set()
         if chain is not None:
             self._start(chain.place, chain.beyond, alone=chain.fresh)
+            if parted is not None and self._gap is None:
+                self._part(parted, Marker(kind="gap", code=parted.code, what=parted.what))
 
     @property
     def place(self) -> Place | None:
@@ -107,7 +114,7 @@ class BucketLog:
             self._void = True
             return False
         self._flush_lsn = flush_lsn
-        self._gap = None
+        self._gap = self.parted = None
         self.in_flight_bytes += sealed.raw_bytes
         self._send(self._batches.add(sealed, self._context(), self._loop.time()))
         self._alarm.set(self._batches.deadline)
@@ -129,8 +136,11 @@ class BucketLog:
         self._void = True
         if self._batches is None or self._gap is not None or self._batches.met is not None:
             return  # said already; or what is missing stands there, from before a crash
-        self._put_marker(self._batches, marker)
-        self._gap = marker
+        if gap.code in NO_CONTINUATION:
+            self._part(Parted(self._batches.place, gap.code, gap.what), marker)
+        else:
+            self._put_marker(self._batches, marker)
+            self._gap = marker
 
     def skip_to(self, position: Position, why: str) -> Position:
         """Go on at `position`, or at the start of its segment, though what lies before is not
@@ -143,6 +153,7 @@ class BucketLog:
             if self._gap is None:
                 gap = Marker(kind="gap", lsn=position.lsn, code=str(Code.WAL_GAP), what=why)
                 self._put_marker(self._batches, gap)
+            self._put_parting()
             marker = Marker(kind="timeline", timeline=position.timeline, lsn=position.lsn)
             self._put_marker(self._batches, marker)
             self._gap = None
@@ -156,7 +167,7 @@ class BucketLog:
         None: where it is read from already, or from nowhere.
 
         mend: a log that ends with a gap after the seed's start is gone on with where it ends:
-        the primary has again what was missing.
+        the primary has again what was missing.  Never after what is no continuation.
         """
         segment_bytes = self._objects.segment_bytes
         start = Place(begin.timeline, segment_start(begin.start_lsn, segment_bytes))
@@ -168,9 +179,10 @@ class BucketLog:
             marker = Marker(
                 kind="seed", timeline=begin.timeline, lsn=begin.start_lsn, seed=begin.seed_id
             )
+            self._put_parting()
             self._put_marker(self._batches, marker)
             self._gap = None
-        elif not mend:
+        elif not mend or self.parted is not None:
             return None
         self._void = True
         return self.position
@@ -181,6 +193,15 @@ class BucketLog:
         self._uploads.stop()
 
     # --- inside -----------------------------------------------------------------------------
+
+    def _part(self, parted: Parted, gap: Marker) -> None:
+        self.parted, self._gap = parted, gap
+
+    def _put_parting(self) -> None:
+        """There is a seed of this primary, so the log is its own from here on."""
+        if self.parted is not None and self._gap is not None and self._batches is not None:
+            self._put_marker(self._batches, self._gap)
+        self.parted = None
 
     def _leave_timeline(self, batches: Batches) -> None:
         """What a crash left beyond a hole may go on where this timeline did not: a primary that

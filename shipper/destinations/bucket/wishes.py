@@ -35,13 +35,13 @@ class SeedWishes:
         self._seeded_at = seeded_at
         self._order_asked = 0.0  # what was said to the last one perhaps nobody heard
 
-    def due(self, now: float) -> str:
-        """Why a seed is wanted, said once, or ""."""
+    def due(self, now: float, *, ordered_only: bool = False) -> str:
+        """Why a seed is wanted, said once, or "".  ordered_only: none for its age."""
         ordered_at = self._ordered_at()
         if ordered_at and ordered_at != self._order_asked:
             self._order_asked = ordered_at
             return "`shipper seed` asked for one"
-        if not self._every_seconds or self._seeded_at is None:
+        if ordered_only or not self._every_seconds or self._seeded_at is None:
             return ""
         age_seconds = now - self._seeded_at
         if age_seconds < self._every_seconds or now - self._asked_at < ASK_AGAIN_SECONDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from logship.bucket.epoch_record import (
     read_epoch,
 )
 from logship.bucket.keys import epoch_key
+from logship.bucket.machine import Machine, this_machine
 from logship.errors import Code, LogshipError
 from logship.objects.directory import DirectoryStore
 
@@ -62,10 +64,12 @@ class Site:
         shipper_id: str = "ship-a",
         machine: str = "m1",
         host: str = "p1",
+        cards: tuple[str, ...] = (),
+        cloud: str = "",
     ) -> Epoch:
         """A new process with that state directory."""
         (self.directory / state).mkdir(exist_ok=True)
-        writer = Writer(shipper_id, "boot", host, machine)
+        writer = Writer(shipper_id, "boot", host, Machine(machine, cards, cloud))
         return Epoch(self.store, "orders", writer, self.directory / state / "epoch.json")
 
     def clone(self, state: str, copy: str) -> None:
@@ -222,6 +226,51 @@ def test_a_clone_on_another_machine_is_refused(site: Site) -> None:
     assert refusal(site.shipper("copy", machine="m2").take).code is Code.EPOCH_HELD
 
 
+@pytest.mark.parametrize(
+    ("copied", "taken"),
+    [
+        ({"cards": ("c1", "c2"), "cloud": "i1"}, True),
+        ({"cards": ("c2", "c3"), "cloud": "i1"}, True),
+        ({}, True),
+        ({"cards": ("c3",), "cloud": "i1"}, False),
+        ({"cards": ("c1", "c2"), "cloud": "i2"}, False),
+        ({"cards": ("c1", "c2"), "cloud": "i1", "machine": "m2"}, False),
+    ],
+)
+def test_the_image_of_a_disk_on_other_hardware_is_refused(
+    site: Site, copied: dict[str, Any], taken: bool
+) -> None:
+    origin = site.shipper(cards=("c1", "c2"), cloud="i1")
+    origin.take()
+    site.clone("a", "image")
+    copy = site.shipper("image", **copied)
+    if taken:
+        copy.take()
+        return
+    assert refusal(copy.take).code is Code.EPOCH_HELD
+    origin.confirm_now()
+    site.shipper(cards=("c1", "c2"), cloud="i1").take()
+
+
+def test_who_took_it_before_hardware_was_looked_at_goes_on(site: Site) -> None:
+    site.shipper().take()
+    site.shipper(cards=("c1",), cloud="i1").take()
+    assert (site.record.cards, site.record.cloud) == (("c1",), "i1")
+
+
+def test_one_that_renounced_it_needs_a_take_over(site: Site) -> None:
+    site.shipper().take()
+    site.clone("a", "image")
+    copy = site.shipper("image")
+    copy.look()
+    copy.renounce()
+    assert refusal(copy.take).code is Code.EPOCH_HELD
+    assert refusal(site.shipper("image").take).code is Code.EPOCH_HELD
+    site.shipper().take()
+    site.shipper("image").take(take_over=True)
+    site.shipper("image").take()
+
+
 def test_of_two_copies_of_one_state_on_one_machine_only_one_goes_on(site: Site) -> None:
     site.shipper().take()
     site.clone("a", "copy")
@@ -315,7 +364,46 @@ def test_unreadable_state_is_named(site: Site) -> None:
 
 def test_an_empty_nonce_is_never_ones_own() -> None:
     writer = this_writer("s", "b")
-    record = EpochRecord(number=1, shipper_id="s", machine=writer.machine)
+    record = EpochRecord(number=1, shipper_id="s", machine=writer.machine.id)
     assert decide(record, writer, Remembered()) == "held"
-    assert writer.machine
+    assert writer.machine.id
     assert writer.host
+
+
+# --- the machine --------------------------------------------------------------------------------
+
+
+def card(root: Path, name: str, address: str, *, kind: str = "0", hardware: bool = True) -> None:
+    directory = root / "sys/class/net" / name
+    directory.mkdir(parents=True)
+    (directory / "address").write_text(f"{address}\n")
+    (directory / "addr_assign_type").write_text(f"{kind}\n")
+    if hardware:
+        (directory / "device").mkdir()
+
+
+def write(root: Path, name: str, text: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+
+
+def test_a_machine_is_known_by_its_id_its_cards_and_its_cloud(tmp_path: Path) -> None:
+    write(tmp_path, "etc/machine-id", "0123\n")
+    card(tmp_path, "eth0", "52:54:00:00:00:01")
+    card(tmp_path, "eth1", "52:54:00:00:00:02", kind="1")
+    card(tmp_path, "docker0", "02:42:00:00:00:03", hardware=False)
+    card(tmp_path, "lo", "00:00:00:00:00:00")
+    found = this_machine(tmp_path)
+    assert len(found.cards) == 1
+    assert not found.cloud
+    write(tmp_path, "var/lib/cloud/data/instance-id", "i-1\n")
+    at_a_cloud = this_machine(tmp_path)
+    assert found.may_be(at_a_cloud)
+    assert at_a_cloud.may_be(found)
+    write(tmp_path, "sys/class/net/eth0/address", "52:54:00:00:00:09\n")
+    assert not this_machine(tmp_path).may_be(at_a_cloud)
+    assert "52:54" not in str(at_a_cloud)
+
+
+def test_a_machine_that_says_nothing_goes_by_its_name(tmp_path: Path) -> None:
+    assert this_machine(tmp_path) == Machine(platform.node())

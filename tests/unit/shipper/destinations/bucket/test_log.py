@@ -17,8 +17,8 @@ from logship.lsn import Lsn, Position
 from logship.objects import ConditionFailedError
 from shipper.destinations import Lost, Rewind, SeedFinished
 from shipper.destinations.bucket import destination as bucket
-from shipper.destinations.bucket.chain import Remembered, load_hint
 from shipper.destinations.bucket.destination import BucketDestination
+from shipper.destinations.bucket.remembered import Remembered, load_hint
 from shipper.destinations.bucket.wishes import ORDER_NAME, SeedWishes
 from tests.integration.destination_contract import Seed, Shipping, given
 from tests.support.bucket_far_end import KEYS, BucketFarEnd

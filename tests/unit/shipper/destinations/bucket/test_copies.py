@@ -1,0 +1,219 @@
+"""A primary that is no continuation of a bucket's log: the image of a machine that still runs,
+or one that was restored from older data."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from logship.errors import Code, LogshipError
+from logship.frames import GapFound
+from logship.lsn import Lsn
+from shipper.destinations import Rewind, SeedFinished, SeedWanted
+from shipper.destinations.bucket import destination as bucket
+from shipper.destinations.bucket.remembered import load_hint
+from shipper.destinations.bucket.wishes import ORDER_NAME
+from tests.integration.destination_contract import Seed, Shipping
+from tests.support.bucket_far_end import KEYS, BucketFarEnd
+from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
+from tests.support.memory_store import MemoryStore
+from tests.support.waiting import until
+
+S = SEGMENT_BYTES
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[BucketFarEnd]:
+    made = BucketFarEnd(tmp_path, MemoryStore())
+    yield made
+    made.store.vanish()
+
+
+@pytest.fixture
+async def origin(rig: BucketFarEnd) -> AsyncIterator[Shipping]:
+    made = Shipping(rig)
+    yield made
+    await made.close()
+
+
+def image_of(rig: BucketFarEnd, name: str = "image") -> Path:
+    """The state directory as the image of a disk has it."""
+    image = rig.state.with_name(name)
+    shutil.copytree(rig.state, image)
+    return image
+
+
+def started_from(rig: BucketFarEnd, state: Path) -> Shipping:
+    """A new process on the same hardware."""
+    rig.state = state
+    return Shipping(rig)
+
+
+def contents(rig: BucketFarEnd) -> dict[str, bytes]:
+    """Of the log, as it lies there."""
+    found = {}
+    for each in rig.store.real.listing(KEYS.root):
+        fetched = rig.store.real.get(each.key)
+        assert fetched is not None
+        found[each.key] = fetched.data
+    return found
+
+
+async def ship(shipping: Shipping, size_bytes: int) -> None:
+    await shipping.send(size_bytes)
+    await shipping.hear_durable(shipping.sent)
+
+
+async def refusal(shipping: Shipping, **changes: object) -> LogshipError:
+    with pytest.raises(LogshipError) as caught:
+        await shipping.connect(**changes)
+    return caught.value
+
+
+def part(shipping: Shipping, code: Code) -> None:
+    lsn = shipping.sent.lsn
+    shipping.destination.send_gap(
+        GapFound(timeline=1, from_lsn=lsn, available_lsn=0, code=code, what="it is behind")
+    )
+
+
+def remembers_that_it_parted(rig: BucketFarEnd) -> bool:
+    known = load_hint(rig.state / "bucket.json", rig.store.name, KEYS.incarnation)
+    return known is not None and known.parted is not None
+
+
+# --- an image that starts while its origin runs, or after -------------------------------------
+
+
+@pytest.mark.parametrize("runs", [True, False])
+async def test_an_image_that_is_behind_its_origins_log_neither_writes_nor_takes_the_epoch(
+    rig: BucketFarEnd, origin: Shipping, runs: bool
+) -> None:
+    await origin.connect()
+    await ship(origin, 1000)
+    state, image = rig.state, image_of(rig)
+    await ship(origin, 500)
+    if not runs:
+        await origin.close()
+    before = contents(rig)
+    epoch = rig.store.real.get("orders/epoch")
+    copy = started_from(rig, image)
+    error = await refusal(copy, flush_lsn=Lsn(S + 1000))
+    assert (error.code, error.retryable) == (Code.EPOCH_HELD, False)
+    assert "0/1005DC" in error.what
+    assert "0/1003E8" in error.what
+    assert "--take-over" in error.hint
+    # Once it has written more of its own, here and in another process:
+    for again in (copy, started_from(rig, image)):
+        assert (await refusal(again)).code is Code.EPOCH_HELD
+        await again.close()
+    assert contents(rig) == before
+    assert rig.store.real.get("orders/epoch") == epoch
+    if not runs:
+        origin = started_from(rig, state)
+        await origin.connect()
+        assert origin.sent == at(1, S + 1500)
+    await ship(origin, 300)
+    assert rig.wal_of(1) == wal_bytes(1, S, 1800)
+    await origin.close()
+
+
+async def test_a_primary_that_stands_in_for_its_origin_goes_on_when_told_to(
+    rig: BucketFarEnd, origin: Shipping
+) -> None:
+    await origin.connect()
+    await ship(origin, 1000)
+    image = image_of(rig)
+    await ship(origin, 500)
+    await origin.close()
+    assert (await refusal(started_from(rig, image), flush_lsn=Lsn(S + 1))).code is Code.EPOCH_HELD
+    rig.options["take_over"] = True
+    told = Shipping(rig)
+    assert (await told.connect(flush_lsn=Lsn(S + 1))).position == at(1, S + 1500)
+    await told.close()
+    rig.options["take_over"] = False
+    later = Shipping(rig)
+    await later.connect()
+    await later.close()
+
+
+async def test_a_timeline_before_the_logs_is_behind_it(rig: BucketFarEnd, origin: Shipping) -> None:
+    await origin.connect(timeline=2)
+    image = image_of(rig)
+    origin.destination.send_history(2, b"1\t0/100064\tno recovery target specified\n")
+    origin.sent = at(2, S)
+    await ship(origin, 100)
+    assert (await refusal(started_from(rig, image), timeline=1)).code is Code.EPOCH_HELD
+
+
+async def test_an_archive_whose_primary_is_away_is_not_said_to_be_behind(
+    rig: BucketFarEnd, origin: Shipping
+) -> None:
+    await origin.connect()
+    await ship(origin, 1000)
+    await origin.close()
+    again = Shipping(rig)
+    accepted = await again.connect(reachable=False, flush_lsn=Lsn(0))
+    assert accepted.position == at(1, S + 1000)
+    await again.close()
+
+
+# --- found while it ships -----------------------------------------------------------------------
+
+
+CODES = [Code.PRIMARY_BEHIND, Code.NOT_IN_HISTORY, Code.TIMELINE_DIVERGED]
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_what_is_no_continuation_writes_nothing_also_once_it_has_come_as_far(
+    rig: BucketFarEnd, origin: Shipping, code: Code
+) -> None:
+    rig.options["seed_every_hours"] = 1e-9
+    await origin.connect()
+    await ship(origin, 1000)
+    before = contents(rig)
+    part(origin, code)
+    await until(lambda: remembers_that_it_parted(rig), "it is remembered")
+    again = await origin.connect()
+    assert (again.position, again.durable, again.seed_wanted) == (None, None, False)
+    await origin.close()
+    restarted = Shipping(rig)
+    accepted = await restarted.connect()
+    assert (accepted.position, accepted.durable, accepted.seed_wanted) == (None, None, False)
+    restarted.go_on_at(at(1, S + 1000))
+    part(restarted, code)
+    assert contents(rig) == before
+    assert not restarted.heard(SeedWanted)
+    await restarted.close()
+
+
+async def test_a_seed_that_was_ordered_leads_the_log_to_what_was_restored(
+    rig: BucketFarEnd, origin: Shipping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "LOOK_SECONDS", 0.02)
+    await origin.connect()
+    await ship(origin, 1000)
+    part(origin, Code.PRIMARY_BEHIND)
+    await origin.close()
+    restarted = Shipping(rig)
+    await restarted.connect()
+    (rig.state / ORDER_NAME).touch()
+    await restarted.hear(SeedWanted)
+    await Seed("5eed0", start_lsn=S + 4000).send(restarted.destination)
+    await restarted.hear(SeedFinished)
+    assert not restarted.heard(Rewind), "it begins where the log was another's"
+    await Seed(start_lsn=7 * S + 40).send(restarted.destination)
+    (rewind,) = await restarted.hear(Rewind)
+    assert rewind.position == at(1, 7 * S)
+    restarted.go_on_at(rewind.position)
+    await ship(restarted, 200)
+    heads = [head.marker for _, head, _ in rig.objects()]
+    kinds = [(marker.kind, marker.code) for marker in heads if marker is not None]
+    assert kinds == [("gap", "primary-behind"), ("seed", "")]
+    await restarted.close()
+    third = Shipping(rig)
+    assert (await third.connect()).position == at(1, 7 * S + 200)
+    await third.close()
