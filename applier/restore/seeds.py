@@ -7,6 +7,7 @@ from typing import Any
 
 from logship.bucket.reading import Bucket
 from logship.bucket.seed_archive import SeedInfo, list_seeds, read_seed
+from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedChunk, SeedEnd
 
 
@@ -47,9 +48,21 @@ class SeedChoice:
 
 
 def find_seeds(places: Sequence[Bucket]) -> list[SeedChoice]:
-    """All complete ones; of one that is kept in several places the first place's.  Blocks."""
+    """All complete ones that can be opened; of one that is kept in several places the first
+    place's.  Blocks.  Raises LogshipError: of a store, and IDENTITY_MISSING if none of those that
+    are there can be opened."""
     found: dict[str, SeedChoice] = {}
+    sealed: LogshipError | None = None
     for place in places:
-        for info in list_seeds(place.store, place.keys, place.identities):
+        try:
+            seeds = list_seeds(place.store, place.keys, place.identities, skip_sealed=True)
+        except LogshipError as error:
+            if error.code is not Code.IDENTITY_MISSING:
+                raise
+            sealed = error
+            continue
+        for info in seeds:
             found.setdefault(info.begin.seed_id, SeedChoice(info, place))
+    if sealed is not None and not found:
+        raise sealed
     return list(found.values())

@@ -58,7 +58,7 @@ class Bucket:
         if infos:
             return self.profile(infos[-1].key.removeprefix(prefix))
         # Where seeds alone are kept, they say it themselves.
-        seeds = list_seeds(self.store, self.keys, self.identities)
+        seeds = list_seeds(self.store, self.keys, self.identities, skip_sealed=True)
         return seeds[-1].profile if seeds else None
 
     def profile(self, digest: str) -> Profile:

@@ -440,6 +440,43 @@ async def test_what_is_sealed_is_opened(
     await receiver.stop()
 
 
+async def test_an_old_seed_whose_identity_is_lost_is_an_alarm_and_hides_no_newer_one(
+    intake: FakeBucketIntake, store: WatchedStore, tmp_path: Path
+) -> None:
+    lost, _ = identities(tmp_path, "lost")
+    recipients, ours = identities(tmp_path, "ours")
+    writer = BucketWriter(store.inner, "orders", PROFILE, recipients)
+    writer.write_many(1, 3 * S, 6 * S, S // 2)
+    write_seed(store, 3 * S + 40, "ab01", recipients=recipients)
+    write_seed(store, 4 * S + 40, "ab02", recipients=lost)
+    receiver = reads(intake, store, ours)
+    receiver.start(["orders"])
+    await until(lambda: intake.of_kind("bucket_failed"), "it is an alarm")
+    (error,) = intake.of_kind("bucket_failed")
+    assert error.code is Code.IDENTITY_MISSING
+    assert "ab02" in error.what
+    await seeded(intake, "ab01")
+    await receiver.stop()
+
+
+async def test_old_wal_whose_identity_is_lost_is_found_at_the_start(
+    intake: FakeBucketIntake, store: WatchedStore, tmp_path: Path
+) -> None:
+    lost, _ = identities(tmp_path, "lost")
+    recipients, ours = identities(tmp_path, "ours")
+    BucketWriter(store.inner, "orders", PROFILE, lost).write_many(1, 3 * S, 4 * S, S // 2)
+    later = msgspec.structs.replace(PROFILE, max_connections=PROFILE.max_connections + 1)
+    BucketWriter(store.inner, "orders", later, recipients).write_many(1, 4 * S, 5 * S, S // 2)
+    intake.wanted = False
+    receiver = reads(intake, store, ours)
+    receiver.start(["orders"])
+    await until(lambda: intake.of_kind("bucket_failed"), "it is an alarm")
+    (error,) = intake.of_kind("bucket_failed")
+    assert error.code is Code.IDENTITY_MISSING
+    assert "0000000000300000" in error.what
+    await receiver.stop()
+
+
 @pytest.mark.parametrize("which", ["another", "none"])
 async def test_a_wrong_identity_is_found_at_the_start_though_the_bucket_is_not_needed(
     which: str, intake: FakeBucketIntake, store: WatchedStore, tmp_path: Path

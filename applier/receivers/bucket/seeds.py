@@ -49,7 +49,7 @@ def newest_usable(
     complete, one behind it.  avoid: ids that were tried and failed; one of them is taken where
     there is no other.
     """
-    seeds = list_seeds(contents.store, contents.keys, contents.identities)
+    seeds = list_seeds(contents.store, contents.keys, contents.identities, skip_sealed=True)
     if marker is not None:
         named = [seed for seed in seeds if seed.begin.seed_id == marker.seed]
         behind = (marker.timeline, marker.lsn)

@@ -43,23 +43,31 @@ SeedFrame = SeedBegin | SeedChunk | SeedEnd
 _log = structlog.get_logger(__name__)
 
 
-def list_seeds(store: ObjectStore, keys: Keys, identities: Opens = PLAIN) -> list[SeedInfo]:
+def list_seeds(
+    store: ObjectStore, keys: Keys, identities: Opens = PLAIN, *, skip_sealed: bool = False
+) -> list[SeedInfo]:
     """The complete seeds, oldest first: by timeline, then by where their WAL starts.
 
-    One whose documents are damaged is left out, with a warning in the log.  Raises LogshipError:
-    of the store, and IDENTITY_MISSING.
+    One whose documents are damaged is left out, with a warning in the log.  skip_sealed: so is
+    one that no identity opens, unless that goes for all that there are.  Raises LogshipError: of
+    the store, and IDENTITY_MISSING.
     """
     found = []
+    sealed: LogshipError | None = None
     for name in _names(store, keys):
         try:
             info = find_seed(store, keys, name, identities)
         except LogshipError as error:
-            if error.code is not Code.OBJECT_DAMAGED:
+            if error.code is Code.IDENTITY_MISSING and skip_sealed:
+                sealed = error
+            elif error.code is not Code.OBJECT_DAMAGED:
                 raise
             _log.warning("a seed can't be used", seed=str(name), **error.as_dict())
             continue
         if info is not None:
             found.append(info)
+    if sealed is not None and not found:
+        raise sealed
     return sorted(found, key=lambda info: (info.timeline, info.start_lsn, info.finished_at))
 
 

@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from applier.receivers.seed.receiver import SeedReceiver
+from applier.restore.seeds import find_seeds
 from logship.bucket.keys import Keys
+from logship.bucket.reading import Bucket
 from logship.bucket.seed_archive import (
     PLAIN,
     Opens,
@@ -38,6 +40,7 @@ from logship.frames import SeedAborted, SeedBegin, SeedChunk, SeedEnd
 from logship.identity import Incarnation
 from logship.objects import Bytes, NotDeleted, ObjectStore
 from logship.objects.directory import DirectoryStore
+from logship.objects.encryption import Identities, Recipients, generate_identity
 from logship.postgres.run_as import RunAs
 from logship.seal import unseal
 from tests.support.memory_store import MemoryStore
@@ -205,6 +208,26 @@ def test_a_damaged_seed_does_not_hide_the_others() -> None:
     store.put(KEYS.seed(name, "end"), b"nonsense")
     assert only_seed(store).name.seed_id == "aa"
     assert code_of(partial(find_seed, store, KEYS, name)) is Code.OBJECT_DAMAGED
+
+
+def test_seeds_that_no_identity_opens_do_not_hide_the_others(tmp_path: Path) -> None:
+    lost, ours = (generate_identity() for _ in range(2))
+    store = MemoryStore()
+    written(store, Recipients([lost.recipient]), seed_id="aa")
+    file = tmp_path / "ours"
+    file.write_text(ours.file_text)
+    file.chmod(0o600)
+    identities = Identities([file])
+    listing = partial(list_seeds, store, KEYS, identities)
+    assert code_of(partial(listing, skip_sealed=True)) is Code.IDENTITY_MISSING
+    written(store, Recipients([ours.recipient]), seed_id="bb")
+    assert [info.name.seed_id for info in listing(skip_sealed=True)] == ["bb"]
+    assert code_of(listing) is Code.IDENTITY_MISSING
+    hidden = MemoryStore()
+    written(hidden, Recipients([lost.recipient]), seed_id="cc")
+    in_bucket, in_copies = Bucket(store, KEYS, identities), Bucket(hidden, KEYS, identities)
+    assert [each.info.name.seed_id for each in find_seeds([in_copies, in_bucket])] == ["bb"]
+    assert code_of(partial(find_seeds, [in_copies])) is Code.IDENTITY_MISSING
 
 
 def test_a_seed_that_is_there_already_is_passed_over() -> None:
