@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import io
+import asyncio
+import json
 import os
 import random
 import re
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 
+import msgspec
 import pytest
-import zstandard
 
 from logship.bucket.keys import Keys, Place
-from logship.bucket.wal_objects import Head, Marker, metadata_of, pack
-from logship.identity import Incarnation
-from logship.lsn import Lsn
+from logship.bucket.seed_archive import SeedArchiveWriter
+from logship.bucket.wal_objects import Head, metadata_of, pack
+from logship.frames import SeedBegin, SeedEnd
+from logship.identity import Incarnation, Profile
+from logship.lsn import Lsn, Position
 from logship.objects import ObjectStore
 from logship.objects.directory import DirectoryStore
 from logship.objects.encryption import Recipients, generate_identity
 from logship.seal import seal
+from shipper.destinations import Acked, Facts, Lost, SeedFinished
+from shipper.destinations.bucket.destination import BucketDestination, BucketOptions
+from tests.support.link_frames import profile
+from tests.support.waiting import until
+from tests.unit.applier.receivers.seed.archives import SeedFrames, entry, manifest, seed
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +37,10 @@ KEYS = Keys("main", Incarnation(7301234567890123456, 17))
 PLAIN = "plain"
 SEGMENT_BYTES = 16 << 20
 HISTORY = b"1\t0/4000000\tno recovery target specified\n"
-PROFILE = b'{"major":17}'
+PROFILE = profile(wal_segment_size=SEGMENT_BYTES)
+SEED_LSN = 3 * SEGMENT_BYTES + 40
+SEED_ID = "5f0c1d2e"
+PIECE_BYTES = 1 << 20
 FILES = {"PG_VERSION": b"17\n", "base/1/1259": bytes(range(256)) * 5000}
 
 _TOOLS = ("age", "zstd", "tar", "truncate")
@@ -45,74 +55,116 @@ def documented_commands() -> str:
     return "\n".join(blocks)
 
 
-def put_span(
-    store: ObjectStore, recipients: Recipients, key: str, lsn: int, raw: bytes, pieces: int = 1
-) -> None:
-    """WAL as a shipper puts it: from sealed spans, some of which are compressed already."""
-    step = len(raw) // pieces + 1
-    spans = [
-        seal(raw[start : start + step], compress=number % 2 == 0)
-        for number, start in enumerate(range(0, len(raw), step))
-    ]
-    body, raw_bytes, checksum = pack(spans)
-    head = Head(timeline=1, start_lsn=lsn, raw_bytes=raw_bytes, crc32c=checksum)
-    store.put(key, recipients.seal(body), metadata_of(head), only_if_absent=True)
+def manifest_of(files: dict[str, bytes]) -> bytes:
+    return manifest(files, start=str(Lsn(SEED_LSN)), end=str(Lsn(SEED_LSN + 500)))
 
 
-def put_seed(store: ObjectStore, recipients: Recipients) -> bytes:
-    """A seed's objects; returns its manifest."""
-    folder = f"{KEYS.all_seeds}0000000003000028-5f0c1d2e"
-    tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as archive:
-        for name, content in FILES.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    manifest = b'{"PostgreSQL-Backup-Manifest-Version": 1}'
-    store.put(f"{folder}/begin", recipients.seal(b'{"crc32c":0,"document":{"is":"begin"}}'))
-    for name, raw in {"base": tar.getvalue(), "manifest": manifest}.items():
-        for number, start in enumerate(range(0, len(raw), 300_000)):
-            part = zstandard.compress(raw[start : start + 300_000])
-            store.put(f"{folder}/{name}/{number:06X}", recipients.seal(part))
-    store.put(f"{folder}/end", recipients.seal(b'{"crc32c":0,"document":{"is":"end"}}'))
-    return manifest
+def seed_frames() -> SeedFrames:
+    archive = b"".join(entry(name, content) for name, content in FILES.items()) + bytes(1024)
+    frames: SeedFrames = []
+    for frame, payload in seed([("", archive)], manifest_of(FILES), seed_id=SEED_ID):
+        if isinstance(frame, SeedBegin):
+            frame = msgspec.structs.replace(frame, start_lsn=SEED_LSN)
+        elif isinstance(frame, SeedEnd):
+            frame = msgspec.structs.replace(frame, end_lsn=SEED_LSN + 500)
+        frames.append((frame, payload))
+    return frames
+
+
+class Shipper:
+    """The bucket's own destination, given WAL and a seed."""
+
+    def __init__(self, store: ObjectStore, recipients: Recipients, directory: Path) -> None:
+        directory.mkdir()
+        options = BucketOptions(
+            instance="main",
+            shipper_id="shipper-a",
+            boot_id="boot-1",
+            protection="async",
+            state_directory=directory,
+            max_delay_seconds=0.1,
+            max_object_bytes=6 << 20,
+            compact_grace_seconds=0.1,
+            sealed=bool(recipients),
+        )
+
+        def take_seeds(at: ObjectStore, keys: Keys, profile: Profile) -> SeedArchiveWriter:
+            return SeedArchiveWriter(at, keys, recipients, profile=profile, part_bytes=300_000)
+
+        self._destination = BucketDestination(
+            store, options, seal=recipients.seal, make_seed_taker=take_seeds
+        )
+        self._acked = Position(0, Lsn(0))
+
+    async def ship(self, third: bytes, fourth: bytes) -> None:
+        """Segment 3 whole, segment 4 so far, and a second timeline behind that."""
+        facts = Facts(PROFILE, 1, Lsn(1 << 40), True, "", "")
+        destination = self._destination
+        await destination.connect(facts)
+        for frame, payload in seed_frames():
+            await destination.send_seed(frame, payload)
+        while not isinstance(await destination.next_event(), SeedFinished):
+            pass
+        destination.resume(Position(1, Lsn(3 * SEGMENT_BYTES)))
+        await self._send(1, 3 * SEGMENT_BYTES, third)
+        await self._send(1, 4 * SEGMENT_BYTES, fourth)
+        destination.send_history(2, HISTORY)
+        await self._send(2, 4 * SEGMENT_BYTES, fourth[:1000])
+        await self._durable(Position(2, Lsn(4 * SEGMENT_BYTES + 1000)))
+
+    async def _send(self, timeline: int, lsn: int, raw: bytes) -> None:
+        pieces = range(0, len(raw), PIECE_BYTES)
+        for number, start in enumerate(pieces):
+            piece = raw[start : start + PIECE_BYTES]
+            await self._destination.room(len(piece))
+            sealed = seal(piece, compress=number % 2 == 0)
+            self._destination.send_span(timeline, lsn + start, sealed, lsn + start + len(piece))
+
+    async def _durable(self, position: Position) -> None:
+        while self._acked < position:
+            event = await self._destination.next_event()
+            assert not isinstance(event, Lost), event
+            if isinstance(event, Acked):
+                self._acked = event.durable
+
+    async def close(self) -> None:
+        await self._destination.close("the test is over")
+
+
+def names_of(store: ObjectStore, prefix: str) -> list[str]:
+    return [each.key.removeprefix(prefix) for each in store.listing(prefix)]
 
 
 @pytest.mark.skipif(
     not os.environ.get("CI") and not all(map(shutil.which, _TOOLS)),
     reason=f"not all of {', '.join(_TOOLS)} are installed",
 )
-def test_a_bucket_can_be_read_with_age_and_zstd_alone(tmp_path: Path) -> None:
+async def test_a_bucket_can_be_read_with_age_and_zstd_alone(tmp_path: Path) -> None:
     pair = generate_identity()
     (tmp_path / "identity.txt").write_text(pair.file_text)
     (tmp_path / "identity.txt").chmod(0o600)
-    recipients = Recipients([generate_identity().recipient, pair.recipient])
     store = DirectoryStore(tmp_path)
     randomness = random.Random(4)
     third, fourth = (randomness.randbytes(8 << 20) + bytes(8 << 20) for _ in range(2))
     fourth = fourth[:9_000_000]
+    recipients = Recipients([generate_identity().recipient, pair.recipient])
+    shipper = Shipper(store, recipients, tmp_path / "state")
+    async with asyncio.timeout(60):
+        await shipper.ship(third, fourth)
+        joined = KEYS.segment(1, 3 * SEGMENT_BYTES, SEGMENT_BYTES)
+        of_third = KEYS.wal(Place(1, Lsn(3 * SEGMENT_BYTES)))[:-6]
+        await until(lambda: not names_of(store, of_third), "the segment is one object")
+    await shipper.close()
+    assert store.describe(joined) is not None
+    of_fourth = names_of(store, KEYS.wal(Place(1, Lsn(4 * SEGMENT_BYTES)))[:-6])
+    assert len(of_fourth) >= 3, "spans and a marker"
+    body, raw_bytes, checksum = pack([seal(third)])
+    head = Head(timeline=1, start_lsn=3 << 24, raw_bytes=raw_bytes, crc32c=checksum)
+    plain = f"{PLAIN}/segments/00000001/000000010000000000000003"
+    store.put(plain, body, metadata_of(head), only_if_absent=True)
 
-    put_span(store, recipients, KEYS.segment(1, 3 * SEGMENT_BYTES, SEGMENT_BYTES), 3 << 24, third)
-    for start, end in ((0, 1), (1, 70_000), (70_000, 8_500_000), (8_500_000, len(fourth))):
-        lsn = Lsn((4 << 24) + start)
-        put_span(store, recipients, KEYS.wal(Place(1, lsn)), lsn, fourth[start:end], pieces=3)
-    place = Place(1, Lsn((4 << 24) + len(fourth)))
-    marker = Head(
-        timeline=1, start_lsn=place.lsn, marker=Marker(kind="timeline", timeline=2, lsn=place.lsn)
-    )
-    store.put(KEYS.wal(place), b"", metadata_of(marker))
-    store.put(KEYS.history(2), recipients.seal(zstandard.compress(HISTORY)))
-    store.put(KEYS.profile("0a1b"), recipients.seal(zstandard.compress(PROFILE)))
-    manifest = put_seed(store, recipients)
-    put_span(
-        store,
-        Recipients([]),
-        f"{PLAIN}/segments/00000001/000000010000000000000003",
-        3 << 24,
-        third,
-    )
-
-    done = subprocess.run(
+    done = await asyncio.to_thread(
+        subprocess.run,
         ["bash", "-euo", "pipefail", "-c", documented_commands()],
         cwd=tmp_path,
         capture_output=True,
@@ -128,10 +180,10 @@ def test_a_bucket_can_be_read_with_age_and_zstd_alone(tmp_path: Path) -> None:
     assert padded[: len(fourth)] == fourth
     assert not any(padded[len(fourth) :])
     assert (found / "00000002.history").read_bytes() == HISTORY
-    assert (found / "profiles.json").read_bytes() == PROFILE
-    assert b"begin" in (found / "begin.json").read_bytes()
-    assert b"end" in (found / "end.json").read_bytes()
+    assert json.loads((found / "profiles.json").read_bytes())["wal_segment_size"] == SEGMENT_BYTES
+    for name in ("begin.json", "end.json"):
+        assert json.loads((found / name).read_bytes())["document"]
     for name, content in FILES.items():
         assert (found / "data" / name).read_bytes() == content
-    assert (found / "data/backup_manifest").read_bytes() == manifest
+    assert (found / "data/backup_manifest").read_bytes() == manifest_of(FILES)
     assert (found / "plain-segment").read_bytes() == third

@@ -10,8 +10,9 @@ import contextlib
 import errno
 import os
 import random
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -540,7 +541,7 @@ async def test_lost_notices_lead_to_a_listing(box: Box, monkeypatch: pytest.Monk
 
 async def test_many_files_are_listed_once(box: Box) -> None:
     for number in range(5000):
-        (box.outbox / named(9, number)).touch()
+        os.mknod(box.outbox / named(9, number))
     source = await box.started(rescan_seconds=0.02)
     async with reading(source) as came:
         for number in range(1, 8):
@@ -589,13 +590,52 @@ async def test_an_outbox_that_goes_away_and_comes_back(box: Box) -> None:
 
 async def test_another_directory_in_its_place_is_noticed(box: Box) -> None:
     """As when a file system is mounted over it."""
+    await other_directory_is_noticed(box, box.directory / "other")
+
+
+@pytest.fixture
+def far_away(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than `tmp_path`."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one file system only")
+    with tempfile.TemporaryDirectory(dir=memory) as directory:
+        yield Path(directory)
+
+
+async def test_an_outbox_on_another_file_system_is_shipped_emptied_and_remembered(
+    box: Box, far_away: Path
+) -> None:
+    box.outbox = far_away / "outbox"
+    box.outbox.mkdir()
+    box.archive(1, 1, 2, 3)
+    source = await box.started()
+    check(box, await collect(source, 1, 4 * S))
+    source.acknowledge(at(1, 4 * S), at(1, 4 * S), Lsn(0))
+    await until(lambda: not box.names(), "what is durable is removed")
+    await source.close()
+    again = await box.started(at(1, 4 * S))
+    async with reading(again) as came:
+        box.archive(1, 4)
+        await until(lambda: len(came) == 1, "it goes on")
+
+
+async def test_a_file_system_that_is_mounted_in_its_place_is_noticed(
+    box: Box, far_away: Path
+) -> None:
+    await other_directory_is_noticed(box, far_away / "other")
+
+
+async def other_directory_is_noticed(box: Box, other: Path) -> None:
     source = await box.started()
     async with reading(source) as came:
-        other = box.directory / "other"
         other.mkdir()
         (other / named(1, 1)).write_bytes(box.segment(1, 1))
         box.outbox.rename(box.directory / "covered")
-        other.rename(box.outbox)
+        if other.stat().st_dev == box.directory.stat().st_dev:
+            other.rename(box.outbox)
+        else:
+            box.outbox.symlink_to(other)
         await until(lambda: len(came) == 1, "the new one is read")
 
 
