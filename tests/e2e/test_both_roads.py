@@ -39,6 +39,10 @@ SMALL_WAL = {
 }
 """So that WAL which no slot holds is gone soon."""
 QUICK = "max_delay_seconds = 0.2"
+CUT_SECONDS = 60.0
+NOTICED_SECONDS = 20.0
+"""So long after a cut everybody knows of it: three heartbeats, and the pause before a bucket is
+read."""
 SPILL = f'{QUICK}\nrole = "spill"\nspill_after_seconds = 1.5'
 
 
@@ -86,12 +90,18 @@ class Statuses:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            asked_at = time.monotonic()
             answer = self._pair.command("shipper", "status", "main", "--json")
             flushed = Lsn.parse(self._server.current_wal_lsn())
             if answer.returncode == 0:
                 document = json.loads(answer.stdout)
-                self.seen.append({**document, "flushed_then": flushed, "at": time.monotonic()})
+                then = {"flushed_then": flushed, "asked_at": asked_at, "at": time.monotonic()}
+                self.seen.append({**document, **then})
             self._stop.wait(0.2)
+
+    def between(self, start: float, end: float) -> list[dict[str, Any]]:
+        """Those that were asked for and given in that time."""
+        return [each for each in self.seen if start <= each["asked_at"] and each["at"] <= end]
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
@@ -99,8 +109,14 @@ class Statuses:
 
 
 @pytest.fixture
-def pair(shared_tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(shared_tmp_path, bucket=BucketRoad(f"file://{shared_tmp_path}/bucket"))
+def store(s3_bucket: S3Bucket) -> Iterator[ObjectStore]:
+    with contextlib.closing(s3_bucket.store()) as store:
+        yield store
+
+
+@pytest.fixture
+def pair(shared_tmp_path: Path, s3_bucket: S3Bucket) -> Iterator[Pair]:
+    made = Pair(shared_tmp_path, bucket=BucketRoad(s3_bucket.url, s3_bucket.endpoint_url))
     yield made
     made.destroy()
 
@@ -128,29 +144,35 @@ def bucket_of(status: Any) -> dict[str, Any] | None:
 
 @pytest.mark.parametrize("away", ["link", "everything"])
 def test_a_link_that_is_cut_under_load_is_stood_in_for_and_catches_up_by_itself(
-    primary: PrimaryFactory, pair: Pair, network: Network, away: str
+    primary: PrimaryFactory, pair: Pair, network: Network, store: ObjectStore, away: str
 ) -> None:
-    """everything: the applier is down too, and the shipper is killed in the middle."""
+    """link: for a minute.  everything: the applier is down too, and the shipper is killed in the
+    middle."""
     server = primary(wal_segsize_mb=1, settings=SMALL_WAL)
     shipper = pair.protect("main", server, address=network.endpoint, bucket=SPILL)
-    bucket = pair.directory / "bucket"
     with Load(server) as load, Statuses(pair, server) as statuses:
         wait_until(lambda: load.rows > 2000, PATIENCE_SECONDS, "some work")
-        assert not list(bucket.glob("main/*/wal/*/*")), "the bucket is not needed"
+        assert not wal_in(store), "the bucket is not needed"
+        before_cut = time.monotonic()
         network.do("refuse", 0)
         network.do("cut", 0)
         if away == "everything":
             pair.applier.stop()
-        at_cut = Lsn.parse(server.current_wal_lsn())
-        wait_until(lambda: list(bucket.glob("main/*/wal/*/*")), PATIENCE_SECONDS, "it is spilled")
-        while Lsn.parse(server.current_wal_lsn()) < at_cut + 12 * MB:
+        cut_at, at_cut = time.monotonic(), Lsn.parse(server.current_wal_lsn())
+        wait_until(lambda: wal_in(store), PATIENCE_SECONDS, "it is spilled")
+
+        def has_worked() -> bool:
             server.execute("checkpoint")
-            time.sleep(0.2)
+            long_enough = away != "link" or time.monotonic() > cut_at + CUT_SECONDS
+            return long_enough and Lsn.parse(server.current_wal_lsn()) > at_cut + 12 * MB
+
+        wait_until(has_worked, CUT_SECONDS + PATIENCE_SECONDS, "much work")
         assert retained_bytes(server) < 4 * MB, "the slot does not grow"
         if away == "everything":
             shipper.stop(signal.SIGKILL)
             pair.applier.start()
             pair.wait_status("main", lambda s: s["link"]["state"] == "lost", "it is up")
+        healed_at = time.monotonic()
         network.heal()
         if away == "everything":
             shipper.start()
@@ -161,6 +183,10 @@ def test_a_link_that_is_cut_under_load_is_stood_in_for_and_catches_up_by_itself(
     last = pair.status("main")
     assert last["alarms"] == [] and last["gap"] is None
     check_truth(statuses.seen)
+    if away == "link":
+        check_before(statuses.between(0.0, before_cut))
+        check_cut(statuses.between(cut_at + NOTICED_SECONDS, healed_at))
+    check_after(statuses.between(done_at, time.monotonic()))
     events = shipper.events()
     said = [event["event"] for event in events]
     assert "spilling to the bucket" in said
@@ -175,6 +201,34 @@ def test_a_link_that_is_cut_under_load_is_stood_in_for_and_catches_up_by_itself(
 def has_everything(status: Any) -> bool:
     connected = status["link"]["state"] == "connected" and status["phase"] == "following"
     return connected and (bucket_of(status) or {}).get("state") == "idle"
+
+
+def wal_in(store: ObjectStore) -> list[str]:
+    return [each.key for each in store.listing("main/") if "/wal/" in each.key]
+
+
+def check_before(seen: list[dict[str, Any]]) -> None:
+    assert seen
+    assert {document["link"]["state"] for document in seen} == {"connected"}
+    said = [bucket for document in seen if (bucket := bucket_of(document)) is not None]
+    assert {bucket["state"] for bucket in said} == {"idle"}
+
+
+def check_cut(seen: list[dict[str, Any]]) -> None:
+    """The link is away, and what the bucket brings is shown as it comes."""
+    assert len(seen) >= 10
+    assert all(document["link"]["state"] != "connected" for document in seen)
+    assert "bucket" in {document["link"]["state"] for document in seen}
+    assert all(document["bucket"]["state"] != "idle" for document in seen)
+    durable = [Lsn.parse(document["store"]["durable"].partition(":")[2]) for document in seen]
+    assert durable == sorted(durable)
+    assert durable[-1] > durable[0] + 2 * MB
+
+
+def check_after(seen: list[dict[str, Any]]) -> None:
+    assert seen
+    for document in seen:
+        assert (document["link"]["state"], document["gap"]) == ("connected", None)
 
 
 def check_truth(seen: list[dict[str, Any]]) -> None:
