@@ -1,4 +1,5 @@
-"""A recorded history of a real cluster: its WAL, seeds from in between, and its own journal."""
+"""A recorded history of a real cluster: its WAL, seeds from in between, and two journals: what
+its clients were told, and what it says itself."""
 
 from __future__ import annotations
 
@@ -48,6 +49,17 @@ class Committed(NamedTuple):
     xid: int
 
 
+class Acknowledged(NamedTuple):
+    """A transaction of the workload, as its client saw it; microseconds since 1970 UTC, by the
+    clock that the server has too."""
+
+    rows: tuple[tuple[int, int], ...]
+    sent_at: int
+    """Before its commit was asked for."""
+    acknowledged_at: int
+    """After the commit was answered."""
+
+
 class Point(NamedTuple):
     """A restore point: the end of its record, and how many rows were there."""
 
@@ -76,6 +88,7 @@ class Recording:
         """Between the last commit of the first timeline and the first of the second."""
         self.end = Lsn(0)
         self.rows: list[Committed] = []
+        self.journal: list[Acknowledged] = []
         self.points: list[Point] = []
         self.ended_at = 0.0
         """When nothing more was going on."""
@@ -97,6 +110,15 @@ class Recording:
     def expected_at(self, time_: int) -> set[tuple[int, int]]:
         """The rows that were committed by then."""
         return {(row.writer, row.number) for row in self.rows if row.time <= time_}
+
+    def acknowledged_by(self, time_: int) -> set[tuple[int, int]]:
+        """What a client was told by then: none of it may be missing."""
+        done = [each.rows for each in self.journal if each.acknowledged_at <= time_]
+        return {row for rows in done for row in rows}
+
+    def sent_by(self, time_: int) -> set[tuple[int, int]]:
+        """What a client had committed, or was about to: nothing else may be there."""
+        return {row for each in self.journal if each.sent_at <= time_ for row in each.rows}
 
     def spans(self) -> list[tuple[int, int, int]]:
         """(timeline, start, end) of what a shipper would have sent, in order."""
@@ -228,7 +250,8 @@ class Recorder:
         )
 
     def work(self, seconds: float, *, writers: int = 3) -> None:
-        """Transactions of one row each, beside each other, with and without pauses."""
+        """Transactions of one row, and some of more, beside each other, with and without
+        pauses."""
         until = time.monotonic() + seconds
         threads = [
             threading.Thread(target=self._write, args=(writer, until)) for writer in range(writers)
@@ -242,11 +265,17 @@ class Recorder:
         chosen = random.Random(writer)
         with psycopg.connect(self.recording.server.dsn(), autocommit=True) as connection:
             while time.monotonic() < until:
-                self._numbers[writer] += 1
-                connection.execute(
-                    "INSERT INTO events VALUES (%s, %s, %s)",
-                    (writer, self._numbers[writer], "x" * chosen.randrange(4000)),
-                )
+                rows = []
+                with connection.transaction():
+                    for _ in range(chosen.choice((1, 1, 1, 3))):
+                        self._numbers[writer] += 1
+                        rows.append((writer, self._numbers[writer]))
+                        filler = "x" * chosen.randrange(4000)
+                        connection.execute(
+                            "INSERT INTO events VALUES (%s, %s, %s)", (*rows[-1], filler)
+                        )
+                    sent_at = _now()
+                self.recording.journal.append(Acknowledged(tuple(rows), sent_at, _now()))
                 if chosen.random() < 0.1:
                     with connection.transaction(force_rollback=True):
                         connection.execute("INSERT INTO events VALUES (-1, -1, '')")
@@ -304,6 +333,8 @@ class Recorder:
             " xmin::text::int8 FROM events ORDER BY 3"
         )
         recording.rows = [Committed(*row) for row in rows]
+        in_table = {(row.writer, row.number) for row in recording.rows}
+        assert recording.acknowledged_by(_now()) == in_table, "the server lost or made up rows"
         recording.end = Lsn.parse(server.current_wal_lsn())
         recording.ended_at = time.time()
         self._collect(1 if recording.fork is None else 2, server)
@@ -320,3 +351,7 @@ class Recorder:
             elif recording.files and (timeline, lsn - segment_bytes) in recording.files:
                 return
             lsn += segment_bytes
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
