@@ -23,7 +23,8 @@ def check_claim(
 ) -> None:
     """All that is in the log was on its primary's disk first, so one that has not got that far
     is a copy of it, or was restored.  It gives up its claim, for good: once it has written as
-    much of its own it could not be told apart any more.
+    much of its own it could not be told apart any more.  One on an older timeline stays there,
+    and may be a server that is asked by mistake.
 
     facts: of a primary that was asked.  Raises LogshipError: EPOCH_HELD, and as `Epoch.look`
     and `find_end`.
@@ -33,7 +34,8 @@ def check_claim(
     primary = Position(facts.timeline, facts.flush_lsn)
     if holder is None or end is None or primary >= Position(end.timeline, end.lsn):
         return
-    epoch.renounce()
+    if primary.timeline == end.timeline:
+        epoch.renounce()
     raise LogshipError(
         Code.EPOCH_HELD,
         f"the log of {keys.instance} in {store.name} ends at {end.timeline}:{end.lsn}, and this "

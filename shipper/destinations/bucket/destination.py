@@ -336,6 +336,13 @@ class BucketDestination:
         position = opened.turn_to(begin, mend=mend)
         if position is not None:
             self._tell_event(Rewind(position, "a seed begins here"))
+        elif opened.parted is not None:
+            log.warning(
+                "the seed begins before the end of the bucket's log, which can't go on with it",
+                end=str(opened.parted.place.lsn),
+                hint="on the primary: SELECT pg_switch_wal(), if it is past the end; "
+                "then `shipper seed`",
+            )
 
     def _look_for_wishes(self) -> None:
         if self._log is not None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
@@ -146,7 +147,12 @@ async def test_a_timeline_before_the_logs_is_behind_it(rig: BucketFarEnd, origin
     origin.destination.send_history(2, b"1\t0/100064\tno recovery target specified\n")
     origin.sent = at(2, S)
     await ship(origin, 100)
-    assert (await refusal(started_from(rig, image), timeline=1)).code is Code.EPOCH_HELD
+    copy = started_from(rig, image)
+    assert (await refusal(copy, timeline=1)).code is Code.EPOCH_HELD
+    assert (await refusal(copy, timeline=1)).code is Code.EPOCH_HELD
+    # It was another server that was asked by mistake.
+    assert (await copy.connect(timeline=2)).position == at(2, S + 100)
+    await copy.close()
 
 
 async def test_an_archive_whose_primary_is_away_is_not_said_to_be_behind(
@@ -202,8 +208,10 @@ async def test_a_seed_that_was_ordered_leads_the_log_to_what_was_restored(
     await restarted.connect()
     (rig.state / ORDER_NAME).touch()
     await restarted.hear(SeedWanted)
-    await Seed("5eed0", start_lsn=S + 4000).send(restarted.destination)
-    await restarted.hear(SeedFinished)
+    with capture_logs() as logs:
+        await Seed("5eed0", start_lsn=S + 4000).send(restarted.destination)
+        await restarted.hear(SeedFinished)
+    assert any("begins before" in each["event"] for each in logs)
     assert not restarted.heard(Rewind), "it begins where the log was another's"
     await Seed(start_lsn=7 * S + 40).send(restarted.destination)
     (rewind,) = await restarted.hear(Rewind)
