@@ -115,7 +115,7 @@ def test_a_bucket_that_is_away_for_a_minute_costs_nothing_that_was_acknowledged(
     ids = "select array_agg(id order by id) from t"
     acknowledged = server.execute(ids)
     proxy.back()
-    pair.wait_on_standby("main", COUNT, len(acknowledged[0][0]))
+    pair.wait_on_standby("main", COUNT, len(acknowledged[0][0]), 120)
     insert(server)
     pair.wait_on_standby("main", COUNT, len(acknowledged[0][0]) + 1)
     pair.wait_durable("main", server)
