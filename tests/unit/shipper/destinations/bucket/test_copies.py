@@ -43,7 +43,8 @@ async def origin(rig: BucketFarEnd) -> AsyncIterator[Shipping]:
 def image_of(rig: BucketFarEnd, name: str = "image") -> Path:
     """The state directory as the image of a disk has it."""
     image = rig.state.with_name(name)
-    shutil.copytree(rig.state, image)
+    # A state file may be on its way to its name just now.
+    shutil.copytree(rig.state, image, ignore=shutil.ignore_patterns(".*.tmp"))
     return image
 
 
