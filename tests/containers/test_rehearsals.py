@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from logship.rehearsal.outcome import Proof, Result, StepOutcome, Symptom
+from logship.rehearsal.outcome import Proof, Symptom
 from logship.rehearsal.plan import Database, Kind, Plan, Side, Start, Step
 from logship.rehearsal.plugin import Rehearsed
 from tests.support.base_images import BaseImages
+from tests.support.rehearsed import check_outage, check_protected, disputed, raised
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -28,38 +29,6 @@ BEFORE = "815dff78be4d"
 """A Logship of before there were rehearsals."""
 
 Rehearse = Callable[..., Rehearsed]
-
-
-def raised(outcome: StepOutcome) -> dict[str, str]:
-    """The rules that did not pass, but for the one that nearly every minor here is on."""
-    return {
-        each.rule: each.outcome
-        for each in outcome.verdict.rules
-        if each.outcome != "pass" and each.rule != "known-bad-minors"
-    }
-
-
-def results(outcome: StepOutcome) -> dict[Proof, Result]:
-    return {each.proof: each.result for each in outcome.observations}
-
-
-def disputed(outcome: StepOutcome) -> list[str]:
-    return [each.rule for each in outcome.findings if each.rule != "known-bad-minors"]
-
-
-def check_protected(outcome: StepOutcome) -> None:
-    """All that is looked at was looked at, and the check had foreseen nothing else."""
-    assert outcome.protected, outcome
-    assert results(outcome) == dict.fromkeys(Proof, Result.PASSED)
-    assert (raised(outcome), disputed(outcome)) == ({}, [])
-
-
-def check_outage(outcome: StepOutcome) -> None:
-    outage = outcome.outage
-    assert outage.writes_seconds is not None
-    assert outage.protection_seconds is not None
-    assert outage.standby_seconds is not None
-    assert outage.protection_seconds <= outage.standby_seconds
 
 
 def test_the_next_minor_standby_first_keeps_protection(
@@ -156,6 +125,18 @@ def test_another_libc_below_the_standby_is_told_before_and_seen(
     assert not change.protected
     assert change.symptoms == {Symptom.COLLATION_VERSION}
     assert disputed(change) == []
+
+
+def test_another_libc_is_no_matter_where_text_has_the_order_of_its_bytes(
+    rehearsal: Rehearse, base_images: BaseImages
+) -> None:
+    here, there = (base_images.postgres(system, "17.10") for system in ("bookworm", "trixie"))
+    done = rehearsal(from_image=here, to_image=there, order="standby", locale="C", rows=ROWS)
+    before, change = done.steps
+    check_protected(before)
+    check_protected(change)
+    check_outage(change)
+    done.assert_protected()
 
 
 def test_what_the_standby_lacks_is_refused_or_held(
