@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import pytest
 
 from logship.errors import Code, LogshipError
-from logship.rehearsal.engine.local import LocalEngine
-from logship.rehearsal.plan import Database
+from logship.rehearsal.outcome import Proof
+from logship.rehearsal.plan import Database, Kind, Plan, Side, Start, Step
+from logship.rehearsal.plugin import Rehearsing
 from logship.rehearsal.site.copied import copy_of
-from logship.rehearsal.site.primary import Primary
 from tests.conftest import PrimaryFactory
 from tests.e2e.test_road import COUNT, insert, prepare
 from tests.support.installations import postgres_dir
 from tests.support.pair import PATIENCE_SECONDS, Pair
+from tests.support.rehearsed import check_protected, said
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+SLOTS = "select slot_name from pg_replication_slots order by 1"
+GENERATED_TABLES = 6
+"""That hold rows, and the materialised view."""
+
+# What else is checked of the copy is checked by the rehearsal.
+DROP = """
+do $$ begin assert (select count(*) from t) = {count}, 'rows of the instance'; end $$;
+drop table t;
+"""
 
 
-def test_a_primary_of_what_is_kept_of_an_instance(primary: PrimaryFactory, pair: Pair) -> None:
+def digests(directory: Path) -> dict[Path, str]:
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_what_is_kept_of_an_instance_is_rehearsed_and_stays_as_it_is(
+    primary: PrimaryFactory, pair: Pair, tmp_path: Path
+) -> None:
     server = primary(17, wal_segsize_mb=1)
     prepare(server)
     pair.add("main")
@@ -32,22 +56,27 @@ def test_a_primary_of_what_is_kept_of_an_instance(primary: PrimaryFactory, pair:
     insert(server, 4000)
     pair.wait_durable("main", server)
     ((count,),) = server.execute(COUNT)
-    standby = pair.standby_pid("main")
+    standby, seed, slots = pair.standby_pid("main"), digests(kept), server.execute(SLOTS)
 
-    engine = LocalEngine()
-    try:
-        asked = Database(rows=10, instance="main", applier_settings=pair.applier.settings)
-        copy = Primary(engine.machine("primary", str(postgres_dir(17))), "main", asked)
-        with copy_of(asked) as data:
-            assert data is not None
-            copy.create(data)
-        assert not data.exists()
-        assert copy.sql(COUNT) == [[count]]
-        copy.sql("drop table t")
-    finally:
-        engine.close()
+    image = str(postgres_dir(17))
+    plan = Plan(
+        "a table less",
+        Start(image, image),
+        (Step(Kind.SQL, Side.PRIMARY, sql=DROP.format(count=count)),),
+        Database(rows=10, instance="main", applier_settings=pair.applier.settings),
+    )
+    before, dropped = Rehearsing("local", tmp_path)(plan).steps
+    check_protected(before)
+    check_protected(dropped)
+    assert said(before, Proof.CONTENTS) == f"{GENERATED_TABLES + 1} tables are equal"
+    assert said(dropped, Proof.CONTENTS) == f"{GENERATED_TABLES} tables are equal"
+
     assert server.execute(COUNT) == [(count,)]
+    assert server.execute(SLOTS) == slots
+    assert digests(kept) == seed and seed
     assert pair.standby_pid("main") == standby
+    assert pair.status("main")["alarms"] == []
+
     nobody = Database(instance="nobody", applier_settings=pair.applier.settings)
     with pytest.raises(LogshipError, match="nobody can't be copied") as unknown, copy_of(nobody):
         raise AssertionError("there is no such instance")
