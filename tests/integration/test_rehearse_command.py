@@ -20,6 +20,33 @@ pytestmark = pytest.mark.integration
 
 TIMEOUT_SECONDS = 200
 
+DUMP = """
+CREATE TABLE public.orders (id integer PRIMARY KEY, note text);
+COPY public.orders (id, note) FROM stdin;
+1\tfirst
+\\.
+"""
+GENERATED_TABLES = 6
+"""That hold rows, and the materialised view."""
+
+PLAN = """
+name = "As far as it goes"
+[start]
+primary = "{old}"
+[database]
+rows = 300
+schema = "dump.sql"
+[[steps]]
+side = "standby"
+image = "{new}"
+[[steps]]
+side = "primary"
+image = "99.1"
+[[steps]]
+side = "primary"
+parameters = {{ work_mem = "8MB" }}
+"""
+
 
 async def begin(place: Path, *arguments: str | Path) -> asyncio.subprocess.Process:
     """A rehearsal on this host, whose temporary files are all in `place`."""
@@ -71,6 +98,35 @@ async def test_what_can_not_be_is_said_before_it_takes_minutes(
     assert f"the schema {dump} can't be loaded: " in built
     assert 'role "shopkeeper" does not exist' in built
     assert "--no-owner" in built
+    await is_clean(shared_tmp_path)
+
+
+async def test_a_step_that_can_not_be_made_ends_it_with_3(
+    shared_tmp_path: Path, tmp_path: Path
+) -> None:
+    """What comes before it is made, on a database with the schema of a dump."""
+    (tmp_path / "dump.sql").write_text(DUMP)
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN.format(old=postgres_dir(17, 7), new=postgres_dir(17)))
+    rehearsal = await begin(shared_tmp_path, plan, "--json")
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        out, err = await rehearsal.communicate()
+    assert rehearsal.returncode == 3, err.decode()
+    ahead, _, _ = err.decode().partition("building:")
+    assert "step 2 (primary: image 99.1) will not be made: this host has no PostgreSQL" in ahead
+    document = json.loads(out)
+    assert not document["protected"]
+    assert document["summary"].startswith("not shown whether protection would survive: 2 of 4")
+    before, made, lacking, after = document["steps"]
+    for step in (before, made):
+        assert step["state"] == "protected"
+        (contents,) = (each for each in step["observations"] if each["proof"] == "contents")
+        assert contents["said"] == f"{GENERATED_TABLES + 1} tables are equal"
+    assert made["outage"]["standby_seconds"] > 0
+    assert lacking["state"] == after["state"] == "not run"
+    assert "this host has no PostgreSQL 99.1" in lacking["not_run"]
+    assert after["not_run"] == "a step before it could not be made"
+    assert lacking["observations"] == after["observations"] == []
     await is_clean(shared_tmp_path)
 
 
