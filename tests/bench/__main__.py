@@ -87,15 +87,20 @@ def _run(site: Site, measure: str, document: Document) -> tuple[Document, bool]:
     except Exception as error:
         traceback.print_exc()
         _restore(site)
-        return results.fail(document, measure, f"{type(error).__name__}: {error}"[:500]), False
+        why = f"{type(error).__name__}: {error}"[:500]
+        return results.fail(document, measure, why, _now()), False
     site.say(f"{MEASURES[measure]}: done in {time.monotonic() - started_at:.0f} s")
     about: dict[str, Any] = {
-        "measured_at": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "measured_at": _now(),
         "seconds": time.monotonic() - started_at,
         "commit": commit_of(ROOT, PAGE),
         "busy_before": busy,
     }
     return results.merge(document, measure, outcome, about), True
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _restore(site: Site) -> None:

@@ -128,8 +128,9 @@ def _when(entry: dict[str, object]) -> str:
 
 
 def replace_section(text: str, document: Document) -> str:
-    """`text` with its results section written anew; results in it that are later than the
-    document's stay.  Raises ValueError unless both markers are in it once."""
+    """`text` with its results section written anew; results in it that are later than what
+    the document says of their measure stay.  Raises ValueError unless both markers are in it
+    once."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError("the page must have each marker of the results section once")
     before, _, rest = text.partition(BEGIN)
@@ -138,20 +139,22 @@ def replace_section(text: str, document: Document) -> str:
 
 
 def _later(old: str, document: Document) -> dict[str, str]:
-    """The text, by measure, of results in `old` that the document has not or has older ones of.
+    """The text, by measure, of results in `old` that the document has nothing or older of.
 
     The document lies in build/, which each checkout has its own of: what another one measured is
-    known from the page alone.  A measure that failed has no older result, here neither.
+    known from the page alone.  A measure that failed has no older result, here neither; a failure
+    without a time is of a document that had none yet, and older than any result.
     """
     _, *parts = _TITLE.split(old)
     texts = dict(zip(parts[::2], parts[1::2], strict=True))
     kept = {}
     for measure, title in MEASURES.items():
         found = _MEASURED_AT.search(texts.get(title, ""))
-        if found is None or measure in document["failures"]:
+        if found is None:
             continue
         entry = document["measures"].get(measure)
-        if entry is None or entry["measured_at"] < found[1]:
+        known_at = entry["measured_at"] if entry else document.get("failed_at", {}).get(measure, "")
+        if known_at < found[1]:
             kept[measure] = f"### {title}\n{texts[title].rstrip()}"
     return kept
 

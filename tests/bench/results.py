@@ -7,10 +7,12 @@
                               "figures": {<name>: {"median", "least", "most",
                                                    "repetitions"}},
                               "repetitions": [...]}},
-     "failures": {<measure>: why}}
+     "failures": {<measure>: why},
+     "failed_at": {<measure>: when}}
 
 A measure that is run again replaces its old result and leaves the others: a run can be made in
 parts, and has no one `commit` if they were made at several.  What was skipped is told in `notes`.
+Times are text that sorts in their order.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Outcome(NamedTuple):
 def empty() -> Document:
     """A document in which nothing was measured."""
     nothing: Document = {"format": FORMAT}
-    return nothing | _summary({}) | {"measures": {}, "failures": {}}
+    return nothing | _summary({}) | {"measures": {}, "failures": {}, "failed_at": {}}
 
 
 def merge(document: Document, measure: str, outcome: Outcome, about: Mapping[str, Any]) -> Document:
@@ -55,17 +57,31 @@ def merge(document: Document, measure: str, outcome: Outcome, about: Mapping[str
         "figures": {name: figure._asdict() for name, figure in outcome.figures.items()},
         "repetitions": [dict(repetition) for repetition in outcome.repetitions],
     }
-    failures = {name: why for name, why in document["failures"].items() if name != measure}
     measures = {**document["measures"], measure: entry}
-    return {**document, **_summary(measures), "measures": measures, "failures": failures}
+    return {
+        **document,
+        **_summary(measures),
+        "measures": measures,
+        "failures": _without(document["failures"], measure),
+        "failed_at": _without(document.get("failed_at", {}), measure),
+    }
 
 
-def fail(document: Document, measure: str, why: str) -> Document:
+def fail(document: Document, measure: str, why: str, failed_at: str) -> Document:
     """`document` with a failure; what an earlier run found of this measure is dropped, so that
     nobody takes it for this run's."""
-    measures = {name: entry for name, entry in document["measures"].items() if name != measure}
-    failures = {**document["failures"], measure: why}
-    return {**document, **_summary(measures), "measures": measures, "failures": failures}
+    measures = _without(document["measures"], measure)
+    return {
+        **document,
+        **_summary(measures),
+        "measures": measures,
+        "failures": {**document["failures"], measure: why},
+        "failed_at": {**document.get("failed_at", {}), measure: failed_at},
+    }
+
+
+def _without(entries: Mapping[str, Any], measure: str) -> dict[str, Any]:
+    return {name: entry for name, entry in entries.items() if name != measure}
 
 
 def figures(document: Document) -> dict[str, Figure]:

@@ -16,12 +16,14 @@ from tests.bench.samples import Figure
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 SVG = "{http://www.w3.org/2000/svg}"
-ABOUT = {
+ABOUT: dict[str, Any] = {
     "measured_at": "2026-01-01 00:00 UTC",
     "seconds": 61.5,
     "commit": "abc1234",
     "busy_before": 0.03,
 }
+
+EARLIER, LATER = "2025-12-31 23:59 UTC", "2026-01-01 00:01 UTC"
 
 
 def full_document(value: float = 1.25) -> Document:
@@ -66,7 +68,7 @@ def test_an_aim_is_reached_on_its_good_side_only() -> None:
 
 
 def test_the_table_shows_figures_notes_and_failures() -> None:
-    document = results.fail(full_document(), "seed", "TimeoutError: no seed")
+    document = results.fail(full_document(), "seed", "TimeoutError: no seed", LATER)
     text = page.table(document, list(MEASURES))
     assert "p50, Logship ÷ native" in text
     assert "0.625 – 2.50" in text
@@ -84,7 +86,7 @@ def test_the_section_holds_every_figure_and_when_it_was_measured() -> None:
 
 def test_the_section_says_what_was_not_measured() -> None:
     assert "Not measured yet" in page.section(results.empty())
-    document = results.fail(full_document(), "seed", "TimeoutError: no seed")
+    document = results.fail(full_document(), "seed", "TimeoutError: no seed", LATER)
     assert "No result: TimeoutError: no seed." in page.section(document)
 
 
@@ -106,18 +108,29 @@ def test_a_result_that_only_the_page_has_stays() -> None:
     assert "| rate, Logship ÷ native | **3.75 ×** |" in after
     assert page.replace_section(after, missing) == after
     assert page.replace_section(text, results.empty()).count("**1.25 ") == text.count("**1.25 ")
-    failed = results.fail(missing, "seed", "TimeoutError: no seed")
-    assert "pg_basebackup | **" not in page.replace_section(text, failed)
+
+
+def test_a_result_of_the_page_stays_unless_the_measure_failed_since() -> None:
+    text = page.replace_section(f"{page.BEGIN}{page.END}", full_document())
+    for failed_at in (ABOUT["measured_at"], LATER):
+        failed = results.fail(full_document(), "seed", "TimeoutError: no seed", failed_at)
+        after = page.replace_section(text, failed)
+        assert "pg_basebackup | **" not in after
+        assert "No result: TimeoutError: no seed." in after
+    failed = results.fail(full_document(), "seed", "TimeoutError: no seed", EARLIER)
+    assert page.replace_section(text, failed) == text
+    del failed["failed_at"]
+    assert page.replace_section(text, failed) == text, "as it was written without times"
 
 
 def test_a_result_of_the_page_stays_until_there_is_a_later_one() -> None:
     text = page.replace_section(f"{page.BEGIN}{page.END}", full_document(1.25))
     document = full_document(3.75)
-    document["measures"]["seed"]["measured_at"] = "2025-12-31 23:59 UTC"
+    document["measures"]["seed"]["measured_at"] = EARLIER
     after = page.replace_section(text, document)
     assert "| rate, Logship ÷ pg_basebackup | **1.25 ×** |" in after
     assert after.count("**1.25 ") == sum(row.measure == "seed" for row in CATALOG)
-    document["measures"]["seed"]["measured_at"] = "2026-01-01 00:01 UTC"
+    document["measures"]["seed"]["measured_at"] = LATER
     assert "**1.25 " not in page.replace_section(text, document)
 
 

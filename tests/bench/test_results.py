@@ -14,6 +14,7 @@ from tests.bench.results import Outcome
 from tests.bench.samples import Figure
 
 ABOUT = {"measured_at": "2026-01-01 00:00 UTC", "seconds": 1.0, "commit": "c", "busy_before": 0.0}
+FAILED_AT = "2026-01-01 00:01 UTC"
 
 
 def outcome(name: str, *values: float) -> Outcome:
@@ -49,7 +50,7 @@ def test_a_document_has_one_commit_if_all_its_measures_have_it() -> None:
     other = {**ABOUT, "commit": "d"}
     document = results.merge(document, "rate", outcome("rate_ratio", 0.7), other)
     assert document["commit"] is None
-    assert results.fail(document, "seed", "TimeoutError: no seed")["commit"] == "d"
+    assert results.fail(document, "seed", "TimeoutError: no seed", FAILED_AT)["commit"] == "d"
 
 
 def test_measuring_again_replaces_one_measure_and_keeps_the_others() -> None:
@@ -61,11 +62,12 @@ def test_measuring_again_replaces_one_measure_and_keeps_the_others() -> None:
 
 def test_a_failed_measure_leaves_no_older_figure_behind() -> None:
     document = results.merge(results.empty(), "seed", outcome("seed_ratio", 0.8), ABOUT)
-    document = results.fail(document, "seed", "TimeoutError: no seed")
+    document = results.fail(document, "seed", "TimeoutError: no seed", FAILED_AT)
     assert document["seed_ratio"] is None
     assert document["failures"] == {"seed": "TimeoutError: no seed"}
+    assert document["failed_at"] == {"seed": FAILED_AT}
     document = results.merge(document, "seed", outcome("seed_ratio", 0.9), ABOUT)
-    assert document["failures"] == {}
+    assert document["failures"] == document["failed_at"] == {}
 
 
 def test_a_figure_that_is_not_in_the_catalogue_is_a_mistake() -> None:
