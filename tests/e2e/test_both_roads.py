@@ -153,6 +153,7 @@ def test_a_link_that_is_cut_under_load_is_stood_in_for_and_catches_up_by_itself(
     shipper = pair.protect("main", server, address=network.endpoint, bucket=SPILL)
     with Load(server) as load, Statuses(pair, server) as statuses:
         wait_until(lambda: load.rows > 2000, PATIENCE_SECONDS, "some work")
+        wait_until(lambda: any(map(bucket_of, statuses.seen)), 30, "a status before the cut")
         assert not wal_in(store), "the bucket is not needed"
         before_cut = time.monotonic()
         network.do("refuse", 0)
