@@ -23,14 +23,14 @@ def main() -> int:
     parser.add_argument("--keep-going", action="store_true", help="go on after a failed round")
     args = parser.parse_args()
     if args.seed is not None:
-        return 0 if _round(args.seed, aloud=True) else 1
+        return 0 if run_round(args.seed, aloud=True) else 1
     seed = args.first if args.first is not None else random.SystemRandom().randrange(1 << 30)
     deadline = time.monotonic() + 60 * args.minutes
     failed: list[int] = []
     rounds = 0
     while time.monotonic() < deadline:
         rounds += 1
-        if not _round(seed, aloud=False):
+        if not run_round(seed, aloud=False):
             failed.append(seed)
             if not args.keep_going:
                 break
@@ -39,7 +39,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _round(seed: int, *, aloud: bool) -> bool:
+def run_round(seed: int, *, aloud: bool) -> bool:
     """Whether the round of `seed` found nothing wrong."""
     plan = make_plan(seed)
     directory = Path(tempfile.mkdtemp(prefix="logship-"))
@@ -60,8 +60,9 @@ def _round(seed: int, *, aloud: bool) -> bool:
 
     if aloud:
         print(plan, flush=True)
-    torture = Round(plan, home, ClusterTemplates(templates), say)
+    torture: Round | None = None
     try:
+        torture = Round(plan, home, ClusterTemplates(templates), say)
         found = torture.run()
     except Exception as error:
         print(f"FAILED, seed {seed}: {type(error).__name__}: {error}", *said, sep="\n")
@@ -69,7 +70,8 @@ def _round(seed: int, *, aloud: bool) -> bool:
         print(f"again: python -m tests.torture --seed {seed}", flush=True)
         return False
     finally:
-        torture.destroy()
+        if torture is not None:
+            torture.destroy()
         shutil.rmtree(directory, ignore_errors=True)
     seconds = time.monotonic() - began_at
     skipped = f" (left out: {'; '.join(torture.skipped)})" if torture.skipped else ""

@@ -16,7 +16,8 @@ class SmallDisk:
     """An ext4 of `SIZE_MB` on a loop device, mounted at `directory`.
 
     `mount` raises PermissionError, with the reason, where that is not to be had.  Where it is,
-    whatever fails is an error: faults that a machine can bring are not left out.
+    whatever fails is an error: faults that a machine can bring are not left out.  A `mount` that
+    raised left no image and nothing mounted.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -29,12 +30,16 @@ class SmallDisk:
     def mount(self) -> None:
         if why := _not_permitted():
             raise PermissionError(why)
-        with self._image.open("wb") as file:
-            file.truncate(SIZE_MB << 20)
-        _run("mkfs.ext4", "-q", "-m", "0", self._image)
-        self.directory.mkdir(mode=0o711)
-        self._attach()
-        self.directory.chmod(0o711)
+        try:
+            with self._image.open("wb") as file:
+                file.truncate(SIZE_MB << 20)
+            _run("mkfs.ext4", "-q", "-m", "0", self._image)
+            self.directory.mkdir(mode=0o711)
+            self._attach()
+            self.directory.chmod(0o711)
+        except BaseException:
+            self.unmount()
+            raise
 
     def fill(self) -> None:
         """Take nearly all the room there is."""

@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 
 
 class Round:
-    """Make it, `run` it, and `destroy` it in any case."""
+    """Make it, `run` it, and `destroy` it in any case: one that can't be made leaves no mount."""
 
     def __init__(self, plan: Plan, directory: Path, templates: ClusterTemplates, say: Say) -> None:
         self.plan = plan
@@ -54,18 +54,22 @@ class Round:
         self._say = say
         self._began_at = time.monotonic()
         self._disk = self._make_disk()
-        self.pair = Pair(directory, keep_free_mb=20 if self._disk is not None else 1)
-        self.pair.applier = SteppedProcess(
-            "applier", self.pair.applier.settings, self.pair.applier.log_file
-        )
-        self._primary = PrimaryServer.create(
-            postgres_dir(plan.major),
-            directory / "primary",
-            wal_segsize_mb=plan.wal_segsize_mb,
-            settings={"min_wal_size": f"{2 * plan.wal_segsize_mb}MB", "max_wal_size": "64MB"},
-            templates=templates,
-        )
-        self._network = Network(self.pair.link_port)
+        with contextlib.ExitStack() as undo:
+            if self._disk is not None:
+                undo.callback(self._disk.unmount)
+            self.pair = Pair(directory, keep_free_mb=20 if self._disk is not None else 1)
+            self.pair.applier = SteppedProcess(
+                "applier", self.pair.applier.settings, self.pair.applier.log_file
+            )
+            self._primary = PrimaryServer.create(
+                postgres_dir(plan.major),
+                directory / "primary",
+                wal_segsize_mb=plan.wal_segsize_mb,
+                settings={"min_wal_size": f"{2 * plan.wal_segsize_mb}MB", "max_wal_size": "64MB"},
+                templates=templates,
+            )
+            self._network = Network(self.pair.link_port)
+            undo.pop_all()
         self._shipper: SteppedProcess
         self._stop_writing = threading.Event()
         self._writers = [
@@ -121,7 +125,6 @@ class Round:
         try:
             disk.mount()
         except PermissionError as error:
-            disk.unmount()
             self.skipped.append(f"disk faults: {error}")
             return None
         return disk

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from logship.lsn import Lsn
 from tests.support.clusters import ClusterTemplates
+from tests.support.servers import PrimaryServer
+from tests.torture import __main__ as torture_program
+from tests.torture import disk
+from tests.torture.disk import SmallDisk
 from tests.torture.judge import Violation, check_record
 from tests.torture.plan import make_plan
 from tests.torture.round import Round
@@ -60,6 +65,58 @@ def test_a_record_that_forgot_what_the_status_showed_is_found() -> None:
     check_record(record, durable=Lsn(0x2FFF000), shown=Lsn(0x3000000))
     with pytest.raises(Violation, match="the status showed 0/3000001"):
         check_record(record, durable=Lsn(0x2FFF000), shown=Lsn(0x3000001))
+
+
+def test_a_disk_that_cannot_be_mounted_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[str] = []
+
+    def run(program: str, *arguments: object, accept: tuple[int, ...] = (0,)) -> None:
+        commands.append(program)
+        if program == "mount":
+            raise OSError("no loop device is free")
+
+    monkeypatch.setattr(disk, "_not_permitted", lambda: "")
+    monkeypatch.setattr(disk, "_run", run)
+    with pytest.raises(OSError, match="no loop device is free"):
+        SmallDisk(tmp_path / "applier").mount()
+    assert commands == ["mkfs.ext4", "mount"]
+    assert not (tmp_path / "applier.img").exists()
+
+
+def test_a_round_that_cannot_be_made_leaves_no_disk_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+
+    def no_server(*_: object, **__: object) -> None:
+        raise OSError("initdb failed")
+
+    monkeypatch.setattr(SmallDisk, "mount", lambda self: did.append("mount"))
+    monkeypatch.setattr(SmallDisk, "unmount", lambda self: did.append("unmount"))
+    monkeypatch.setattr(PrimaryServer, "create", no_server)
+    with_disk = next(
+        plan
+        for plan in map(make_plan, SEEDS)
+        if any(fault.target == "disk" for fault in plan.faults)
+    )
+    with pytest.raises(OSError, match="initdb failed"):
+        Round(with_disk, tmp_path, ClusterTemplates(tmp_path / "templates"), print)
+    assert did == ["mount", "unmount"]
+
+
+def test_a_round_that_cannot_be_made_is_told_as_failed_and_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_round(*_: object) -> None:
+        raise OSError("no loop device is free")
+
+    monkeypatch.setattr(torture_program, "Round", no_round)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert not torture_program.run_round(7, aloud=False)
+    assert "FAILED, seed 7: OSError: no loop device is free" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_other_wall_clock_is_read() -> None:
