@@ -34,12 +34,11 @@ pytestmark = pytest.mark.e2e
 S = SEGMENT_BYTES
 LAG_SECONDS = 2.0
 """How long nineteen of twenty commits of the well-protected instance may take to be replayed, on
-a machine that is busy with all of them; half of them take a tenth of it at most."""
+a machine that is busy with all of them; half of them take a tenth of it at most, or `TIMES_ALONE`
+of what half of them took before there was anybody else if that is longer."""
 MEASURED_SECONDS = 4.0
 ALONE_SECONDS = 1.0
 TIMES_ALONE = 10
-"""Half of the commits take at most so many times what half of them took before there was anybody
-else, and 50 ms for two cores that now have more than they can do."""
 BUDGETS = """
 [budgets]
 memory_mb = 1024
@@ -217,8 +216,7 @@ def test_hostile_neighbours_hurt_only_themselves(primary: PrimaryFactory, pair: 
         assert pair.status("good")["alarms"] == []
     assert len(found) > 20
     assert sorted(found)[len(found) * 19 // 20] < LAG_SECONDS, sorted(found)[-20:]
-    assert statistics.median(found) < LAG_SECONDS / 10
-    bound_seconds = TIMES_ALONE * statistics.median(alone) + 0.05
+    bound_seconds = max(LAG_SECONDS / 10, TIMES_ALONE * statistics.median(alone))
     assert statistics.median(found) < bound_seconds, sorted(found)
 
     # All that was meanwhile, and each was told why.
