@@ -90,7 +90,8 @@ class LinkDestination:
         self._facts: Facts | None = None
         self._said: Facts | None = None
         self._flush_lsn = 0
-        """What the last span since then said of the primary: no heartbeat may take it back."""
+        """What the last span since then said of the primary, 0 if none came: no heartbeat may take
+        it back."""
         self._events: deque[DestinationEvent] = deque()
         self._acked: Acked | None = None
         self.on_acked: Callable[[Acked], None] | None = None
@@ -165,8 +166,10 @@ class LinkDestination:
     # --- sending --------------------------------------------------------------------------
 
     def tell(self, facts: Facts) -> None:
-        before, self._facts = self._said, facts
-        self._flush_lsn = 0
+        before, told, self._facts = self._said, self._facts, facts
+        # The same again is no newer than what the spans said since.
+        if told is None or (told.timeline, told.flush_lsn) != (facts.timeline, facts.flush_lsn):
+            self._flush_lsn = 0
         session = self._session
         if session is None or session.closed or session.welcome is None or before is None:
             return

@@ -166,18 +166,24 @@ async def test_a_heartbeat_takes_nothing_back_that_a_span_said_of_the_primary(
     """The primary is asked every few seconds, and its stream says more all the while: what would
     be lost is measured by the last that was heard."""
     await shipping.connect()
+    told = Lsn(1000 * S)
 
     async def heartbeat_after(flush_lsn: int) -> int:
         before = len(given(rig, "heartbeat"))
         span = sealed_wal(1, shipping.sent.lsn, 100)
         shipping.destination.send_span(1, shipping.sent.lsn, span, flush_lsn)
         shipping.sent = at(1, shipping.sent.lsn + 100)
+        # Several destinations at once tell each the same again and again.
+        shipping.destination.tell(facts(flush_lsn=told))
         await until(lambda: len(given(rig, "heartbeat")) > before, "a heartbeat", 30)
         return int(given(rig, "heartbeat")[-1].flush_lsn)
 
-    assert await heartbeat_after(9 * S) == 9 * S
-    shipping.destination.tell(facts(flush_lsn=Lsn(10 * S)))
-    assert await heartbeat_after(9 * S) == 10 * S
+    assert await heartbeat_after(1001 * S) == 1001 * S
+    told = Lsn(1002 * S)
+    assert await heartbeat_after(1001 * S) == 1002 * S
+    assert await heartbeat_after(1003 * S) == 1003 * S
+    told = Lsn(9 * S)
+    assert await heartbeat_after(1003 * S) == 9 * S, "asked again, it had gone back"
 
 
 async def test_a_silent_far_end_is_lost_after_three_heartbeats(
