@@ -6,7 +6,8 @@ from applier.compat.case import BLOCK, PASS, WARN, Answer, Case, listed
 from logship.environment import DatabaseFacts, Environment, library_name
 
 _UNNAMED = "the library that has them"
-"""In place of a name, where none is known: the library of a resource manager."""
+"""In place of a name, where none is known: the library of a resource manager.  It keeps a block
+that is remembered; it is no name to be preloaded."""
 
 
 def extension_libraries(case: Case) -> Answer:
@@ -98,7 +99,7 @@ def resource_managers(case: Case) -> Answer:
     if environment is None or not environment.tells_of_cluster:
         needed, primary = list(case.lacked), ""
     else:
-        needed = _libraries_of_managers(environment)
+        needed = _libraries_of_managers(environment, case.lacked)
         primary = listed(f"{name} ({number})" for number, name in environment.resource_managers)
     if not needed:
         return Answer(PASS, "", "")
@@ -111,15 +112,33 @@ def resource_managers(case: Case) -> Answer:
         BLOCK,
         primary or "not told any more",
         standby,
-        "install the libraries on the recovery server, and put "
-        f"shared_preload_libraries = '{', '.join(dict.fromkeys([*own, *needed]))}' into the "
-        "instance's settings",
+        _preload(own, needed, missing),
         lacking=missing,
     )
 
 
-def _libraries_of_managers(environment: Environment) -> list[str]:
-    """What must be preloaded for the custom resource managers; nothing if there are none."""
+def _preload(own: list[str], needed: list[str], missing: tuple[str, ...]) -> str:
+    """The remedy where libraries of resource managers are missing, by name or without one."""
+    named = dict.fromkeys([*own, *(name for name in needed if name != _UNNAMED)])
+    remedies = []
+    if _UNNAMED in missing:
+        remedies.append(
+            "let the shipper's role read shared_preload_libraries on the primary (pg_monitor: "
+            "ops/primary-role.sql has the line), which names what is needed"
+        )
+    if missing != (_UNNAMED,):
+        remedies.append(
+            "install the libraries on the recovery server, and put shared_preload_libraries = "
+            f"'{', '.join(named)}' into the instance's settings"
+        )
+    return "; ".join(remedies)
+
+
+def _libraries_of_managers(environment: Environment, lacked: tuple[str, ...]) -> list[str]:
+    """What must be preloaded for the custom resource managers; nothing if there are none.
+
+    lacked: the libraries of them that were lacking when they were last known.
+    """
     names = {name for _, name in environment.resource_managers}
     if not names:
         return []
@@ -127,7 +146,8 @@ def _libraries_of_managers(environment: Environment) -> list[str]:
     of_managers = [name for name in preloaded if name in names]
     # Only a preloaded library can be one.  Where their names do not tell which, all are needed.
     needed = of_managers if len(of_managers) == len(names) else preloaded
-    return needed or [_UNNAMED]
+    # Those that were lacking need not be all: the primary may have others by now.
+    return needed or list(dict.fromkeys([*lacked, _UNNAMED]))
 
 
 def _present(case: Case) -> frozenset[str] | None:

@@ -296,14 +296,41 @@ def test_a_resource_manager_of_an_unknown_library_is_never_taken_for_preloaded()
     )
     verdict = check(profile(hidden), standby(HOST, ("pg_tde",)), None)
     assert verdict.lacking == (Lack("resource-managers", ("the library that has them",)),)
-    assert finding("resource-managers", hidden, preloads=("pg_tde",)).remedy.startswith(
-        "install the libraries on the recovery server, and put shared_preload_libraries = "
-        "'pg_tde, the library that has them' into the instance's settings"
+    found = finding("resource-managers", hidden, preloads=("pg_tde",))
+    assert found.remedy == (
+        "let the shipper's role read shared_preload_libraries on the primary (pg_monitor: "
+        "ops/primary-role.sql has the line), which names what is needed; or override the rule by "
+        "its name, resource-managers, for this instance"
     )
     installed = host_with(libraries=frozenset({"pg_tde"}))
     assert blocking(None, installed, preloads=("pg_tde",), lacked=verdict.lacking) == {
         "resource-managers"
     }
+
+
+def test_the_library_of_a_resource_manager_is_remembered_when_it_is_not_told_any_more() -> None:
+    hidden = environment_with(
+        preload_libraries=(),
+        resource_managers=((140, "pg_tde"),),
+        is_complete=False,
+        unread=("shared_preload_libraries",),
+    )
+    verdict = check(profile(OWN), standby(BARE), None)
+    for _ in range(2):
+        verdict = check(profile(hidden), standby(BARE, ("own",)), None, lacked=verdict.lacking)
+        found = next(each for each in verdict.findings if each.rule == "resource-managers")
+        assert found.remedy.startswith(
+            "let the shipper's role read shared_preload_libraries on the primary (pg_monitor: "
+            "ops/primary-role.sql has the line), which names what is needed; install the libraries "
+            "on the recovery server, and put shared_preload_libraries = 'own, pg_tde' into the "
+            "instance's settings; or"
+        )
+    # It preloads what it is known to need; another may be needed, told or silent.
+    for environment in (hidden, None):
+        rules = blocking(environment, BARE, preloads=("pg_tde",), lacked=verdict.lacking)
+        assert "resource-managers" in rules
+    everything = blocking(OWN, BARE, preloads=("pg_tde",), lacked=verdict.lacking)
+    assert "resource-managers" not in everything
 
 
 # --- collations -------------------------------------------------------------------------------
