@@ -242,11 +242,29 @@ class Service:
             await asyncio.sleep(self.settings.postgres.look_seconds)
             if self._packages.look(await asyncio.to_thread(host.packages)):
                 await self._packages_changed(host)
+            elif majors := await asyncio.to_thread(host.take_unanswered_majors):
+                await self._ask_again(majors)
 
     async def _packages_changed(self, host: Host) -> None:
         await host.discover()
         found = [f"{one.version} in {one.bin_dir}" for one in host.installations]
         log.info("installed software changed: the versions are checked again", found=found)
+        await self._check_again(list(self.open_instances.values()))
+
+    async def _ask_again(self, majors: set[int]) -> None:
+        """Check the instances again that would run on an installation that did not answer."""
+        concerned = [
+            instance
+            for instance in self.open_instances.values()
+            if (profile := instance.record.profile) is not None and profile.major in majors
+        ]
+        if not concerned:
+            return
+        names = [instance.name for instance in concerned]
+        log.info("an installation did not answer: it is asked again", instances=names)
+        await self._check_again(concerned)
+
+    async def _check_again(self, instances: Sequence[Instance]) -> None:
         turns = asyncio.Semaphore(OPEN_AT_ONCE)
 
         async def check_in_turn(instance: Instance) -> None:
@@ -257,7 +275,7 @@ class Service:
                 checking = instance.spawn(instance.following.check_again(start=True))
                 await asyncio.wait({checking}, timeout=CHECK_AGAIN_SECONDS)
 
-        await asyncio.gather(*map(check_in_turn, list(self.open_instances.values())))
+        await asyncio.gather(*map(check_in_turn, instances))
 
     async def _keep_looking_into_standbys(self) -> None:
         while True:

@@ -66,13 +66,17 @@ class Host:
         )
 
     def packages(self) -> dict[str, object]:
-        """The state of all that standbys run on here: changes when a package does, or when an
-        installation that did not answer is to be asked again.  Blocks for a millisecond."""
+        """The state of all that standbys run on here: changes when a package does.  Blocks for a
+        millisecond."""
         found = programs(self.settings.postgres.installations)
         state = state_of({*found, *self.surroundings.watched})
         state["programs"] = tuple(found)
-        state["unanswered"] = self.surroundings.unanswered
         return state
+
+    def take_unanswered_majors(self) -> set[int]:
+        """The majors with an installation that did not answer and is to be asked again, told
+        once for each time that it did not.  Blocks for a millisecond."""
+        return {one.major for one in self.surroundings.take_unanswered(self.installations)}
 
     def standby_socket_directory(self, name: str) -> Path:
         """Private to the standby's server; beside the WAL server's, for its short path."""

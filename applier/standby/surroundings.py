@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict, deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +75,8 @@ class Surroundings:
         self._known: dict[str, _Known] = {}
         self._failed_at: dict[str, float] = {}
         """When an installation did not answer, by its key."""
+        self._taken_at: dict[str, float] = {}
+        """For which of these times `take_unanswered` named it."""
         self._asked_more_at: deque[float] = deque(maxlen=MORE_PER_HOUR)
         self._turns: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         """Held while an installation is asked: whoever waited finds the answer kept."""
@@ -87,13 +90,20 @@ class Surroundings:
         # A copy: threads add to it.
         return {path for known in list(self._known.values()) for path in known.learnt.watched}
 
-    @property
-    def unanswered(self) -> dict[str, float]:
-        """The installations that did not answer and may be asked again by now, by their keys,
-        with when that was."""
-        failed = list(self._failed_at.items())  # a copy: threads look at it
-        now = time.monotonic()
-        return {key: at for key, at in failed if now - at >= ASK_AGAIN_SECONDS}
+    def take_unanswered(self, installations: Iterable[Installation]) -> list[Installation]:
+        """Those that did not answer and may be asked again by now: each once for each time that
+        it did not, so that nothing is asked for ever where nobody needs the answer."""
+        taken = []
+        for installation in installations:
+            with contextlib.suppress(LogshipError):  # it is gone
+                key = build_key(installation)
+                failed_at = self._failed_at.get(key)
+                if failed_at is None or self._taken_at.get(key) == failed_at:
+                    continue
+                if self._may_ask(installation):
+                    self._taken_at[key] = failed_at
+                    taken.append(installation)
+        return taken
 
     async def describe(
         self, installation: Installation, environment: Environment | None
@@ -127,8 +137,8 @@ class Surroundings:
 
     def _may_ask(self, installation: Installation) -> bool:
         """Whether it did not fail to answer just before."""
-        key = build_key(installation)
-        return key not in self._failed_at or key in self.unanswered
+        failed_at = self._failed_at.get(build_key(installation))
+        return failed_at is None or time.monotonic() - failed_at >= ASK_AGAIN_SECONDS
 
     def _may_ask_more(self, known: _Known | None, asked: frozenset[str]) -> bool:
         """Whether something was never asked for, and it is not too soon to do so."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from applier import service as service_module
 from applier.operations.record import InstanceRecord, Promotion, record_path, save_record
@@ -160,6 +161,41 @@ async def test_an_instance_that_is_slow_to_be_checked_again_does_not_keep_the_ot
     gate.set()
     await asyncio.wait_for(changed, 5)
     await until(lambda: checked == ["other", "slow"], "so is the slow one")
+
+
+async def test_who_would_run_on_what_did_not_answer_is_checked_again_and_nobody_else(
+    make: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make("ours", "other")
+    other = msgspec.structs.replace(_record("other"), profile=profile(server_version_num=160010))
+    save_record(service.settings.directory / "instances" / "other", other)
+    await service.open(["ours", "other"])
+    quick = msgspec.structs.replace(service.settings.postgres, look_seconds=0.01)
+    service.settings = msgspec.structs.replace(service.settings, postgres=quick)
+    unanswered, checked = [set[int](), {17}, set(), {16, 17}, {18}], list[str]()
+    monkeypatch.setattr(
+        service.host, "take_unanswered_majors", lambda: unanswered.pop(0) if unanswered else set()
+    )
+
+    def check_of(name: str) -> Callable[..., Coroutine[Any, Any, None]]:
+        async def check_again(*, start: bool) -> None:
+            assert start
+            checked.append(name)
+
+        return check_again
+
+    for name, instance in service.open_instances.items():
+        monkeypatch.setattr(instance.following, "check_again", check_of(name))
+    with capture_logs() as said:
+        looking = asyncio.create_task(service._keep_looking_at_packages(service.host))
+        await until(lambda: len(checked) == 3 and not unanswered, "they are checked")
+        looking.cancel()
+        await asyncio.wait({looking})
+    assert (checked[0], sorted(checked[1:])) == ("ours", ["other", "ours"])
+    assert [(each["event"], each["instances"]) for each in said] == [
+        ("an installation did not answer: it is asked again", names)
+        for names in (["ours"], ["ours", "other"])
+    ]
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_we_may() -> None:

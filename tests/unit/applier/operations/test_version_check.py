@@ -136,7 +136,7 @@ async def test_a_primary_that_is_given_is_compared_and_not_kept(
     assert instance.record.profile == ours
 
 
-async def test_an_installation_that_did_not_answer_is_asked_again_like_a_changed_package(
+async def test_an_installation_that_did_not_answer_is_to_be_asked_again_and_is_no_changed_package(
     instance: Instance, monkeypatch: pytest.MonkeyPatch, shared_tmp_path: Path
 ) -> None:
     """Its disk for temporary files was full: nothing else tells when that is over."""
@@ -145,12 +145,23 @@ async def test_an_installation_that_did_not_answer_is_asked_again_like_a_changed
     for name in ("postgres", "initdb"):
         (programs / name).write_text("#!/bin/sh\nexit 1\n")
         (programs / name).chmod(0o755)
+    silent = Installation(programs, 170010, "configured")
+    host.installations = [REMOVED, silent]
     watch = PackageWatch(host.packages())
-    with pytest.raises(LogshipError):
-        await host.surroundings.describe(Installation(programs, 170010, "configured"), None)
-    assert [watch.look(host.packages()) for _ in range(3)] == [False] * 3, "it is too soon"
-    monkeypatch.setattr(surroundings, "ASK_AGAIN_SECONDS", 0.0)
-    assert [watch.look(host.packages()) for _ in range(3)] == [False, True, False]
+
+    async def unanswered() -> list[set[int]]:
+        monkeypatch.setattr(surroundings, "ASK_AGAIN_SECONDS", 60.0)
+        with pytest.raises(LogshipError):
+            await host.surroundings.describe(silent, None)
+        too_soon = host.take_unanswered_majors()
+        monkeypatch.setattr(surroundings, "ASK_AGAIN_SECONDS", 0.0)
+        return [too_soon, host.take_unanswered_majors(), host.take_unanswered_majors()]
+
+    assert host.take_unanswered_majors() == set()
+    assert await unanswered() == [set(), {17}, set()]
+    host.surroundings._failed_at.clear()
+    assert await unanswered() == [set(), {17}, set()], "it failed once more"
+    assert [watch.look(host.packages()) for _ in range(3)] == [False] * 3
 
 
 class Surroundings:
