@@ -163,8 +163,19 @@ class StepOutcome:
             not (self.not_run or self.not_seen or self.held or self.refused)
             and {each.proof for each in needed} == NEEDED
             and all(each.result is Result.PASSED for each in needed)
-            and all(each.result is not Result.FAILED for each in self.observations)
+            and not self.failed
         )
+
+    @property
+    def failed(self) -> bool:
+        """Whether a proof failed: also one that was made before nothing more could be seen."""
+        return any(each.result is Result.FAILED for each in self.observations)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it was made, nothing broke that was looked at, and not all that is needed was."""
+        known = self.protected or self.held or self.refused or self.failed
+        return not (self.not_run or known)
 
     @property
     def title(self) -> str:

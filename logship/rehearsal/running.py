@@ -21,7 +21,7 @@ from logship.rehearsal.outcome import (
 from logship.rehearsal.plan import Kind, Plan, Step
 from logship.rehearsal.proving import prove
 from logship.rehearsal.site.stage import Stage, build
-from logship.rehearsal.steps import Change
+from logship.rehearsal.steps import Change, Made
 from logship.rehearsal.steps.image import ImageChange
 from logship.rehearsal.steps.major import MajorUpgrade
 from logship.rehearsal.steps.outage import Measure
@@ -135,7 +135,7 @@ def _step(stage: Stage, step: Step, before: Sequence[StepOutcome]) -> StepOutcom
         stage.say("  the step is made")
         with Measure(stage) as measure:
             made = change.make(stage)
-            measure.wait_protected()
+            _wait_protected(measure, made)
         if not made.refused:
             outage = measure.outage(is_new_cluster=made.is_new_cluster)
         stage.say("  looking at what came of it")
@@ -158,3 +158,11 @@ def _step(stage: Stage, step: Step, before: Sequence[StepOutcome]) -> StepOutcom
         findings=compare(verdict, observations, held=proven.held, before=before),
         details=dict(made.details),
     )
+
+
+def _wait_protected(measure: Measure, made: Made) -> None:
+    try:
+        measure.wait_protected()
+    except LogshipError:
+        made.drop()
+        raise

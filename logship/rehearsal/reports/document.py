@@ -11,7 +11,13 @@ from typing import Any
 from logship.redaction import names_a_secret, redact
 from logship.rehearsal.outcome import Observation, Report, RuleFinding, StepOutcome, Verdict
 from logship.rehearsal.plan import Plan, Step
-from logship.rehearsal.reports.words import begun, check_outcome, state, summary
+from logship.rehearsal.reports.words import (
+    begun,
+    check_outcome,
+    state,
+    summary,
+    why_unseen,
+)
 
 
 def document_of(report: Report) -> dict[str, Any]:
@@ -65,7 +71,7 @@ def _outcome(outcome: StepOutcome) -> dict[str, Any]:
         "protected": outcome.protected,
         "held": outcome.held,
         "not_run": outcome.not_run or None,
-        "not_seen": outcome.not_seen or None,
+        "not_seen": why_unseen(outcome) or None,
         "check": _check(outcome.verdict),
         "observations": [_observation(each) for each in outcome.observations],
         "symptoms": sorted(outcome.symptoms),

@@ -17,11 +17,11 @@ from logship.rehearsal.outcome import Observation, Proof, Report, Result, StepOu
 from logship.rehearsal.reports.words import (
     begun,
     grouped_findings,
-    not_looked_at,
     outage_facts,
     raised,
     state,
     summary,
+    why_unseen,
 )
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -76,9 +76,9 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
 def _cases(classname: str, outcome: StepOutcome, *, ended: bool) -> Iterator[ElementTree.Element]:
     """ended: whether the rehearsal came to its end by this step."""
     protection = _case(classname, "protection", outcome.outage.protection_seconds or 0.0)
-    if ended:
+    if outcome.unseen or (outcome.not_run and ended):
         kind = "not-run" if outcome.not_run else "not-seen"
-        message = _text(outcome.not_run or outcome.not_seen)
+        message = _text(outcome.not_run or why_unseen(outcome))
         ElementTree.SubElement(protection, "error", message=message, type=kind)
     elif outcome.not_run:
         ElementTree.SubElement(protection, "skipped", message=_text(outcome.not_run))
@@ -124,10 +124,8 @@ def _why(outcome: StepOutcome) -> str:
     if refused := outcome.refused or outcome.verdict.refused:
         return refused
     failed = [str(each.proof) for each in outcome.observations if each.result is Result.FAILED]
-    if failed:
-        return ", ".join(failed) + " failed"
-    lacking = [f"{proofs} not looked at: {why}" for proofs, why in not_looked_at(outcome)]
-    return "; ".join(lacking) or "nothing was looked at"
+    more = f"; not to be looked at further: {outcome.not_seen}" if outcome.not_seen else ""
+    return ", ".join(failed) + f" failed{more}"
 
 
 def _output(outcome: StepOutcome) -> Iterator[str]:

@@ -25,7 +25,7 @@ def state(step: StepOutcome) -> str:
     """How protection stands after a step, in one or two words."""
     if step.not_run:
         return "not run"
-    if step.not_seen:
+    if step.unseen:
         return "not seen"
     if step.protected:
         return "protected"
@@ -46,9 +46,10 @@ def check_outcome(verdict: Verdict) -> str:
 
 
 def proof_results(step: StepOutcome) -> dict[Proof, Result]:
-    """The worst result of each proof: an upgrade looks at the old cluster and at the new."""
+    """The worst result of each proof: an upgrade looks at the old cluster and at the new, and what
+    is not known of one is not known."""
     results = dict.fromkeys(Proof, Result.NOT_RUN)
-    for result in (Result.PASSED, Result.FAILED):
+    for result in (Result.PASSED, Result.NOT_RUN, Result.FAILED):
         results.update({each.proof: result for each in step.observations if each.result is result})
     return results
 
@@ -65,6 +66,14 @@ def not_looked_at(step: StepOutcome) -> list[tuple[str, str]]:
     return [(", ".join(each.proof for each in seen), why) for why, seen in proofs.items()]
 
 
+def why_unseen(step: StepOutcome) -> str:
+    """Why nobody knows more of it, though it was made; "": it is known."""
+    if step.not_seen or not step.unseen:
+        return step.not_seen
+    lacking = [f"{proofs} not looked at: {why}" for proofs, why in not_looked_at(step)]
+    return "; ".join(lacking) or "nothing was looked at"
+
+
 def raised(verdict: Verdict) -> list[RuleSaid]:
     """The rules that did not pass."""
     return [each for each in verdict.rules if each.outcome != "pass"]
@@ -72,14 +81,14 @@ def raised(verdict: Verdict) -> list[RuleSaid]:
 
 def summary(report: Report) -> str:
     """One sentence: whether protection would survive, and if not, where it ends."""
-    known = [each for each in report.steps if not each.not_run and not each.not_seen]
+    known = [each for each in report.steps if not each.not_run and not each.unseen]
     broken = [each for each in known if not each.protected]
     if broken:
         return f"protection would break: {'; '.join(map(_broken, broken))}"
     if not report.steps:
         return "nothing was rehearsed"
     for step in report.steps:
-        if step.not_seen:
+        if step.unseen:
             left = f"what came of {step.title} could not be looked at"
             return f"not shown whether protection would survive: {left}"
     left_out = len(report.steps) - len(known)

@@ -23,18 +23,23 @@ def _nothing() -> tuple[Observation, ...]:
     return ()
 
 
+def _no_more() -> None: ...
+
+
 class Made(NamedTuple):
     """How a change went.
 
     refused: what a command said that would not take it, "" if all did: then nothing was changed.
     look: looks at what only this kind of change lets see, beside the proofs of every step; called
     once, when what the step cost is known.  Raises LogshipError.
+    drop: removes what `look` would have looked at; called in its stead where that can't be known.
     is_new_cluster: its WAL positions have nothing to do with those of before.
     details: of interest in the JSON document.
     """
 
     refused: str = ""
     look: Callable[[], tuple[Observation, ...]] = _nothing
+    drop: Callable[[], None] = _no_more
     is_new_cluster: bool = False
     details: Mapping[str, Any] = {}
 

@@ -7,6 +7,7 @@ upgrade's cost is known.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -49,42 +50,60 @@ class MajorUpgrade:
         primary.start()
         stage.say(f"  pg_upgrade to {self._major}")
         primary.upgrade_major(self._major)
-        stage.resume_writes()
-        stage.ship()
         try:
-            new = _wait_succeeded(stage, old)
+            return _followed(stage, reference, old)
         except LogshipError as error:
-            # It is made all the same, and what came of it is to be seen.
-            missed = Observation(Proof.PROMOTE, Result.NOT_RUN, f"of {old}: {error}")
-            return Made(look=lambda: (missed,), is_new_cluster=True)
-        stage.say(f"  {new} takes the place of {old}, of which a copy is made")
-        with stage.looking():
-            copy = recovery.stopped_copy()
+            return _unseen(error, old)
 
-        def look() -> tuple[Observation, ...]:
-            stage.say(f"  {old} is opened on the copy")
-            return _look_at_old(copy, reference, old)
 
-        return Made(
-            look=look,
-            is_new_cluster=True,
-            details={"incarnation_before": old, "incarnation": new},
-        )
+def _followed(stage: Stage, reference: Reference, old: str) -> Made:
+    """After pg_upgrade.  Raises LogshipError: a machine does not do what it must."""
+    stage.resume_writes()
+    stage.ship()
+    try:
+        new = _wait_succeeded(stage, old)
+    except LogshipError as error:
+        # What came of the new cluster is to be seen all the same.
+        missed = Observation(Proof.PROMOTE, Result.NOT_RUN, f"of {old}: {error}")
+        details = {"incarnation_before": old}
+        return Made(look=lambda: (missed,), is_new_cluster=True, details=details)
+    stage.say(f"  {new} takes the place of {old}, of which a copy is made")
+    with stage.looking():
+        copy = stage.recovery.stopped_copy()
+
+    def look() -> tuple[Observation, ...]:
+        stage.say(f"  {old} is opened on the copy")
+        return _look_at_old(copy, reference, old)
+
+    details = {"incarnation_before": old, "incarnation": new}
+    return Made(look=look, drop=copy.remove, is_new_cluster=True, details=details)
+
+
+def _unseen(error: LogshipError, old: str) -> Made:
+    """It is made all the same: only, nobody can say what came of it."""
+
+    def look() -> tuple[Observation, ...]:
+        raise error
+
+    return Made(look=look, is_new_cluster=True, details={"incarnation_before": old})
 
 
 def _wait_succeeded(stage: Stage, old: str) -> str:
     """Until the recovery server knows the new cluster and keeps the old; its name."""
     deadline = time.monotonic() + SUCCESSION_SECONDS
+    status: Mapping[str, Any] = {}
     while True:
-        status = stage.recovery.status()
+        with contextlib.suppress(LogshipError):
+            status = stage.recovery.status()
         found, kept = status.get("incarnation"), status.get("previous") or ()
         if found and old in map(_name_of, kept):
             return _name_of(found)
         if time.monotonic() >= deadline:
+            seen = f"the instance is {status.get('phase')}" if status else "nobody answered"
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
                 f"the upgraded cluster did not take the place of {old} within "
-                f"{SUCCESSION_SECONDS:.0f} s; the instance is {status.get('phase')}",
+                f"{SUCCESSION_SECONDS:.0f} s; {seen}",
                 "see what the applier says of it",
             )
         time.sleep(_POLL_SECONDS)

@@ -17,8 +17,9 @@ from logship.rehearsal.reports.html import check_html_can_be_made, html_page
 from logship.rehearsal.reports.junit import junit_xml
 from logship.rehearsal.reports.table import table_lines
 from logship.rehearsal.reports.words import summary
-from tests.support.sample_report import bad_report, good_report, refused_report
+from tests.support.sample_report import WELL, bad_report, good_report, refused_report
 
+MISSED = Observation(Proof.PROMOTE, Result.NOT_RUN, "no copy")
 LACKING = Observation(Proof.AMCHECK, Result.NOT_RUN, "amcheck can't be had: app: no such file")
 
 
@@ -221,21 +222,56 @@ def test_junit_is_red_where_nobody_knows(report: Report, kind: str, message: str
     assert (error.get("type"), error.get("message")) == (kind, message)
 
 
+def test_a_failure_without_a_failed_proof_says_why() -> None:
+    suite = ElementTree.fromstring(junit_xml(with_last(good_report(), refused="too few")))
+    (failure,) = suite.iter("failure")
+    assert failure.get("message") == "refused: too few"
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("observations", "why"),
     [
-        ({"refused": "too few"}, "refused: too few"),
-        ({"observations": ()}, "broken: nothing was looked at"),
-        (
-            {"observations": (Observation(Proof.PROMOTE, Result.NOT_RUN, "no copy"),)},
-            "broken: promotion not looked at: no copy",
-        ),
+        ((), "nothing was looked at"),
+        ((MISSED,), "promotion not looked at: no copy"),
+        ((MISSED, *WELL), "promotion not looked at: no copy"),
     ],
 )
-def test_a_failure_without_a_failed_proof_says_why(changes: Any, message: str) -> None:
-    suite = ElementTree.fromstring(junit_xml(with_last(good_report(), **changes)))
-    (failure,) = suite.iter("failure")
-    assert failure.get("message") == message
+def test_what_was_needed_and_not_looked_at_is_no_break(
+    observations: tuple[Observation, ...], why: str
+) -> None:
+    report = with_last(good_report(), observations=observations)
+    assert not report.protected
+    assert summary(report) == (
+        "not shown whether protection would survive: "
+        "what came of primary: image postgres:16.14 could not be looked at"
+    )
+    row = table(report)[4]
+    assert row.endswith("not seen")
+    assert row.split()[6] == "-", "what is not known of one cluster is not known"
+    step = document_of(report)["steps"][-1]
+    assert (step["state"], step["not_seen"]) == ("not seen", why)
+    suite = ElementTree.fromstring(junit_xml(report))
+    (error,) = suite.iter("error")
+    assert (error.get("type"), error.get("message")) == ("not-seen", why)
+    assert not list(suite.iter("failure"))
+
+
+def test_what_was_seen_to_fail_before_nothing_more_was_seen_is_a_break() -> None:
+    lost = Observation(Proof.PROMOTE, Result.FAILED, "of the old cluster: it is not opened")
+    report = with_last(good_report(), observations=(lost,), not_seen="no answer")
+    assert summary(report) == "protection would break: broken after primary: image postgres:16.14"
+    lines = table(report)
+    assert lines[4].endswith("BROKEN")
+    assert "   made, but not to be looked at: no answer" in lines
+    assert "      of the old cluster: it is not opened" in lines
+    step = document_of(report)["steps"][-1]
+    assert (step["state"], step["not_seen"]) == ("broken", "no answer")
+    suite = ElementTree.fromstring(junit_xml(report))
+    assert [each.get("message") for each in suite.iter("failure")] == [
+        "broken: promotion failed; not to be looked at further: no answer",
+        "of the old cluster: it is not opened",
+    ]
+    assert not list(suite.iter("error"))
 
 
 def test_a_proof_that_could_not_be_had_is_told() -> None:
