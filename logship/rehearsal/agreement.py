@@ -3,12 +3,14 @@
 A rule that warned or blocked where nothing of what it guards against was seen, and a fault that
 no rule foresaw, are findings against the rules.  A rule is not judged by what nobody looked at:
 where a standby did not start, nothing is known of the order of its text.  A warning that stood
-before a step, when what it warns of was looked at and not seen, has not foreseen what broke in it.
+before a step, of the same values, when what it warns of was looked at and not seen, has not
+foreseen what broke in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from logship.rehearsal.outcome import (
     Observation,
@@ -84,6 +86,9 @@ _SEEN_BY: Mapping[Symptom, Proof] = {
 }
 """The proof that shows a fault, if there is one."""
 
+_OF_EACH_MINOR = frozenset({"known-bad-minors"})
+"""Rules that compare what every other image changes, and warn of the same all the while."""
+
 _RAISED = {"warn": "warned", "block": "blocked"}
 
 
@@ -103,7 +108,7 @@ def compare(
     return (
         *_gate(verdict, held=held),
         *_false_alarms(verdict, seen, _looked(observations)),
-        *_surprises(verdict, seen, _told_in_vain(before)),
+        *_surprises(verdict, seen, _standing(before)),
     )
 
 
@@ -120,25 +125,45 @@ def _looked(observations: Sequence[Observation]) -> set[Proof]:
     return looked
 
 
-def _told_in_vain(before: Sequence[StepOutcome]) -> set[tuple[str, Symptom]]:
-    """Rules that warn since some step, each with what it warned of that was looked at and not seen
-    since then.
+class _Standing(NamedTuple):
+    """A rule that warns since some step: of what values, which faults were looked for since then,
+    and which were seen."""
 
-    A rule that blocks is not among them: it holds the standby, whatever comes.
-    """
-    vain: set[tuple[str, Symptom]] = set()
-    right: set[tuple[str, Symptom]] = set()
+    values: str
+    looked_for: frozenset[Symptom] = frozenset()
+    seen: frozenset[Symptom] = frozenset()
+
+
+def _standing(before: Sequence[StepOutcome]) -> dict[str, _Standing]:
+    """By rule.  One that blocks is not among them: it holds the standby, whatever comes."""
+    standing: dict[str, _Standing] = {}
     for outcome in before:
         looked, seen = _looked(outcome.observations), outcome.symptoms
         for said in outcome.verdict.rules:
+            last = standing.pop(said.rule, None)
+            if said.outcome != "warn":
+                continue
+            if last is None or last.values != _values(said):
+                last = _Standing(_values(said))
             guards = RULE_GUARDS.get(said.rule, frozenset())
-            if said.outcome == "warn":
-                vain.update((said.rule, each) for each in guards if _SEEN_BY[each] in looked)
-                right.update((said.rule, each) for each in guards & seen)
-            else:
-                vain.difference_update((said.rule, each) for each in guards)
-                right.difference_update((said.rule, each) for each in guards)
-    return vain - right
+            looked_for = last.looked_for | {each for each in guards if _SEEN_BY[each] in looked}
+            standing[said.rule] = last._replace(
+                looked_for=looked_for, seen=last.seen | (guards & seen)
+            )
+    return standing
+
+
+def _values(said: RuleSaid) -> str:
+    """What makes of a warning another one."""
+    return "" if said.rule in _OF_EACH_MINOR else said.compared
+
+
+def _foreseen(said: RuleSaid, standing: _Standing | None) -> frozenset[Symptom]:
+    """What a rule that raised has foreseen, if it is seen now."""
+    guards = RULE_GUARDS.get(said.rule, frozenset())
+    if said.outcome == "block" or standing is None or standing.values != _values(said):
+        return guards
+    return guards - (standing.looked_for - standing.seen)
 
 
 def _gate(verdict: Verdict, *, held: bool) -> Iterator[RuleFinding]:
@@ -173,13 +198,12 @@ def _false_alarm(said: RuleSaid, guards: frozenset[Symptom]) -> str:
 
 
 def _surprises(
-    verdict: Verdict, seen: frozenset[Symptom], vain: set[tuple[str, Symptom]]
+    verdict: Verdict, seen: frozenset[Symptom], before: Mapping[str, _Standing]
 ) -> Iterator[RuleFinding]:
-    raised = {each.rule: each.outcome for each in verdict.rules if each.outcome in _RAISED}
+    raised = {each.rule: each for each in verdict.rules if each.outcome in _RAISED}
     foreseen: set[Symptom] = set(_REFUSAL_GUARDS) if verdict.refused else set()
-    for rule, outcome in raised.items():
-        guards = RULE_GUARDS.get(rule, frozenset())
-        foreseen.update(each for each in guards if outcome == "block" or (rule, each) not in vain)
+    for rule, said in raised.items():
+        foreseen |= _foreseen(said, before.get(rule))
     passed = {each.rule for each in verdict.rules} - raised.keys()
     for symptom in sorted(seen - foreseen):
         guarding = [rule for rule, guards in RULE_GUARDS.items() if symptom in guards]

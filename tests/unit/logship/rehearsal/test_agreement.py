@@ -173,6 +173,33 @@ def test_a_warning_that_is_new_or_was_right_or_untried_has_foreseen_it() -> None
         assert compare(warned, NO_REPLAY, held=False, before=both) == ()
 
 
+def of_values(rule: str, primary: str, standby: str) -> Verdict:
+    """It warns of these, and all others pass."""
+    rules = (
+        RuleSaid(rule, "warn", primary, standby) if each.rule == rule else each
+        for each in said().rules
+    )
+    return Verdict(tuple(rules))
+
+
+def test_a_warning_of_other_values_is_another_warning() -> None:
+    """But of known bad minors: every image brings others."""
+    broke = failed(Proof.COLLATIONS, Symptom.ORDER)
+    first = of_values("collation-versions", "2.31", "2.36")
+    other = of_values("collation-versions", "2.24", "2.36")
+    well = [StepOutcome(None, first, ALL_PASSED)]
+    assert compare(other, broke, held=False, before=well) == ()
+    (finding,) = compare(first, broke, held=False, before=well)
+    assert finding.text.endswith("; collation-versions warned before, when it was whole")
+    well.append(StepOutcome(None, other, ALL_PASSED))
+    assert compare(first, broke, held=False, before=well) == ()
+    assert len(compare(other, broke, held=False, before=well)) == 1
+
+    minors = [of_values("known-bad-minors", "16.9", standby) for standby in ("16.9", "16.14")]
+    well = [StepOutcome(None, minors[0], ALL_PASSED)]
+    assert len(compare(minors[1], NO_REPLAY, held=False, before=well)) == 1
+
+
 def test_a_rule_that_holds_the_standby_guards_it_in_every_step() -> None:
     blocked = said(minor_order="block")
     before = StepOutcome(None, blocked, ALL_PASSED, held=True)
