@@ -34,7 +34,8 @@ COPY public.orders (id, note) FROM stdin;
 2\t\\N
 \\.
 CREATE INDEX orders_note ON public.orders (note);
-CREATE DATABASE other;
+  CLUSTER; -- all that were clustered before
+	CREATE DATABASE other; -- not in the one that is connected to
 \\connect other
 CREATE TABLE public.here (id integer);
 \\unrestrict abc

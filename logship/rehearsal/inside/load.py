@@ -2,7 +2,9 @@
 
 In: {"conninfo": TEXT with a database, "file": PATH}.  Out: {}.  Of psql's own commands it knows
 those that pg_dump and pg_dumpall write: `\\connect NAME`, `\\restrict`, `\\unrestrict`, and the end
-of the data of a COPY.  A command that PostgreSQL takes only alone has a line of its own.
+of the data of a COPY.  A command that PostgreSQL takes only alone has a line of its own.  All that
+stands between two of these is one text for the server, and so one transaction, if it does not say
+otherwise.
 """
 
 from __future__ import annotations
@@ -24,10 +26,19 @@ _CONNECT = re.compile(
 _PASSED_OVER = re.compile(r"^\\(?:un)?restrict\b")
 # PostgreSQL takes them in no text with others.
 _ALONE = re.compile(
-    r"^(?:(?:create|drop) database|alter system|vacuum|reindex\s+(?:\(.*\)\s*)?(?:database|system)"
-    r"|(?:create (?:unique )?|drop |re)index\s.*\bconcurrently)\b.*;\s*$",
-    re.IGNORECASE,
+    r"""^\s*(?:
+        (?:create|drop)\s+(?:database|tablespace|subscription)
+        |alter\s+(?:system|subscription|database\s.*\bset\s+tablespace)
+        |alter\s+table\s.*\bdetach\s+partition\s.*\bconcurrently
+        |(?:commit|rollback)\s+prepared
+        |cluster
+        |vacuum
+        |reindex\s*(?:\(.*\)\s*)?(?:database|schema|system)
+        |(?:create\s+(?:unique\s+)?|drop\s+|re)index\b.*\bconcurrently
+    )\b.*;\s*(?:--.*)?$""",
+    re.IGNORECASE | re.VERBOSE,
 )
+_DOLLARS = re.compile(r"\$(?:[^\W\d]\w*)?\$")
 _END_OF_DATA = "\\."
 
 
@@ -41,12 +52,17 @@ class Part(NamedTuple):
 
 
 def parts(lines: Iterable[str]) -> Iterator[Part]:
-    """Pure.  What stands between two COPYs or connects is sent as it is, as one text."""
+    """Pure.  What stands between two COPYs, connects or commands that stand alone is sent as it is,
+    as one text."""
     text: list[str] = []
+    quote = ""
     rest = iter(lines)
     for line in rest:
         connect = _CONNECT.match(line)
-        if connect is not None or _COPY.match(line) or _ALONE.match(line):
+        alone = not quote and _ALONE.match(line)
+        quote = _quote_after(line, quote)
+        if connect is not None or _COPY.match(line) or alone:
+            quote = ""
             if any(each.strip() for each in text):
                 yield Part("".join(text))
             text = []
@@ -55,12 +71,22 @@ def parts(lines: Iterable[str]) -> Iterator[Part]:
         elif _COPY.match(line):
             data = iter(rest.__next__, f"{_END_OF_DATA}\n")
             yield Part(line, data="".join(data))
-        elif _ALONE.match(line):
+        elif alone:
             yield Part(line)
         elif not _PASSED_OVER.match(line):
             text.append(line)
     if any(each.strip() for each in text):
         yield Part("".join(text))
+
+
+def _quote_after(line: str, quote: str) -> str:
+    """Which dollar quote is open after a line; "": none.  quote: the one before it."""
+    for dollars in _DOLLARS.findall(line):
+        if not quote:
+            quote = dollars
+        elif dollars == quote:
+            quote = ""
+    return quote
 
 
 def load(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -164,8 +164,9 @@ class Primary:
         return self.server.sql(*statements, database=database)
 
     def run_script(self, script: str | bytes, database: str) -> None:
-        """Statements one after the other, each by itself, until one is refused: by psql if the
-        installation has it, else by `inside.load`.  Raises LogshipError."""
+        """Statements until one is refused: each by itself by psql, if the installation has it; else
+        by `inside.load`, which makes one transaction of those that can be one.  Raises
+        LogshipError."""
         file = self.machine.home / "script.sql"
         self.machine.write(file, script)
         conninfo = make_conninfo(self.server.conninfo, dbname=database)

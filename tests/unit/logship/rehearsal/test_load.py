@@ -55,10 +55,42 @@ def test_what_postgresql_takes_only_alone_is_sent_alone() -> None:
         "drop index concurrently i;\n",
         "reindex table concurrently t;\n",
         "alter system set jit = off;\n",
+        "create tablespace fast location '/fast';\n",
+        "DROP TABLESPACE fast;\n",
+        "create subscription s connection 'host=a;' publication p;\n",
+        "drop subscription if exists s;\n",
+        "alter subscription s refresh publication;\n",
+        "alter database a set tablespace fast;\n",
+        "alter table t detach partition p concurrently;\n",
+        "commit prepared 'a';\n",
+        "cluster;\n",
+        "reindex (concurrently) table t;\n",
+        "reindex schema public;\n",
+        "  vacuum t;\n",
+        "\tdrop database a; -- it is of no use\n",
+        "create  database a ;  --\n",
     )
     assert cut("".join(lines)) == [Part(line) for line in lines]
-    together = "create index i on t (a);\ncreate table vacuums (a int);\nreindex table t;\n"
+    together = (
+        "create index i on t (a);\ncreate table vacuums (a int);\nreindex table t;\n"
+        "alter database a set work_mem = '1MB';\nalter table t detach partition p;\n"
+        "-- vacuum t;\nselect 1 -- drop database a;\n;\n"
+    )
     assert cut(together) == [Part(together)]
+
+
+def test_what_is_quoted_by_dollars_is_not_cut() -> None:
+    body = (
+        "do $do$ begin\n  perform $$a;\n  vacuum;\n$$;\n  cluster t using i;\nend $do$;\n"
+        "select $1$2, '$ $', $$one line$$;\n"
+    )
+    assert cut(f"{body}cluster t;\n") == [Part(body), Part("cluster t;\n")]
+    # A comment's dollars are over at the next COPY.
+    assert cut("-- $$\ncopy t from stdin;\n\\.\nvacuum;\n") == [
+        Part("-- $$\n"),
+        Part("copy t from stdin;\n", data=""),
+        Part("vacuum;\n"),
+    ]
 
 
 def test_parameters_are_quoted() -> None:
