@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from logship.errors import LogshipError
 from logship.rehearsal.outcome import Verdict
 from logship.rehearsal.plan import Step
+from logship.rehearsal.site.primary import Primary
 from logship.rehearsal.site.stage import Stage
 from logship.rehearsal.steps import Made
 
@@ -18,12 +20,21 @@ class Statements:
     def foresee(self, stage: Stage) -> Verdict:
         with stage.primary_copy() as primary:
             primary.start()
-            primary.run_script(self._sql, self._database)
+            self._run_on(primary)
             return stage.verdict_on(primary)
 
     def make(self, stage: Stage) -> Made:
-        stage.primary.run_script(self._sql, self._database)
+        self._run_on(stage.primary)
         return Made()
+
+    def _run_on(self, primary: Primary) -> None:
+        try:
+            primary.run_script(self._sql, self._database)
+        except LogshipError as error:
+            # What is to be changed is often in another than the first.
+            where = "--sql-database, or `database` in a plan, says where statements run"
+            hint = error.hint or f"this was in {self._database}: {where}"
+            raise LogshipError(error.code, error.what, hint, retryable=error.retryable) from error
 
 
 class Checksums:
