@@ -17,7 +17,9 @@ from logship.link.token import JoinToken
 from logship.link.transport import Dealer
 from shipper.commands.join_request import redeem
 from tests.support.fake_intake import new_keys
+from tests.support.installations import cache_directory
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
+from tests.support.processes import server_account
 from tests.support.waiting import free_port
 from tests.unit.applier.operations.conftest import Listener
 
@@ -188,6 +190,11 @@ async def test_a_declared_name_and_names_that_can_not_be_are_refused(recovery: R
 
 
 async def test_what_the_version_check_would_block_is_told(recovery: Recovery) -> None:
+    account = server_account()
+    with recovery.file.open("a") as file:
+        file.write(f'postgres.installations = ["{cache_directory()}"]\n')
+        file.write(f'postgres.run_as = "{account.pw_name if account else ""}"\n')
+    await recovery.restart()
     joined = await join(await recovery.token(), new_keys(), server_version_num=140999)
     notes = " ".join(joined.notes)
     assert "minor-order blocks (14.999 / 14." in notes

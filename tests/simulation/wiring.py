@@ -344,7 +344,7 @@ class SimVersionCheck(VersionCheck):
         await asyncio.sleep(0.001)
         blocked = profile.max_connections > machine().allowed_connections
         return SimpleNamespace(
-            blocked=blocked, summary=lambda: "simulated", outcome="pass", concerns=()
+            blocked=blocked, summary=lambda: "simulated", outcome="pass", concerns=(), lacking=()
         )
 
     def _look_for_client_rules(self, *_: Any) -> None:
