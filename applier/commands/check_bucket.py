@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from applier.settings import ApplierSettings, BucketSettings
 from logship.bucket.keys import Keys
-from logship.bucket.seed_archive import list_seeds
 from logship.checks import Check, failed, ok, warn
 from logship.errors import LogshipError
 from logship.objects import ObjectStore
@@ -66,9 +65,7 @@ def _instance(name: str, store: ObjectStore, identities: Identities) -> Check:
                 f"nothing of {name} is in {store.name} yet",
                 "start its shipper; if it runs, compare the two urls",
             )
-        contents = Contents(store, Keys(name, chosen), identities)
-        contents.prove()
-        seeds = list_seeds(store, contents.keys, identities)
+        seeds = Contents(store, Keys(name, chosen), identities).prove()
     except LogshipError as error:
         return failed(check_name, error)
     if not seeds:

@@ -45,6 +45,8 @@ class BucketRoad:
         self._link_lost_at = time.monotonic()
         self._failure: LogshipError | None = None
         self._alarm: Code | None = None
+        self._sealed: Code | None = None
+        """The alarm that stands whether or not the bucket answers."""
         self._is_dry = False
         self._dried = asyncio.Event()
 
@@ -126,9 +128,19 @@ class BucketRoad:
         self._failure = None
         self._clear_alarm()
 
+    def bucket_sealed(self, error: LogshipError | None) -> None:
+        if error is not None:
+            self._instance.alarms.raise_error(error)
+            self._sealed = error.code
+        elif self._sealed is not None:
+            if self._sealed != self._alarm:
+                self._instance.alarms.clear(self._sealed)
+            self._sealed = None
+
     def _clear_alarm(self) -> None:
         if self._alarm is not None:
-            self._instance.alarms.clear(self._alarm)
+            if self._alarm != self._sealed:
+                self._instance.alarms.clear(self._alarm)
             self._alarm = None
 
     def status(self) -> status.BucketStatus | None:

@@ -200,5 +200,9 @@ class BucketIntake(Intake, Protocol):
     def bucket_answers(self) -> None:
         """What the reader asks for, it gets again."""
 
+    def bucket_sealed(self, error: LogshipError | None) -> None:
+        """Something in the bucket can't be opened, whether or not it is asked for; None: all
+        can be, as far as was looked."""
+
     def bucket_dry(self) -> None:
         """All that is in the bucket was handed on; nothing of it is missing."""

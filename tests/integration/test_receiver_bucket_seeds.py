@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from applier.receivers.bucket import reader
 from applier.receivers.bucket.reader import SeedOrder
 from applier.receivers.bucket.receiver import BucketReceiver
 from logship.bucket.keys import Keys, Place
@@ -456,6 +457,31 @@ async def test_an_old_seed_whose_identity_is_lost_is_an_alarm_and_hides_no_newer
     assert error.code is Code.IDENTITY_MISSING
     assert "ab02" in error.what
     await seeded(intake, "ab01")
+    assert intake.sealed is error, "also while the bucket is read"
+    await receiver.stop()
+    assert intake.sealed is None
+
+
+async def test_the_alarm_ends_when_the_seed_that_cannot_be_opened_is_removed(
+    intake: FakeBucketIntake,
+    store: WatchedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader, "MAX_PROOF_PAUSE_SECONDS", 0.05)
+    lost, _ = identities(tmp_path, "lost")
+    recipients, ours = identities(tmp_path, "ours")
+    BucketWriter(store.inner, "orders", PROFILE, recipients).write_many(1, 3 * S, 4 * S, S // 2)
+    write_seed(store, 3 * S + 40, "ab01", recipients=lost)
+    intake.wanted = False
+    receiver = reads(intake, store, ours)
+    receiver.start(["orders"])
+    await until(lambda: len(intake.of_kind("bucket_failed")) > 1, "it is said again")
+    assert not intake.times_answered
+    keys = Keys("orders", PROFILE.incarnation)
+    store.inner.delete([each.key for each in store.inner.listing(keys.all_seeds)])
+    await until(lambda: intake.times_answered, "it is over")
+    assert intake.sealed is None
     await receiver.stop()
 
 

@@ -238,6 +238,8 @@ class FakeBucketIntake(FakeIntake):
         self.accepted: Incarnation | None = None
         self.promoted_at: FencedError | None = None
         self.heard_at: list[tuple[int, int, float]] = []
+        self.times_answered = 0
+        self.sealed: LogshipError | None = None
 
     def heard_with_span(self, timeline: int, flush_lsn: int, at: float = 0.0) -> None:
         super().heard_with_span(timeline, flush_lsn)
@@ -260,7 +262,10 @@ class FakeBucketIntake(FakeIntake):
         self.log.append(("bucket_failed", error))
 
     def bucket_answers(self) -> None:
-        pass
+        self.times_answered += 1
+
+    def bucket_sealed(self, error: LogshipError | None) -> None:
+        self.sealed = error
 
     def bucket_dry(self) -> None:
         self.log.append(("bucket_dry", self.written))

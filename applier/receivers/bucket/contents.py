@@ -14,7 +14,7 @@ from logship import __version__
 from logship.bucket.keys import Place
 from logship.bucket.listing import Item, items_of
 from logship.bucket.reading import Bucket, incarnations, newest_incarnation, shipped_at
-from logship.bucket.seed_archive import list_seeds
+from logship.bucket.seed_archive import SeedInfo, list_seeds
 from logship.bucket.wal_objects import Head, damaged, read_head, unpack
 from logship.errors import Code, LogshipError
 from logship.frames import PROTOCOL_VERSION, Hello
@@ -67,21 +67,20 @@ def newer_incarnation(
 class Contents(Bucket):
     """The objects of one incarnation."""
 
-    def prove(self) -> None:
+    def prove(self) -> list[SeedInfo]:
         """Open the ends of what will be needed: the newest and the oldest WAL, and each seed, as
-        what was sealed before its keys were changed needs the old identity.
+        what was sealed before its keys were changed needs the old identity.  Returns the seeds.
 
         Raises LogshipError: IDENTITY_MISSING, OBJECT_DAMAGED, and of the store.
         """
         profile = self.newest_profile()
-        if profile is None:
-            return
-        wal = [item for item in self.all_items(profile.wal_segment_size) if item.size_bytes]
+        items = self.all_items(profile.wal_segment_size) if profile is not None else []
+        wal = [item for item in items if item.size_bytes]
         for key in dict.fromkeys(item.key for item in (*wal[-1:], *wal[:1])):
             fetched = self.store.get(key)
             if fetched is not None:
                 self.identities.open(fetched.data, self.where(key))
-        list_seeds(self.store, self.keys, self.identities)
+        return list_seeds(self.store, self.keys, self.identities)
 
     # --- WAL --------------------------------------------------------------------------------
 

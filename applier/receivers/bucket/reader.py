@@ -99,8 +99,8 @@ class BucketReader:
         proving: asyncio.Task[None] | None = None
         try:
             error = await self._prove()
-            if error is not None and error.retryable:
-                proving = asyncio.create_task(self._prove_later())
+            if error is not None and _may_end(error):
+                proving = asyncio.create_task(self._prove_later(error))
             while not self._is_done:
                 await self._until_wanted()
                 fence = self._fence_to_tell()
@@ -111,6 +111,8 @@ class BucketReader:
         finally:
             if proving is not None:
                 proving.cancel()
+            if not self._once:
+                self._intake.bucket_sealed(None)
             self._attachment.let_go("the bucket is not read any more")
             await self._seeds.stop()
 
@@ -181,25 +183,27 @@ class BucketReader:
 
     async def _prove(self) -> LogshipError | None:
         """That what is in the bucket can be opened: now, not in the middle of a disaster."""
+        error: LogshipError | None = None
         try:
             contents = await self._aside(self._find)
             if contents is not None:
                 await self._aside(contents.prove)
-        except LogshipError as error:
+        except LogshipError as caught:
+            error = caught
+        if not self._once and (error is None or error.code is Code.IDENTITY_MISSING):
+            self._intake.bucket_sealed(error)
+        if error is not None and not self.is_attached:  # else what reads it has the word
             self._intake.bucket_failed(error)
-            return error
-        return None
+        return error
 
-    async def _prove_later(self) -> None:
-        """The bucket did not answer: again, until it is known whether it can be opened."""
+    async def _prove_later(self, error: LogshipError | None) -> None:
+        """The bucket did not answer, or has what can't be opened: again, until all can be."""
         pause = self._reading.poll_seconds
-        while True:
-            await asyncio.sleep(pause)
+        while error is not None and _may_end(error):
+            await asyncio.sleep(pause if error.retryable else MAX_PROOF_PAUSE_SECONDS)
             error = await self._prove()
             if error is None:
                 self._attachment.proved()
-            if error is None or not error.retryable:
-                return
             pause = min(2 * pause, MAX_PROOF_PAUSE_SECONDS)
 
     async def _fence(self, error: FencedError) -> None:
@@ -396,6 +400,11 @@ class BucketReader:
 
     async def _aside(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._reading.threads, work)
+
+
+def _may_end(error: LogshipError) -> bool:
+    """Whether it may be over without a restart: a seed that can't be opened may be removed."""
+    return error.retryable or error.code is Code.IDENTITY_MISSING
 
 
 def no_seed(store: ObjectStore, instance: str) -> RefusedError:

@@ -542,3 +542,24 @@ async def test_a_bucket_without_a_word_of_the_instance_is_asked_not_idle(
     change_settings(instance, public_key="")
     instance.bucket.is_open = True
     assert instance.bucket.status() == {"state": "reading", "error": None}
+
+
+def test_what_cannot_be_opened_is_an_alarm_however_much_of_the_rest_is_read(
+    instance: Instance,
+) -> None:
+    road, alarms = instance.bucket, instance.alarms
+    sealed = LogshipError(Code.IDENTITY_MISSING, "an old seed is sealed", "remove it")
+    road.bucket_sealed(sealed)
+    for error in (sealed, LogshipError(Code.BUCKET_UNREACHABLE, "nobody", retryable=True)):
+        road.bucket_failed(error)
+        assert alarms.has(error.code)
+        road.bucket_answers()
+        assert [each["code"] for each in alarms.as_list()] == ["identity-missing"]
+    road.bucket_sealed(None)
+    assert alarms.as_list() == []
+    road.bucket_failed(sealed)
+    road.bucket_sealed(sealed)
+    road.bucket_sealed(None)
+    assert alarms.has(sealed.code), "it is in the way of what is read"
+    road.bucket_answers()
+    assert alarms.as_list() == []
