@@ -60,16 +60,20 @@ class Health:
         *,
         primary_reachable: bool,
         away: Mapping[str, LogshipError | None] = MappingProxyType({}),
+        standing: LogshipError | None = None,
     ) -> dict[str, Any]:
-        """The answer: `healthy` where WAL has its whole way.  away: of several destinations."""
+        """The answer: `healthy` where WAL has its whole way.  away: of several destinations.
+        standing: why the destination takes nothing though it is connected."""
+        is_shipping = self.state is State.SHIPPING
+        error = standing if is_shipping and standing is not None else self.error
         return {
             "instance": instance,
             "state": self.state,
             "state_seconds": round(self._clock() - self._since, 1),
             "primary_reachable": primary_reachable,
             "away": {name: error and error.as_dict() for name, error in away.items()},
-            "healthy": self.state is State.SHIPPING and primary_reachable and not away,
-            "error": None if self.error is None else self.error.as_dict(),
+            "healthy": is_shipping and primary_reachable and not away and standing is None,
+            "error": None if error is None else error.as_dict(),
         }
 
 

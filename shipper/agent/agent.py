@@ -24,7 +24,15 @@ from logship.lsn import Lsn
 from shipper.agent.last_primary import LastPrimary
 from shipper.agent.shipping import REFUSED_RETRY_SECONDS, Shipping
 from shipper.backoff import Backoff, Reminder
-from shipper.destinations import Accepted, Destination, Facts, HasMembers, Lost, SeedFinished
+from shipper.destinations import (
+    Accepted,
+    Destination,
+    Facts,
+    HasMembers,
+    Lost,
+    MayStand,
+    SeedFinished,
+)
 from shipper.health import Health, State
 from shipper.sources import Source, SourceIdentity
 
@@ -93,7 +101,11 @@ class Agent:
         """How it is, as `shipper health` shows it."""
         destination = self._destination
         away = destination.away() if isinstance(destination, HasMembers) else {}
-        return self._health.as_dict(instance, primary_reachable=self._source.reachable, away=away)
+        standing = destination.standing() if isinstance(destination, MayStand) else None
+        reachable = self._source.reachable
+        return self._health.as_dict(
+            instance, primary_reachable=reachable, away=away, standing=standing
+        )
 
     async def _run_forever(self) -> None:
         backoff = Backoff()

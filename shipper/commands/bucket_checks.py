@@ -12,11 +12,21 @@ from shipper.settings import ShipperSettings
 from shipper.settings_bucket import BucketSettings
 
 if TYPE_CHECKING:
+    from logship.bucket.epoch_record import EpochRecord
+    from logship.identity import Profile
+    from logship.lsn import Position
     from logship.objects import ObjectStore
 
 
-def check_bucket(settings: ShipperSettings, bucket: BucketSettings) -> Iterator[Check]:
-    """Writes and removes objects below the instance's name; leaves none."""
+Primary = tuple["Profile", "Position"]
+"""What it is, and how far it has got."""
+
+
+def check_bucket(
+    settings: ShipperSettings, bucket: BucketSettings, primary: Primary | None
+) -> Iterator[Check]:
+    """Writes and removes objects below the instance's name; leaves none.  primary: None if it
+    can't be asked."""
     from logship.objects.opening import open_store
 
     try:
@@ -25,7 +35,7 @@ def check_bucket(settings: ShipperSettings, bucket: BucketSettings) -> Iterator[
         yield failed("bucket", error)
         return
     try:
-        yield from _check_store(settings, store)
+        yield from _check_store(settings, store, primary)
     finally:
         store.close()
     if bucket.recipients:
@@ -41,12 +51,14 @@ def check_bucket(settings: ShipperSettings, bucket: BucketSettings) -> Iterator[
         )
 
 
-def _check_store(settings: ShipperSettings, store: ObjectStore) -> Iterator[Check]:
+def _check_store(
+    settings: ShipperSettings, store: ObjectStore, primary: Primary | None
+) -> Iterator[Check]:
     from logship.objects.opening import prove_conditional_writes
 
     key = f"{settings.instance}/check-{uuid.uuid4().hex}"
     try:
-        yield _check_epoch(settings, store)
+        yield _check_epoch(settings, store, primary)
         prove_conditional_writes(store, key)
         yield ok("bucket", f"{store.name} takes objects, and keeps the conditions of writes")
         list(store.listing(f"{settings.instance}/check-"))
@@ -70,7 +82,7 @@ def _check_removal(store: ObjectStore, key: str) -> Check:
     return ok("bucket-delete", "objects can be removed")
 
 
-def _check_epoch(settings: ShipperSettings, store: ObjectStore) -> Check:
+def _check_epoch(settings: ShipperSettings, store: ObjectStore, primary: Primary | None) -> Check:
     from logship.bucket.epoch import Epoch, this_writer
 
     file = settings.instance_directory / "shipper-id"
@@ -88,4 +100,25 @@ def _check_epoch(settings: ShipperSettings, store: ObjectStore) -> Check:
         raise
     if holder is None:
         return ok("bucket-epoch", "free")
+    refused = _find_claim(settings, store, primary, holder) if primary is not None else None
+    if refused is not None:
+        return fail("bucket-epoch", refused.what, refused.hint)
     return ok("bucket-epoch", f"written by this shipper, epoch {holder.number}")
+
+
+def _find_claim(
+    settings: ShipperSettings, store: ObjectStore, primary: Primary, holder: EpochRecord
+) -> LogshipError | None:
+    """What `shipper run` would say to a primary that can't have written the log."""
+    from logship.bucket.keys import Keys
+    from shipper.destinations.bucket.chain import find_end
+    from shipper.destinations.bucket.claim import is_before, no_writer
+    from shipper.destinations.bucket.remembered import HINT_NAME, load_hint
+
+    profile, position = primary
+    keys = Keys(settings.instance, profile.incarnation)
+    hint = load_hint(settings.instance_directory / HINT_NAME, store.name, keys.incarnation)
+    end = find_end(store, keys, profile.wal_segment_size, hint)
+    if end is None or not is_before(position, end):
+        return None
+    return no_writer(store, keys, holder, end, position)

@@ -34,7 +34,9 @@ from shipper.settings import (
 )
 
 if TYPE_CHECKING:
+    from logship.identity import Profile
     from logship.link.keys import KeyPair
+    from logship.lsn import Position
 
 LINK_TIMEOUT_SECONDS: Final = 5.0
 
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if settings.bucket is not None:
         from shipper.commands.bucket_checks import check_bucket
 
-        checks += check_bucket(settings, settings.bucket)
+        checks += check_bucket(settings, settings.bucket, asyncio.run(_ask_position(settings)))
     return show(checks, as_json=args.json)
 
 
@@ -106,6 +108,26 @@ def check_primary_server(settings: ShipperSettings) -> Iterator[Check]:
         yield from check_primary(facts, settings)
         yield asyncio.run(_check_databases(settings))
     yield asyncio.run(_check_replication(settings))
+
+
+async def _ask_position(settings: ShipperSettings) -> tuple[Profile, Position] | None:
+    """What the primary is, and how far it has got; None: it does not say, and is said to."""
+    from logship.lsn import Position
+    from shipper.sources.primary import PrimaryQueries
+
+    queries = PrimaryQueries(
+        settings.primary.conninfo,
+        application_name=f"{settings.application_name}_check",
+        slot="",
+        timeout_seconds=settings.primary.connect_timeout_seconds,
+    )
+    try:
+        state = await queries.primary_state()
+        return await queries.profile(), Position(state.timeline, state.flush_lsn)
+    except LogshipError:
+        return None
+    finally:
+        await queries.close()
 
 
 async def _check_databases(settings: ShipperSettings) -> Check:

@@ -109,6 +109,14 @@ class HasMembers(Protocol):
         """Those without which WAL has not its whole way now, by name, and why."""
 
 
+@runtime_checkable
+class MayStand(Protocol):
+    """A destination that may be connected and take nothing until somebody acts."""
+
+    def standing(self) -> LogshipError | None:
+        """Why that is so now; None: it is not."""
+
+
 class Destination(Protocol):
     """One far end.  Methods are called in one event loop."""
 

@@ -12,7 +12,7 @@ import pytest
 from logship.bucket.epoch_record import read_epoch
 from logship.bucket.keys import Keys, Place
 from logship.bucket.seed_archive import list_seeds
-from logship.bucket.wal_objects import read_head, unpack
+from logship.bucket.wal_objects import Head, Marker, metadata_of, read_head, unpack
 from logship.identity import Incarnation
 from logship.lsn import Lsn
 from logship.objects import ObjectStore
@@ -186,6 +186,35 @@ async def test_a_second_shipper_is_refused_until_it_takes_over(site: Site) -> No
         "the first stops",
     )
     await asyncio.to_thread(site.until_shipped)
+
+
+async def test_a_copy_that_would_be_refused_is_told_so_by_check_and_loses_no_claim(
+    site: Site,
+) -> None:
+    settings = site.settings()
+    shipper = site.shipper(settings)
+    await asyncio.to_thread(
+        wait_until, lambda: list_seeds(site.store, site.keys), PATIENCE_SECONDS, "a seed is there"
+    )
+    await asyncio.to_thread(site.until_shipped)
+    shipper.stop(signal.SIGKILL)
+    memory = site.directory / "state-a" / "main" / "epoch.json"
+    remembered = memory.read_bytes()
+
+    async def level() -> tuple[str, str]:
+        outcome = await run("shipper", "check", "--config", settings, "--json")
+        (found,) = [each for each in outcome.document["checks"] if each["name"] == "bucket-epoch"]
+        return found["level"], found["what"]
+
+    assert (await level())[0] == "ok"
+    # As if its origin had gone on: the log leads to a place that this one has not reached.
+    end = site.end()
+    marker = Marker(kind="timeline", timeline=1, lsn=Lsn(end + 50 * SEGMENT_BYTES))
+    head = Head(timeline=1, start_lsn=end, marker=marker)
+    site.store.put(site.keys.wal(Place(1, end)), b"", metadata_of(head))
+    found, what = await level()
+    assert (found, "it is a copy of the one" in what) == ("fail", True), what
+    assert memory.read_bytes() == remembered
 
 
 async def test_a_seed_is_made_when_it_is_ordered(site: Site) -> None:

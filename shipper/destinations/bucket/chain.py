@@ -18,7 +18,7 @@ from logship.bucket.seed_archive.documents import END
 from logship.bucket.wal_objects import Head, Marker, damaged, read_head
 from logship.lsn import Lsn
 from logship.objects import ObjectStore
-from logship.wal import parse_segment_name, segment_end
+from logship.wal import parse_segment_name, segment_end, segment_start
 from shipper.destinations.bucket.remembered import Remembered
 
 log = structlog.get_logger(__name__)
@@ -63,14 +63,18 @@ def look(
 
     Raises what the store raises, and LogshipError(OBJECT_DAMAGED).
     """
-    # Markers may stand at the place that is remembered: what the last of them says matters.
-    start = hint.place._replace(step=0) if hint else _newest_start(store, keys, segment_bytes)
+    followed = _find(store, keys, segment_bytes, hint, distrusted)
     chain = None
     led_to_lsn = 0
-    if start is not None:
-        led_to_lsn = hint.led_to_lsn if hint else _last_led_to(store, keys, start.timeline)
-        place, marker, newer_lsn = _follow(store, keys, segment_bytes, start, distrusted)
-        led_to_lsn = newer_lsn or led_to_lsn
+    if followed is not None:
+        start, place, marker, newer_lsn = followed
+        is_hint = hint is not None and start == hint.place._replace(step=0)
+        if newer_lsn:
+            led_to_lsn = newer_lsn
+        elif hint is not None and is_hint:
+            led_to_lsn = hint.led_to_lsn
+        else:
+            led_to_lsn = _last_led_to(store, keys, start.timeline)
         gap = marker if marker is not None and marker.kind == "gap" else None
         is_first = place == start and place.lsn % segment_bytes == 0
         fresh = marker is not None or is_first
@@ -85,8 +89,56 @@ def find_end(
     store: ObjectStore, keys: Keys, segment_bytes: int, hint: Remembered | None
 ) -> Place | None:
     """Where the log ends; None: there is none.  Raises as `look`."""
+    followed = _find(store, keys, segment_bytes, hint, None)
+    return None if followed is None else followed.end
+
+
+class _Followed(NamedTuple):
+    """From where to where the log was followed."""
+
+    start: Place
+    end: Place
+    marker: Marker | None
+    """What stands last before the end, if that is one."""
+    led_to_lsn: int
+    """Where the seed starts that the last such marker on the way names, or 0."""
+
+
+def _find(
+    store: ObjectStore,
+    keys: Keys,
+    segment_bytes: int,
+    hint: Remembered | None,
+    distrusted: Place | None,
+) -> _Followed | None:
+    """None: there is no log."""
+    # Markers may stand at the place that is remembered: what the last of them says matters.
     start = hint.place._replace(step=0) if hint else _newest_start(store, keys, segment_bytes)
-    return None if start is None else _follow(store, keys, segment_bytes, start, None)[0]
+    if start is None:
+        return None
+    followed = _follow(store, keys, segment_bytes, start, distrusted)
+    if hint is None or distrusted is not None or followed.end > start:
+        return followed
+    if _is_joined(store, keys, segment_bytes, start):
+        return followed
+    # Retention has passed the place: the log goes on behind what it removed, or is all gone.
+    newest = _newest_start(store, keys, segment_bytes)
+    if newest is None or newest <= start:
+        return followed
+    return _follow(store, keys, segment_bytes, newest, distrusted)
+
+
+def _is_joined(store: ObjectStore, keys: Keys, segment_bytes: int, place: Place) -> bool:
+    """Whether what lies right before the place is still there."""
+    before = max(place.lsn - 1, 0)
+    first = Place(place.timeline, segment_start(before, segment_bytes))
+    for each in store.listing(keys.wal_of(place.timeline), start_after=keys.wal(first)[:-1]):
+        with contextlib.suppress(ValueError):
+            if Place.parse(each.key.removeprefix(keys.all_wal)) < place:
+                return True
+            break
+    segment = keys.segment(place.timeline, before, segment_bytes)
+    return store.describe(segment) is not None
 
 
 def _timelines(store: ObjectStore, keys: Keys) -> Iterator[int]:
@@ -96,10 +148,9 @@ def _timelines(store: ObjectStore, keys: Keys) -> Iterator[int]:
 
 
 def _follow(
-    store: ObjectStore, keys: Keys, segment_bytes: int, place: Place, distrusted: Place | None
-) -> tuple[Place, Marker | None, int]:
-    """The end, the marker that stands last before it, and where the seed starts that the last
-    such marker on the way names, or 0."""
+    store: ObjectStore, keys: Keys, segment_bytes: int, start: Place, distrusted: Place | None
+) -> _Followed:
+    place = start
     marker: Marker | None = None
     led_to_lsn = 0
     while True:
@@ -120,7 +171,7 @@ def _follow(
         if place == distrusted or store.describe(segment) is None:
             break
         place, marker = Place(place.timeline, segment_end(place.lsn, segment_bytes)), None
-    return place, marker, led_to_lsn
+    return _Followed(start, place, marker, led_to_lsn)
 
 
 def _newest_start(store: ObjectStore, keys: Keys, segment_bytes: int) -> Place | None:

@@ -1,10 +1,10 @@
-"""Whether a primary can have written a bucket's log.  Blocking; asked before the epoch is taken."""
+"""Whether a primary can have written a bucket's log.  Asked before the epoch is taken."""
 
 from __future__ import annotations
 
 from logship.bucket.epoch import Epoch
-from logship.bucket.epoch_record import describe_holder
-from logship.bucket.keys import Keys
+from logship.bucket.epoch_record import EpochRecord, describe_holder
+from logship.bucket.keys import Keys, Place
 from logship.errors import Code, LogshipError
 from logship.lsn import Position
 from logship.objects import ObjectStore
@@ -26,17 +26,38 @@ def check_claim(
     much of its own it could not be told apart any more.  One on an older timeline stays there,
     and may be a server that is asked by mistake.
 
-    facts: of a primary that was asked.  Raises LogshipError: EPOCH_HELD, and as `Epoch.look`
-    and `find_end`.
+    facts: those of a primary that is away may be old, so they prove no more than that it has got
+    as far.  Blocking.  Raises LogshipError: EPOCH_HELD, PRIMARY_UNREACHABLE (retryable: it has
+    to be asked first), and as `Epoch.look` and `find_end`.
     """
     holder = epoch.look()
     end = find_end(store, keys, segment_bytes, hint) if holder is not None else None
     primary = Position(facts.timeline, facts.flush_lsn)
-    if holder is None or end is None or primary >= Position(end.timeline, end.lsn):
+    if holder is None or end is None or not is_before(primary, end):
         return
+    if not facts.reachable:
+        raise LogshipError(
+            Code.PRIMARY_UNREACHABLE,
+            f"the log of {keys.instance} in {store.name} ends at {end.timeline}:{end.lsn}, and it "
+            "is not known whether the primary, which does not answer, wrote it",
+            "nothing is added to it before the primary answers, or has archived more",
+            retryable=True,
+        )
     if primary.timeline == end.timeline:
         epoch.renounce()
-    raise LogshipError(
+    raise no_writer(store, keys, holder, end, primary)
+
+
+def is_before(primary: Position, end: Place) -> bool:
+    """Whether the primary has not got as far as the log's end.  No I/O."""
+    return primary < Position(end.timeline, end.lsn)
+
+
+def no_writer(
+    store: ObjectStore, keys: Keys, holder: EpochRecord, end: Place, primary: Position
+) -> LogshipError:
+    """What is said to a primary that `is_before` the end."""
+    return LogshipError(
         Code.EPOCH_HELD,
         f"the log of {keys.instance} in {store.name} ends at {end.timeline}:{end.lsn}, and this "
         f"primary is at {primary}: it is a copy of the one that wrote it, or was restored from "

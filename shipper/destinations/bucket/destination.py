@@ -30,6 +30,7 @@ from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from logship.objects import ObjectStore
 from logship.seal import Sealed
+from shipper.backoff import Reminder
 from shipper.destinations import (
     Accepted,
     Acked,
@@ -44,7 +45,13 @@ from shipper.destinations.bucket.chain import Found, look
 from shipper.destinations.bucket.claim import check_claim
 from shipper.destinations.bucket.log import BucketLog, Limits
 from shipper.destinations.bucket.objects import BucketObjects, MetAnotherError, PackedWal, Seal
-from shipper.destinations.bucket.remembered import Parted, Remembered, load_hint, save_hint
+from shipper.destinations.bucket.remembered import (
+    HINT_NAME,
+    Parted,
+    Remembered,
+    load_hint,
+    save_hint,
+)
 from shipper.destinations.bucket.seeds import BucketSeeds, PatientStore, SeedTaker
 from shipper.destinations.bucket.segments import BucketSegments
 from shipper.destinations.bucket.threads import RequestThreads
@@ -122,7 +129,7 @@ class BucketDestination:
             options.state_directory / "epoch.json",
             confirm_seconds=options.confirm_seconds,
         )
-        self._hint_file = options.state_directory / "bucket.json"
+        self._hint_file = options.state_directory / HINT_NAME
         self._hint: Remembered | None = None
         self._hint_saved_at = 0.0
         self._threads = RequestThreads(options.uploads_at_once + 3)
@@ -157,6 +164,7 @@ class BucketDestination:
         """Up to here everything is stored; kept over connections."""
         self._led_to_lsn = 0
         """The log leads to a seed from here, and none from here on is complete: 0 if not so."""
+        self._reminder = Reminder()
         self._distrusted: Place | None = None
         self._parted: Parted | None = None
         """The primary is no continuation of the log; kept over connections."""
@@ -210,7 +218,7 @@ class BucketDestination:
         self._look_for_wishes()
         if self._begun is not None and self._log.turn_to(self._begun, mend=False) is not None:
             durable = None
-        parted = self._log.parted
+        parted = self._parted = self._log.parted
         if parted is not None:
             self._warn_of(parted)
             durable = None
@@ -226,10 +234,10 @@ class BucketDestination:
     async def _look(self, keys: Keys, segment_bytes: int, facts: Facts) -> Found:
         def blocking() -> None:
             hint = self._known or load_hint(self._hint_file, self._store.name, keys.incarnation)
-            if not self._is_claimed and facts.reachable:
+            if not self._is_claimed:
                 # Before it is taken: who only is a copy must not stop the one that writes.
                 check_claim(self._store, keys, segment_bytes, self._epoch, hint, facts)
-                self._is_claimed = True
+                self._is_claimed = facts.reachable
             self._epoch.take(take_over=self._options.take_over)
             found = look(self._store, keys, segment_bytes, hint=hint, distrusted=self._distrusted)
             looked.append(found)
@@ -240,14 +248,14 @@ class BucketDestination:
         return looked[0]
 
     def _warn_of(self, parted: Parted) -> None:
-        log.error(
-            "the bucket's log ends with WAL that this primary never wrote; nothing is added",
-            destination=self._store.name,
-            end=f"{parted.place.timeline}:{parted.place.lsn}",
-            code=parted.code,
-            what=parted.what,
-            hint="if this is the right primary, run `shipper seed` once it is past that segment",
-        )
+        if self._reminder.due(f"{parted.place} {parted.code}"):
+            error = parted.as_error(self._store.name)
+            log.error("this primary is no continuation of the bucket's log", **error.as_dict())
+
+    def standing(self) -> LogshipError | None:
+        """See `shipper.destinations.MayStand`: the primary is no continuation of the log."""
+        parted = self._log.parted if self._log is not None else None
+        return parted.as_error(self._store.name) if parted is not None else None
 
     @staticmethod
     def _is_seed_missing(found: Found) -> bool:
@@ -284,7 +292,11 @@ class BucketDestination:
 
     def skip_to(self, position: Position, why: str) -> Position:
         """See `shipper.destinations.several.destination.SpillDestination`."""
-        return self._open_log().skip_to(position, why)
+        opened = self._open_log()
+        if (error := self.standing()) is not None:
+            self._failed(error)
+            raise error
+        return opened.skip_to(position, why)
 
     def send_span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> None:
         opened = self._open_log()
@@ -301,6 +313,7 @@ class BucketDestination:
         opened.gap(gap)
         if opened.parted is not None and opened.parted != self._parted:
             self._parted = opened.parted
+            self._warn_of(opened.parted)
             if self._known is not None:
                 self._save_hint()
         if self._begun is not None:

@@ -75,7 +75,7 @@ class BucketLog:
         self._gap = chain.gap if chain is not None else None
         """The log ends with this."""
         self.parted: Parted | None = None
-        """The log ends with `_gap`, which is not written: it may be another's log."""
+        """The primary is no continuation of the log, which may be another's."""
         self._alone_next = False
         self._void = True
         self._flush_lsn = 0
@@ -85,8 +85,10 @@ class BucketLog:
         self._profiles_put: set[str] = set()
         if chain is not None:
             self._start(chain.place, chain.beyond, alone=chain.fresh)
-            if parted is not None and self._gap is None:
-                self._part(parted, Marker(kind="gap", code=parted.code, what=parted.what))
+            self.parted = parted
+            if parted is None and self._gap is not None and self._gap.code in NO_CONTINUATION:
+                # Written before a seed that it was to lead to, or by a version that wrote it.
+                self.parted = Parted(chain.place, self._gap.code, self._gap.what)
 
     @property
     def place(self) -> Place | None:
@@ -99,7 +101,7 @@ class BucketLog:
         return None if place is None else Position(place.timeline, place.lsn)
 
     def resume(self, position: Position) -> None:
-        self._void = position != self.position
+        self._void = position != self.position or self.parted is not None
 
     def span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> bool:
         """Take WAL.  False: it does not go on where the log ends; nothing was taken."""
@@ -114,7 +116,7 @@ class BucketLog:
             self._void = True
             return False
         self._flush_lsn = flush_lsn
-        self._gap = self.parted = None
+        self._gap = None
         self.in_flight_bytes += sealed.raw_bytes
         self._send(self._batches.add(sealed, self._context(), self._loop.time()))
         self._alarm.set(self._batches.deadline)
@@ -132,19 +134,19 @@ class BucketLog:
 
     def gap(self, gap: GapFound) -> None:
         """What comes next can't be had from the primary."""
-        marker = Marker(kind="gap", lsn=gap.available_lsn, code=gap.code, what=gap.what)
         self._void = True
-        if self._batches is None or self._gap is not None or self._batches.met is not None:
-            return  # said already; or what is missing stands there, from before a crash
+        if self._batches is None or self._batches.met is not None:
+            return  # what is missing stands there, from before a crash
         if gap.code in NO_CONTINUATION:
-            self._part(Parted(self._batches.place, gap.code, gap.what), marker)
-        else:
-            self._put_marker(self._batches, marker)
-            self._gap = marker
+            self.parted = self.parted or Parted(self._batches.place, gap.code, gap.what)
+        elif self._gap is None and self.parted is None:  # else it is said already
+            self._gap = Marker(kind="gap", lsn=gap.available_lsn, code=gap.code, what=gap.what)
+            self._put_marker(self._batches, self._gap)
 
     def skip_to(self, position: Position, why: str) -> Position:
         """Go on at `position`, or at the start of its segment, though what lies before is not
-        here; where the log ends, if that is not before it.  Returns where, instead of `resume`."""
+        here; where the log ends, if that is not before it.  Returns where, instead of `resume`.
+        Not for a primary that has `parted`."""
         segment_bytes = self._objects.segment_bytes
         start = Place(position.timeline, segment_start(position.lsn, segment_bytes))
         if self._batches is None:
@@ -153,7 +155,6 @@ class BucketLog:
             if self._gap is None:
                 gap = Marker(kind="gap", lsn=position.lsn, code=str(Code.WAL_GAP), what=why)
                 self._put_marker(self._batches, gap)
-            self._put_parting()
             marker = Marker(kind="timeline", timeline=position.timeline, lsn=position.lsn)
             self._put_marker(self._batches, marker)
             self._gap = None
@@ -173,15 +174,18 @@ class BucketLog:
         start = Place(begin.timeline, segment_start(begin.start_lsn, segment_bytes))
         if self._batches is None:
             self._start(start, alone=True)
-        elif self._gap is None:
+        elif self._gap is None and self.parted is None:
             return None
         elif start > self._batches.place:
             marker = Marker(
                 kind="seed", timeline=begin.timeline, lsn=begin.start_lsn, seed=begin.seed_id
             )
-            self._put_parting()
+            if self.parted is not None and self._gap is None:
+                # There is a seed of this primary, so the log is its own from here on.
+                parted = Marker(kind="gap", code=self.parted.code, what=self.parted.what)
+                self._put_marker(self._batches, parted)
             self._put_marker(self._batches, marker)
-            self._gap = None
+            self._gap = self.parted = None
         elif not mend or self.parted is not None:
             return None
         self._void = True
@@ -193,15 +197,6 @@ class BucketLog:
         self._uploads.stop()
 
     # --- inside -----------------------------------------------------------------------------
-
-    def _part(self, parted: Parted, gap: Marker) -> None:
-        self.parted, self._gap = parted, gap
-
-    def _put_parting(self) -> None:
-        """There is a seed of this primary, so the log is its own from here on."""
-        if self.parted is not None and self._gap is not None and self._batches is not None:
-            self._put_marker(self._batches, self._gap)
-        self.parted = None
 
     def _leave_timeline(self, batches: Batches) -> None:
         """What a crash left beyond a hole may go on where this timeline did not: a primary that

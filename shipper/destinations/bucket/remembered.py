@@ -11,12 +11,13 @@ import structlog
 from logship import durable
 from logship.bucket.keys import Place
 from logship.documents import UNREADABLE
-from logship.errors import Code
+from logship.errors import Code, LogshipError
 from logship.identity import Incarnation
 from logship.lsn import Lsn
 
 log = structlog.get_logger(__name__)
 
+HINT_NAME: Final = "bucket.json"
 NO_CONTINUATION: Final = frozenset(
     {Code.PRIMARY_BEHIND, Code.NOT_IN_HISTORY, Code.TIMELINE_DIVERGED}
 )
@@ -31,6 +32,17 @@ class Parted(NamedTuple):
     """Where that was found; it is past once the log goes on."""
     code: str
     what: str
+
+    def as_error(self, store: str) -> LogshipError:
+        """What stands in the way of adding to the log in `store`."""
+        code = Code(self.code) if self.code in NO_CONTINUATION else Code.PRIMARY_BEHIND
+        return LogshipError(
+            code,
+            f"the log in {store} ends at {self.place.timeline}:{self.place.lsn}, with WAL that "
+            f"this primary never wrote; nothing is added to it: {self.what}",
+            "if this is the right primary, run `shipper seed` once it is past the segment in which "
+            'the log ends; with bucket.role = "spill", which takes no seed, change bucket.url',
+        )
 
 
 class Remembered(NamedTuple):

@@ -23,6 +23,7 @@ from shipper.destinations import (
     DestinationEvent,
     Facts,
     Lost,
+    MayStand,
     Rewind,
     SeedFinished,
     SeedWanted,
@@ -60,7 +61,9 @@ class SpillDestination(Destination, Protocol):
 
     def skip_to(self, position: Position, why: str) -> Position:
         """Spans go on at what is returned, `position` or less, though what lies before is not
-        there.  Instead of `resume`, once connected."""
+        there.  Instead of `resume`, once connected.
+
+        Raises LogshipError: LINK_LOST, or that nothing can be added; a Lost tells that too."""
 
 
 class SeveralMember(NamedTuple):
@@ -114,7 +117,13 @@ class SeveralDestinations:
         self._reminders = {name: Reminder() for name in self._destinations}
 
     def away(self) -> dict[str, LogshipError | None]:
+        self._look_who_stands()
         return self._flow.away()
+
+    def _look_who_stands(self) -> None:
+        for name, destination in self._destinations.items():
+            if isinstance(destination, MayStand):
+                self._flow.members[name].standing = destination.standing()
 
     # --- connecting -----------------------------------------------------------------------
 
@@ -369,6 +378,7 @@ class SeveralDestinations:
                 self._destinations[name].tell(self._facts_for(name, self._facts))
 
     def _facts_for(self, name: str, facts: Facts) -> Facts:
+        self._look_who_stands()
         return facts._replace(other_roads=self._flow.roads(name))
 
     # --- sending --------------------------------------------------------------------------

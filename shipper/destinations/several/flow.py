@@ -159,11 +159,11 @@ class Flow:
         return not any(each.connected for each in self.members.values())
 
     def away(self) -> dict[str, LogshipError | None]:
-        """The required ones that are not connected, by name, and why."""
+        """The required ones that are not connected, or take nothing, by name, and why."""
         return {
-            each.name: each.error
+            each.name: each.standing if each.connected else each.error
             for each in self.members.values()
-            if each.role is Role.REQUIRED and not each.connected
+            if each.role is Role.REQUIRED and not (each.connected and each.standing is None)
         }
 
     def why_lost(self) -> LogshipError:

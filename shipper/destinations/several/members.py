@@ -50,6 +50,8 @@ class Member:
         """It can't go on: it misses this, until it asks for another place."""
         self.error: LogshipError | None = None
         """Why it is not connected."""
+        self.standing: LogshipError | None = None
+        """Why it takes nothing though it is."""
         self.lost_at: float | None = None
         self.aside_until: float | None = None
         """It is sent nothing until then, and until it has taken what it was sent."""
@@ -139,6 +141,8 @@ class Member:
         elif not self.connected:
             refused = self.error is not None and not self.error.retryable
             state, what = ("refused" if refused else "lost"), self.error.what if self.error else ""
+        elif self.standing is not None:
+            state, what = "refused", self.standing.what
         elif self.gap is not None:
             state, what = "gap", self.gap.what
             since, available = self.gap.from_lsn, self.gap.available_lsn

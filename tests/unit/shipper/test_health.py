@@ -40,6 +40,22 @@ def test_a_state_lasts_and_its_error_is_the_last_one() -> None:
     assert (said["state_seconds"], said["error"]) == (0.0, None)
 
 
+def test_one_that_is_connected_and_can_add_nothing_is_not_healthy() -> None:
+    stands = LogshipError(Code.PRIMARY_BEHIND, "it never wrote that", "have a seed made")
+    health = Health(lambda: 1.0)
+    health.is_now(State.SHIPPING)
+    said = health.as_dict("main", primary_reachable=True, standing=stands)
+    assert (said["healthy"], said["error"]) == (False, stands.as_dict())
+    assert lines_of(said)[1:] == [
+        "  it never wrote that [primary-behind]",
+        "  hint: have a seed made",
+    ]
+    health.is_now(State.CONNECTING, AWAY)
+    assert (
+        health.as_dict("main", primary_reachable=True, standing=stands)["error"] == AWAY.as_dict()
+    )
+
+
 async def test_it_is_asked_by_a_socket_in_its_directory(tmp_path: Path) -> None:
     directory = tmp_path / ("long" * 30)
     directory.mkdir()

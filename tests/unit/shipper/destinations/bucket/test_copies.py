@@ -10,16 +10,26 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from logship.bucket.keys import Place
+from logship.bucket.wal_objects import Marker
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn
+from shipper.agent.agent import Agent, SendSeed
 from shipper.destinations import Rewind, SeedFinished, SeedWanted
 from shipper.destinations.bucket import destination as bucket
 from shipper.destinations.bucket.remembered import load_hint
 from shipper.destinations.bucket.wishes import ORDER_NAME
-from tests.integration.destination_contract import Seed, Shipping
+from shipper.destinations.several import destination as several_module
+from shipper.destinations.several.destination import SeveralDestinations, SeveralMember
+from shipper.destinations.several.members import Role
+from shipper.destinations.several.spill import SpillRule
+from shipper.health import State
+from tests.integration.destination_contract import Seed, Shipping, facts
 from tests.support.bucket_far_end import KEYS, BucketFarEnd
-from tests.support.link_frames import SEGMENT_BYTES, at, wal_bytes
+from tests.support.fake_bucket import FakeBucket
+from tests.support.fakes import FakeSource
+from tests.support.link_frames import SEGMENT_BYTES, at, sealed_wal, wal_bytes
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until
 
@@ -80,6 +90,10 @@ def part(shipping: Shipping, code: Code) -> None:
     shipping.destination.send_gap(
         GapFound(timeline=1, from_lsn=lsn, available_lsn=0, code=code, what="it is behind")
     )
+
+
+async def take_no_seed(send: SendSeed, system_identifier: int) -> None:
+    raise AssertionError("nobody asked for one")
 
 
 def remembers_that_it_parted(rig: BucketFarEnd) -> bool:
@@ -156,16 +170,44 @@ async def test_a_timeline_before_the_logs_is_behind_it(rig: BucketFarEnd, origin
     await copy.close()
 
 
-async def test_an_archive_whose_primary_is_away_is_not_said_to_be_behind(
+async def test_an_archive_whose_primary_is_away_waits_for_it_unless_it_has_archived_as_much(
     rig: BucketFarEnd, origin: Shipping
 ) -> None:
     await origin.connect()
     await ship(origin, 1000)
+    epoch = rig.store.real.get("orders/epoch")
+    copy = started_from(rig, image_of(rig))
+    for flush_lsn in (Lsn(0), Lsn(S + 999)):
+        error = await refusal(copy, reachable=False, flush_lsn=flush_lsn)
+        assert (error.code, error.retryable) == (Code.PRIMARY_UNREACHABLE, True)
+    assert rig.store.real.get("orders/epoch") == epoch
+    await ship(origin, 1)
     await origin.close()
-    again = Shipping(rig)
-    accepted = await again.connect(reachable=False, flush_lsn=Lsn(0))
-    assert accepted.position == at(1, S + 1000)
-    await again.close()
+    # It gave nothing up: it may be the right one.
+    accepted = await copy.connect(reachable=False, flush_lsn=Lsn(S + 1001))
+    assert accepted.position == at(1, S + 1001)
+    await copy.close()
+
+
+async def test_an_image_whose_last_place_retention_has_passed_is_behind_all_the_same(
+    rig: BucketFarEnd, origin: Shipping
+) -> None:
+    await origin.connect()
+    await ship(origin, 1000)
+    await until((rig.state / "bucket.json").exists, "its last place is remembered")
+    image = image_of(rig)
+    await ship(origin, 3 * S)
+    first = KEYS.segment(1, S, S)
+    await until(lambda: rig.store.real.describe(first), "its parts are joined")
+    old = [Place(1, Lsn(0)), *(place for place, _, _ in rig.objects() if place.lsn < 3 * S)]
+    assert rig.store.real.delete([KEYS.wal(place) for place in old]) == []
+    assert rig.store.real.delete([first]) == []
+    epoch = rig.store.real.get("orders/epoch")
+    assert epoch is not None
+    error = await refusal(started_from(rig, image), flush_lsn=Lsn(S + 1000))
+    assert error.code is Code.EPOCH_HELD
+    assert str(Lsn(4 * S + 1000)) in error.what
+    assert rig.store.real.get("orders/epoch") == epoch
 
 
 # --- found while it ships -----------------------------------------------------------------------
@@ -194,6 +236,106 @@ async def test_what_is_no_continuation_writes_nothing_also_once_it_has_come_as_f
     part(restarted, code)
     assert contents(rig) == before
     assert not restarted.heard(SeedWanted)
+    await restarted.close()
+
+
+async def test_who_asks_how_a_shipper_is_hears_that_its_primary_is_no_continuation(
+    rig: BucketFarEnd, origin: Shipping
+) -> None:
+    agent = Agent(FakeSource(start_lsn=S), origin.destination, take_no_seed)
+    agent._health.is_now(State.SHIPPING)
+    link = FakeBucket(at(1, S))
+    several = SeveralDestinations(
+        [
+            SeveralMember("link", Role.REQUIRED, link),
+            SeveralMember("bucket", Role.REQUIRED, origin.destination),
+        ]
+    )
+    await several.connect(facts())
+    several.resume(at(1, S))
+    several.send_span(1, S, sealed_wal(1, S, 1000), S + 1000)
+    assert agent.health_report("main")["healthy"]
+    assert several.away() == {}
+    origin.sent = at(1, S + 1000)
+    part(origin, Code.PRIMARY_BEHIND)
+    said = agent.health_report("main")
+    assert (said["healthy"], said["state"]) == (False, "shipping")
+    assert said["error"]["code"] == "primary-behind"
+    assert "shipper seed" in said["error"]["hint"]
+    (error,) = several.away().values()
+    assert error is not None and error.as_dict() == said["error"]
+    several.tell(facts())
+    (road,) = link.told[-1].other_roads
+    assert (road.name, road.state) == ("bucket", "refused")
+    await several.close("the test is over")
+    again = await origin.connect()
+    assert again.position is None
+    assert not agent.health_report("main")["healthy"]
+
+
+async def test_a_bucket_that_only_spills_takes_nothing_of_what_is_no_continuation(
+    rig: BucketFarEnd, origin: Shipping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(several_module, "REFUSED_RETRY_SECONDS", 0.05)
+    await origin.connect()
+    await ship(origin, 1000)
+    part(origin, Code.PRIMARY_BEHIND)
+    await until(lambda: remembers_that_it_parted(rig), "it is remembered")
+    await origin.close()
+    before = contents(rig)
+    link = FakeBucket(at(1, S))
+    several = SeveralDestinations(
+        [
+            SeveralMember("link", Role.REQUIRED, link),
+            SeveralMember("bucket", Role.SPILL, rig.make_destination()),
+        ],
+        spill=SpillRule(100_000, 0.0),
+    )
+    link.away = True
+    # Restored, it has come past the place, then past the segment.
+    for slot_lsn in (S + 500, 3 * S + 500):
+        told = facts(flush_lsn=Lsn(9 * S), slot_restart_lsn=Lsn(slot_lsn))
+        with pytest.raises(LogshipError) as caught:
+            await several.connect(told)
+        assert caught.value.retryable, "the link may come back"
+        (road,) = several._flow.roads("link")
+        assert (road.state, "never wrote" in road.what) == ("refused", True)
+        assert contents(rig) == before
+    await several.close("the test is over")
+    assert remembers_that_it_parted(rig)
+
+
+@pytest.mark.parametrize("written", ["primary-behind", "wal-removed"])
+async def test_a_log_that_ends_with_a_gap_already_is_parted_from_too(
+    rig: BucketFarEnd, origin: Shipping, written: str
+) -> None:
+    rig.put_wal(at(1, S), 1000)
+    end = Place(1, Lsn(S + 1000))
+    rig.put_marker(end, Marker(kind="gap", code=written, what="written before"))
+    accepted = await origin.connect()
+    if written == "wal-removed":
+        assert accepted.position == at(1, S + 1000)
+        origin.go_on_at(at(1, S + 1000))
+        part(origin, Code.PRIMARY_BEHIND)
+        await origin.close()
+        accepted = await origin.connect()
+    await origin.close()
+    assert (accepted.position, accepted.seed_wanted) == (None, False)
+    restarted = Shipping(rig)
+    assert (await restarted.connect()).position is None
+    restarted.go_on_at(at(1, S + 1000))
+    await restarted.send(500)
+    await Seed("5eed0", start_lsn=S + 40).send(restarted.destination)
+    await restarted.hear(SeedFinished)
+    assert not restarted.heard(Rewind), "it begins where the log was another's"
+    assert rig.wal_of(1) == wal_bytes(1, S, 1000)
+    await Seed(start_lsn=7 * S + 40).send(restarted.destination)
+    (rewind,) = await restarted.hear(Rewind)
+    restarted.go_on_at(rewind.position)
+    await ship(restarted, 200)
+    heads = [head.marker for _, head, _ in rig.objects()]
+    kinds = [(marker.kind, marker.code) for marker in heads if marker is not None]
+    assert kinds == [("gap", written), ("seed", "")]
     await restarted.close()
 
 
