@@ -132,7 +132,7 @@ class RuleFinding:
 class StepOutcome:
     """held: whether the applier's gate held the standby after the step: then `observations`
     are of a trial without the gate, on a copy.  refused: what a command said that did not take the
-    change: then they are of a trial with it, and nothing was changed."""
+    change: then they are of a trial with it, if that could be had, and nothing was changed."""
 
     step: Step | None
     """None: the state before the first step."""
@@ -145,7 +145,10 @@ class StepOutcome:
     not_run: str = ""
     """Why the step was not made at all: the engine can't, or the rehearsal ended before it."""
     not_seen: str = ""
-    """Why nobody knows what came of it, though it was made: a machine does not do what it must."""
+    """Why nobody knows what came of it, though it was begun, or what would have come of what was
+    refused: a machine does not do what it must."""
+    unfinished: bool = False
+    """Whether it was begun and failed before its end: `not_seen` says how."""
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -173,7 +176,7 @@ class StepOutcome:
 
     @property
     def unseen(self) -> bool:
-        """Whether it was made, nothing broke that was looked at, and not all that is needed was."""
+        """Whether it was begun, nothing was seen to break, and not all that is needed was seen."""
         known = self.protected or self.held or self.refused or self.failed
         return not (self.not_run or known)
 

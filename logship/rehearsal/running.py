@@ -60,7 +60,8 @@ def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
     say: is told what goes on, a line at a time.
 
     Raises LogshipError: nothing could be rehearsed, as what is to be changed could not even be
-    built.  A step that can't be made or looked at is in the report, and ends it.
+    built.  A step that can't be made, fails midway or can't be looked at is in the report, and
+    ends it.
     """
     begun_at, began = time.time(), time.monotonic()
     for note in plan.notes:
@@ -74,13 +75,19 @@ def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
             outcomes.append(StepOutcome(step, Verdict(), (), not_run=ended))
             continue
         outcomes.append(_told_once(_step(stage, step, outcomes), outcomes))
-        if outcomes[-1].not_run:
-            ended = "a step before it could not be made"
-        elif outcomes[-1].not_seen:
-            ended = "what came of a step before it could not be looked at"
+        ended = _end(outcomes[-1])
     return Report(
         plan, engine.name, begun_at, time.monotonic() - began, tuple(outcomes), __version__
     )
+
+
+def _end(outcome: StepOutcome) -> str:
+    """Why nothing is made after such a step; "": the next one is."""
+    if outcome.not_run:
+        return "a step before it could not be made"
+    if outcome.unfinished:
+        return "a step before it was begun and failed"
+    return "what came of a step before it could not be looked at" if outcome.not_seen else ""
 
 
 def _look_ahead(plan: Plan, engine: Engine, say: Callable[[str], None]) -> None:
@@ -126,6 +133,7 @@ def _step(stage: Stage, step: Step, before: Sequence[StepOutcome]) -> StepOutcom
     stage.say(step.title)
     verdict, made, outage = Verdict(), None, Outage()
     seen: tuple[Observation, ...] = ()
+    begun = False
     change = _CHANGES[step.kind](step)
     try:
         stage.say("  the version check is asked, on copies")
@@ -134,6 +142,7 @@ def _step(stage: Stage, step: Step, before: Sequence[StepOutcome]) -> StepOutcom
         stage.wait_protected()
         stage.say("  the step is made")
         with Measure(stage) as measure:
+            begun = True
             made = change.make(stage)
             _wait_protected(measure, made)
         if not made.refused:
@@ -142,10 +151,19 @@ def _step(stage: Stage, step: Step, before: Sequence[StepOutcome]) -> StepOutcom
         seen = made.look()
         proven = prove(stage, step.parameters if made.refused else None)
     except LogshipError as error:
-        if made is None:
+        if not begun:
             return StepOutcome(step, verdict, (), not_run=f"it can't be made: {error}")
+        if made is None:
+            failed = f"it was begun and failed: {error}"
+            return StepOutcome(step, verdict, (), not_seen=failed, unfinished=True)
         return StepOutcome(
-            step, verdict, seen, outage=outage, not_seen=str(error), details=dict(made.details)
+            step,
+            verdict,
+            seen,
+            refused=made.refused,
+            outage=outage,
+            not_seen=str(error),
+            details=dict(made.details),
         )
     observations = (*seen, *proven.observations)
     return StepOutcome(

@@ -6,7 +6,7 @@ or what the flags say, one after the other.  Before each the version check is as
 after each it is looked at whether WAL flows, a promotion works, and what was promoted is equal
 to its primary.  Nothing of yours is touched, and nothing stays behind.
 
-Exits with 3 if protection would break, or if a step could not be made.
+Exits with 3 if protection would break, or if a step could not be made or looked at.
 """
 
 from __future__ import annotations

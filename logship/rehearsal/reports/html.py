@@ -25,6 +25,7 @@ from logship.rehearsal.reports.words import (
     summary,
     time_of,
     trial_note,
+    unseen_note,
 )
 
 _TEMPLATE = "page.html.j2"
@@ -113,6 +114,7 @@ def _step(outcome: StepOutcome) -> dict[str, Any]:
         "check": "-" if outcome.not_run else check_outcome(outcome.verdict),
         "raised": raised(outcome.verdict),
         "cells": [RESULT_WORDS[result] for result in proof_results(outcome).values()],
+        "unseen": unseen_note(outcome),
         "trial": trial_note(outcome),
         "outage": outage_facts(outcome.outage),
         "writes": time_of(outcome.outage.writes_seconds),

@@ -1,9 +1,10 @@
 """A rehearsal's report as JUnit XML, for a pipeline.  Pure.
 
 A suite for the rehearsal, and in it for each step a case of the step itself (`protection`) and
-one for each proof.  The step that could not be made or looked at is an error, as nobody knows
-then; what was not run after it is skipped.  What the check said is the step's output; findings
-against the rules fail nothing: they are properties of the suite, and in the output.
+one for each proof.  The step that could not be made, failed midway or could not be looked at is
+an error, as nobody knows then; what was not run after it is skipped.  What the check said is the
+step's output; findings against the rules fail nothing: they are properties of the suite, and in
+the output.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from logship.rehearsal.reports.words import (
     raised,
     state,
     summary,
+    unseen_note,
     why_unseen,
 )
 
@@ -122,7 +124,8 @@ def _why(outcome: StepOutcome) -> str:
         names = ", ".join(each.rule for each in raised(outcome.verdict))
         return f"the applier holds the standby: {names or '?'}"
     if refused := outcome.refused or outcome.verdict.refused:
-        return refused
+        note = unseen_note(outcome)
+        return f"{refused}; {note}" if note else refused
     failed = [str(each.proof) for each in outcome.observations if each.result is Result.FAILED]
     more = f"; not to be looked at further: {outcome.not_seen}" if outcome.not_seen else ""
     return ", ".join(failed) + f" failed{more}"

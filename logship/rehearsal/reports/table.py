@@ -18,6 +18,7 @@ from logship.rehearsal.reports.words import (
     summary,
     time_of,
     trial_note,
+    unseen_note,
 )
 from logship.terminal import Line, Tone
 
@@ -140,8 +141,8 @@ def _told(outcome: StepOutcome) -> Iterator[Line]:
         cost = ", ".join(f"{what} {amount}" for what, amount in outage_facts(outcome.outage))
         if cost:
             yield Line(f"   {cost}")
-    if outcome.not_seen:
-        yield Line(f"   made, but not to be looked at: {outcome.not_seen}", Tone.BAD)
+    if note := unseen_note(outcome):
+        yield Line(f"   {note}", Tone.BAD)
     if outcome.verdict.refused:
         yield Line(f"   refused: {outcome.verdict.refused}", Tone.BAD)
     for said in raised(outcome.verdict):

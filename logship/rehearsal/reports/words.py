@@ -67,11 +67,20 @@ def not_looked_at(step: StepOutcome) -> list[tuple[str, str]]:
 
 
 def why_unseen(step: StepOutcome) -> str:
-    """Why nobody knows more of it, though it was made; "": it is known."""
+    """Why nobody knows more of it, though it was begun; "": it is known."""
     if step.not_seen or not step.unseen:
         return step.not_seen
     lacking = [f"{proofs} not looked at: {why}" for proofs, why in not_looked_at(step)]
     return "; ".join(lacking) or "nothing was looked at"
+
+
+def unseen_note(step: StepOutcome) -> str:
+    """What a machine did not do that it must, and when; "" if all did."""
+    if step.refused and step.not_seen:
+        return f"what would come of it could not be tried: {step.not_seen}"
+    if step.unfinished or not step.not_seen:
+        return step.not_seen
+    return f"made, but not to be looked at: {step.not_seen}"
 
 
 def raised(verdict: Verdict) -> list[RuleSaid]:
@@ -89,8 +98,7 @@ def summary(report: Report) -> str:
         return "nothing was rehearsed"
     for step in report.steps:
         if step.unseen:
-            left = f"what came of {step.title} could not be looked at"
-            return f"not shown whether protection would survive: {left}"
+            return f"not shown whether protection would survive: {_unseen(step)}"
     left_out = len(report.steps) - len(known)
     if left_out:
         counted = f"{left_out} of {len(report.steps)} steps"
@@ -109,12 +117,20 @@ def _broken(step: StepOutcome) -> str:
     return f"{state(step).lower()} after {step.title}"
 
 
+def _unseen(step: StepOutcome) -> str:
+    if step.unfinished:
+        return f"{step.title} was begun and failed"
+    came = "the state" if step.step is None else "what came of"
+    return f"{came} {step.title} could not be looked at"
+
+
 def trial_note(step: StepOutcome) -> str:
     """Why what was observed is of a trial; "" if it is of what the step really left."""
     if step.held:
         return "the applier holds the standby; what follows was tried on a copy, without its check"
     if step.refused:
-        return "the applier goes on without it; what follows was tried on a copy that has it"
+        tried = "; what follows was tried on a copy that has it" if step.observations else ""
+        return f"the applier goes on without it{tried}"
     return ""
 
 

@@ -45,10 +45,12 @@ class Made(NamedTuple):
 
 
 class Change(Protocol):
-    """All of it blocks, and raises LogshipError where it can't be made here."""
+    """All of it blocks."""
 
     def foresee(self, stage: Stage) -> Verdict:
-        """What the version check says of it, asked on copies.  The stage is as it was, and runs."""
+        """What the version check says of it, asked on copies.  The stage is as it was, and runs.
+        Raises LogshipError: it can't be made here."""
 
     def make(self, stage: Stage) -> Made:
-        """Make it.  The stage runs before and afterwards; whether WAL flows is not waited for."""
+        """Make it.  The stage runs before and afterwards; whether WAL flows is not waited for.
+        Raises LogshipError: it failed midway, and the stage is as that left it."""

@@ -256,6 +256,53 @@ def test_what_was_needed_and_not_looked_at_is_no_break(
     assert not list(suite.iter("failure"))
 
 
+def test_a_start_that_could_not_be_looked_at_is_told_as_the_start() -> None:
+    report = good_report()
+    report = replace(report, steps=(replace(report.steps[0], observations=()),))
+    assert summary(report) == (
+        "not shown whether protection would survive: "
+        "the state before the first step could not be looked at"
+    )
+
+
+def test_what_was_begun_and_failed_is_not_told_as_made() -> None:
+    why = "it was begun and failed: the server does not start"
+    report = with_last(good_report(), observations=(), not_seen=why, unfinished=True)
+    assert summary(report) == (
+        "not shown whether protection would survive: "
+        "primary: image postgres:16.14 was begun and failed"
+    )
+    assert table(report)[4].endswith("not seen")
+    assert f"   {why}" in table(report)
+    assert "It was begun and failed: the server does not start" in html_page(report)
+    step = document_of(report)["steps"][-1]
+    assert (step["state"], step["not_seen"], step["not_run"]) == ("not seen", why, None)
+    (error,) = ElementTree.fromstring(junit_xml(report)).iter("error")
+    assert (error.get("type"), error.get("message")) == ("not-seen", why)
+    for text in ("\n".join(table(report)), html_page(report)):
+        assert "made, but" not in text.lower()
+
+
+def test_what_was_refused_and_not_tried_is_not_told_as_made() -> None:
+    report = with_last(refused_report(), observations=(), not_seen="no answer")
+    lines = table(report)
+    assert lines[2].endswith("refused")
+    assert "   what would come of it could not be tried: no answer" in lines
+    assert "   the applier goes on without it" in lines
+    page = html_page(report)
+    assert "What would come of it could not be tried: no answer" in page
+    assert "The applier goes on without it." in page
+    for text in ("\n".join(lines), page):
+        assert "made, but" not in text.lower()
+    step = document_of(report)["steps"][-1]
+    assert (step["state"], step["not_seen"]) == ("refused", "no answer")
+    (failure,) = ElementTree.fromstring(junit_xml(report)).iter("failure")
+    assert failure.get("message") == (
+        "refused: max_connections is the primary's; what would come of it could not be tried: "
+        "no answer"
+    )
+
+
 def test_what_was_seen_to_fail_before_nothing_more_was_seen_is_a_break() -> None:
     lost = Observation(Proof.PROMOTE, Result.FAILED, "of the old cluster: it is not opened")
     report = with_last(good_report(), observations=(lost,), not_seen="no answer")

@@ -13,6 +13,7 @@ from logship.rehearsal.engine import Engine
 from logship.rehearsal.outcome import Observation, Outage, Proof, Report, Result, RuleSaid, Verdict
 from logship.rehearsal.plan import Kind, Plan, Side, Start, Step
 from logship.rehearsal.proving import Proven
+from logship.rehearsal.reports.words import state, summary
 from logship.rehearsal.steps import Made
 
 WELL = Proven(tuple(Observation(proof, Result.PASSED) for proof in Proof))
@@ -43,10 +44,12 @@ class Anything:
 
 
 class Changes:
-    """`fails`: what does not go well: "foresee", "make", "wait", "look", "prove" or ""."""
+    """fails: what does not go well: "foresee", "make", "wait", "look", "prove" or "".
+    refused: what a command says that does not take them."""
 
-    def __init__(self, fails: str) -> None:
+    def __init__(self, fails: str, refused: str = "") -> None:
         self.fails = fails
+        self.refused = refused
         self.dropped = False
 
     def __call__(self, step: Step) -> Changes:
@@ -62,7 +65,7 @@ class Changes:
 
     def make(self, stage: Any) -> Made:
         self._do("make")
-        return Made(look=self.look, drop=self.drop, details={"a": 1})
+        return Made(self.refused, look=self.look, drop=self.drop, details={"a": 1})
 
     def look(self) -> tuple[Observation, ...]:
         self._do("look")
@@ -107,12 +110,34 @@ def test_all_steps_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (one.findings, two.findings) == ((), ()), "a standing warning is told once"
 
 
-@pytest.mark.parametrize("fails", ["foresee", "make"])
-def test_what_can_not_be_made_ends_it(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
-    _, one, two = rehearsed(monkeypatch, fails).steps
-    assert one.not_run.startswith(f"it can't be made: {fails} did not go well")
+def test_what_can_not_be_made_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, one, two = rehearsed(monkeypatch, "foresee").steps
+    assert one.not_run.startswith("it can't be made: foresee did not go well")
     assert not one.not_seen and not one.protected
     assert two.not_run == "a step before it could not be made"
+
+
+def test_what_was_begun_and_failed_is_not_told_as_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = rehearsed(monkeypatch, "make")
+    _, one, two = report.steps
+    assert one.not_seen.startswith("it was begun and failed: make did not go well")
+    assert one.unfinished and not one.not_run and not one.protected
+    assert one.verdict == STANDING
+    assert summary(report).endswith(f": {one.title} was begun and failed")
+    assert two.not_run == "a step before it was begun and failed"
+
+
+@pytest.mark.parametrize("fails", ["wait", "prove"])
+def test_what_was_refused_and_can_not_be_tried_stays_refused(
+    monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    report = rehearsed_with(monkeypatch, Changes(fails, refused="too few"))
+    _, one, two = report.steps
+    assert (one.refused, one.outage) == ("too few", Outage())
+    assert one.not_seen.startswith(f"{fails} did not go well")
+    assert state(one) == "refused"
+    assert summary(report) == f"protection would break: {one.title} is refused"
+    assert two.not_run == "what came of a step before it could not be looked at"
 
 
 @pytest.mark.parametrize(("fails", "seen"), [("wait", ()), ("look", ()), ("prove", (SEEN_APART,))])
