@@ -31,7 +31,7 @@ from logship.bucket.epoch_record import (
     fenced_error,
     read_epoch,
 )
-from logship.bucket.keys import epoch_key
+from logship.bucket.keys import Place, epoch_key
 from logship.bucket.machine import Machine, this_machine
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
@@ -57,6 +57,8 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
 
     nonce: str = ""
     next_nonce: str = ""
+    stands_in_at: str = ""
+    """As `Epoch.stand_in` was told."""
 
 
 Decision = Literal["make", "advance", "held", "fenced"]
@@ -163,6 +165,16 @@ class Epoch:
                 raise self._held(found)
         return found
 
+    def stand_in(self, end: Place) -> None:
+        """Remember that an operator said so: this one writes in place of the one that wrote the
+        log, which ends at `end`.  Raises LogshipError."""
+        remembered = _recall(self._memory)
+        _remember(self._memory, msgspec.structs.replace(remembered, stands_in_at=str(end)))
+
+    def stands_in(self, end: Place) -> bool:
+        """Whether that was said, and the log still ends there.  Raises LogshipError."""
+        return _recall(self._memory).stands_in_at == str(end)
+
     def renounce(self) -> None:
         """Forget, for good, that the holder was this state directory: from now on it takes the
         epoch only when told to take over.  Raises LogshipError."""
@@ -207,7 +219,8 @@ class Epoch:
         known = remembered.nonce
         if found is not None and found.nonce == remembered.next_nonce:
             known = found.nonce
-        _remember(self._memory, Remembered(nonce=known, next_nonce=made.nonce))
+        about = msgspec.structs.replace(remembered, nonce=known, next_nonce=made.nonce)
+        _remember(self._memory, about)
         try:
             self._etag = self._store.put(
                 self._key,
@@ -221,7 +234,7 @@ class Epoch:
             if again is None or again.nonce != made.nonce:
                 _remember(self._memory, remembered)
                 return False
-        _remember(self._memory, Remembered(nonce=made.nonce))
+        _remember(self._memory, msgspec.structs.replace(about, nonce=made.nonce, next_nonce=""))
         self._record = made
         self._confirmed_at = time.monotonic()
         return True

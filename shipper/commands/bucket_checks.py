@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from logship.checks import Check, fail, failed, ok, warn
@@ -12,21 +12,21 @@ from shipper.settings import ShipperSettings
 from shipper.settings_bucket import BucketSettings
 
 if TYPE_CHECKING:
+    from logship.bucket.epoch import Epoch
     from logship.bucket.epoch_record import EpochRecord
     from logship.identity import Profile
     from logship.lsn import Position
     from logship.objects import ObjectStore
 
 
-Primary = tuple["Profile", "Position"]
-"""What it is, and how far it has got."""
+Ask = Callable[[], "tuple[Profile, Position] | None"]
+"""The primary: what it is, and how far it has got now.  None: it does not say."""
 
 
 def check_bucket(
-    settings: ShipperSettings, bucket: BucketSettings, primary: Primary | None
+    settings: ShipperSettings, bucket: BucketSettings, ask_primary: Ask
 ) -> Iterator[Check]:
-    """Writes and removes objects below the instance's name; leaves none.  primary: None if it
-    can't be asked."""
+    """Writes and removes objects below the instance's name; leaves none."""
     from logship.objects.opening import open_store
 
     try:
@@ -35,7 +35,7 @@ def check_bucket(
         yield failed("bucket", error)
         return
     try:
-        yield from _check_store(settings, store, primary)
+        yield from _check_store(settings, store, ask_primary)
     finally:
         store.close()
     if bucket.recipients:
@@ -52,13 +52,13 @@ def check_bucket(
 
 
 def _check_store(
-    settings: ShipperSettings, store: ObjectStore, primary: Primary | None
+    settings: ShipperSettings, store: ObjectStore, ask_primary: Ask
 ) -> Iterator[Check]:
     from logship.objects.opening import prove_conditional_writes
 
     key = f"{settings.instance}/check-{uuid.uuid4().hex}"
     try:
-        yield _check_epoch(settings, store, primary)
+        yield _check_epoch(settings, store, ask_primary)
         prove_conditional_writes(store, key)
         yield ok("bucket", f"{store.name} takes objects, and keeps the conditions of writes")
         list(store.listing(f"{settings.instance}/check-"))
@@ -82,7 +82,7 @@ def _check_removal(store: ObjectStore, key: str) -> Check:
     return ok("bucket-delete", "objects can be removed")
 
 
-def _check_epoch(settings: ShipperSettings, store: ObjectStore, primary: Primary | None) -> Check:
+def _check_epoch(settings: ShipperSettings, store: ObjectStore, ask_primary: Ask) -> Check:
     from logship.bucket.epoch import Epoch, this_writer
 
     file = settings.instance_directory / "shipper-id"
@@ -100,25 +100,37 @@ def _check_epoch(settings: ShipperSettings, store: ObjectStore, primary: Primary
         raise
     if holder is None:
         return ok("bucket-epoch", "free")
-    refused = _find_claim(settings, store, primary, holder) if primary is not None else None
+    refused = _find_claim(settings, store, ask_primary, epoch, holder)
     if refused is not None:
         return fail("bucket-epoch", refused.what, refused.hint)
     return ok("bucket-epoch", f"written by this shipper, epoch {holder.number}")
 
 
 def _find_claim(
-    settings: ShipperSettings, store: ObjectStore, primary: Primary, holder: EpochRecord
+    settings: ShipperSettings,
+    store: ObjectStore,
+    ask_primary: Ask,
+    epoch: Epoch,
+    holder: EpochRecord,
 ) -> LogshipError | None:
     """What `shipper run` would say to a primary that can't have written the log."""
     from logship.bucket.keys import Keys
     from shipper.destinations.bucket.chain import find_end
-    from shipper.destinations.bucket.claim import is_before, no_writer
+    from shipper.destinations.bucket.claim import is_before, is_known, no_writer
     from shipper.destinations.bucket.remembered import HINT_NAME, load_hint
 
-    profile, position = primary
+    asked = ask_primary()
+    if asked is None:
+        return None
+    profile = asked[0]
     keys = Keys(settings.instance, profile.incarnation)
     hint = load_hint(settings.instance_directory / HINT_NAME, store.name, keys.incarnation)
     end = find_end(store, keys, profile.wal_segment_size, hint)
-    if end is None or not is_before(position, end):
+    # Once more: where a shipper runs, the log has gone on meanwhile.
+    asked = ask_primary() if end is not None else None
+    if end is None or asked is None or asked[0].incarnation != keys.incarnation:
+        return None
+    position = asked[1]
+    if not is_before(position, end) or is_known(epoch, hint, end):
         return None
     return no_writer(store, keys, holder, end, position)

@@ -61,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
     if settings.bucket is not None:
         from shipper.commands.bucket_checks import check_bucket
 
-        checks += check_bucket(settings, settings.bucket, asyncio.run(_ask_position(settings)))
+        checks += check_bucket(
+            settings, settings.bucket, lambda: asyncio.run(_ask_position(settings))
+        )
     return show(checks, as_json=args.json)
 
 

@@ -90,8 +90,8 @@ class LinkDestination:
         self._facts: Facts | None = None
         self._said: Facts | None = None
         self._flush_lsn = 0
-        """What the last span since then said of the primary, 0 if none came: no heartbeat may take
-        it back."""
+        """What the last span since then said of the primary, 0 if none came: no heartbeat and no
+        hello may take it back."""
         self._events: deque[DestinationEvent] = deque()
         self._acked: Acked | None = None
         self.on_acked: Callable[[Acked], None] | None = None
@@ -112,8 +112,9 @@ class LinkDestination:
         self._drop()
         self._events.clear()
         self._acked = None
+        if not _is_same(self._facts, facts):
+            self._flush_lsn = 0
         self._facts = self._said = facts
-        self._flush_lsn = 0
         self._away = not facts.reachable
         self._dealer = Dealer(
             self._endpoint,
@@ -142,7 +143,7 @@ class LinkDestination:
             software=__version__,
             profile=facts.profile,
             timeline=facts.timeline,
-            flush_lsn=facts.flush_lsn,
+            flush_lsn=max(facts.flush_lsn, self._flush_lsn),
             protection=self._identity.protection,
             seed_id=self._seeds.seed_id,
             primary_reachable=facts.reachable,
@@ -167,8 +168,7 @@ class LinkDestination:
 
     def tell(self, facts: Facts) -> None:
         before, told, self._facts = self._said, self._facts, facts
-        # The same again is no newer than what the spans said since.
-        if told is None or (told.timeline, told.flush_lsn) != (facts.timeline, facts.flush_lsn):
+        if not _is_same(told, facts):
             self._flush_lsn = 0
         session = self._session
         if session is None or session.closed or session.welcome is None or before is None:
@@ -418,6 +418,14 @@ class LinkDestination:
         if dealer is not None:
             dealer.close()
         self._changed.happened()
+
+
+def _is_same(told: Facts | None, facts: Facts) -> bool:
+    """Whether nobody looked how far the primary is since `told`: then it is no newer than what
+    spans said since."""
+    if told is None or told.profile.incarnation != facts.profile.incarnation:
+        return False
+    return (told.timeline, told.flush_lsn) == (facts.timeline, facts.flush_lsn)
 
 
 def _news(facts: Facts) -> Facts:

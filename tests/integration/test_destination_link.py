@@ -186,6 +186,24 @@ async def test_a_heartbeat_takes_nothing_back_that_a_span_said_of_the_primary(
     assert await heartbeat_after(1003 * S) == 9 * S, "asked again, it had gone back"
 
 
+async def test_a_hello_takes_nothing_back_that_a_span_said_of_the_primary(
+    rig: LinkFarEnd, shipping: Shipping
+) -> None:
+    """Several destinations connect one anew with what they were told last of the primary."""
+
+    async def hello_says(lsn: int, **changes: Any) -> int:
+        await shipping.connect(flush_lsn=Lsn(lsn), **changes)
+        return int(given(rig, "hello")[-1].flush_lsn)
+
+    assert await hello_says(1000 * S) == 1000 * S
+    span = sealed_wal(1, shipping.sent.lsn, 100)
+    shipping.destination.send_span(1, shipping.sent.lsn, span, 1001 * S)
+    assert await hello_says(1000 * S) == 1001 * S
+    assert await hello_says(1000 * S) == 1001 * S
+    assert await hello_says(999 * S) == 999 * S, "asked again, it had gone back"
+    assert await hello_says(1000 * S) == 1000 * S
+
+
 async def test_a_silent_far_end_is_lost_after_three_heartbeats(
     rig: LinkFarEnd, shipping: Shipping
 ) -> None:

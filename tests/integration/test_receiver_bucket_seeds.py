@@ -485,6 +485,49 @@ async def test_the_alarm_ends_when_the_seed_that_cannot_be_opened_is_removed(
     await receiver.stop()
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+async def test_the_alarm_ends_although_the_bucket_refused_to_be_looked_into_meanwhile(
+    intake: FakeBucketIntake,
+    store: WatchedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: bool,
+) -> None:
+    monkeypatch.setattr(reader, "MAX_PROOF_PAUSE_SECONDS", 0.05)
+    lost, _ = identities(tmp_path, "lost")
+    recipients, ours = identities(tmp_path, "ours")
+    BucketWriter(store.inner, "orders", PROFILE, recipients).write_many(1, 3 * S, 4 * S, S // 2)
+    write_seed(store, 3 * S + 40, "ab01", recipients=lost)
+    intake.wanted = False
+    receiver = reads(intake, store, ours)
+    receiver.start(["orders"])
+    await until(lambda: intake.sealed, "it is an alarm")
+    refused = LogshipError(Code.BUCKET_REFUSED, "access denied", "give the right")
+
+    def fail(operation: str, key: str) -> None:
+        raise refused
+
+    store.fail = fail
+    await until(lambda: refused in intake.of_kind("bucket_failed"), "it is refused")
+    if wanted:
+        intake.wanted = True
+        receiver.wake("orders")
+        failed = intake.of_kind("bucket_failed").count(refused)
+        await until(lambda: intake.of_kind("bucket_failed").count(refused) > failed + 1, "again")
+        intake.wanted = False
+        receiver.wake("orders")
+    assert intake.sealed is not None
+    intake.sealed = None
+    store.fail = lambda operation, key: None
+    await until(lambda: intake.sealed, "it is found again")
+    assert not intake.times_answered
+    keys = Keys("orders", PROFILE.incarnation)
+    store.inner.delete([each.key for each in store.inner.listing(keys.all_seeds)])
+    await until(lambda: intake.times_answered, "it is over")
+    assert intake.sealed is None
+    await receiver.stop()
+
+
 async def test_old_wal_whose_identity_is_lost_is_found_at_the_start(
     intake: FakeBucketIntake, store: WatchedStore, tmp_path: Path
 ) -> None:

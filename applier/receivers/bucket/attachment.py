@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sized
+from collections.abc import Collection, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from applier.receivers import BucketIntake, IntakeListener, Resume
 from logship.bucket.wal_objects import Head
-from logship.errors import LogshipError
+from logship.errors import Code, LogshipError
 from logship.frames import GapFound, Hello
 from logship.lsn import Position
 
@@ -111,9 +111,10 @@ class Attachment:
         if self.failure is not None and self.failure.retryable:
             self.answered()
 
-    def proved(self) -> None:
-        """Beside what is read, the bucket answered, and what is in it can be opened."""
-        if self.failure is None:
+    def proved(self, before: Collection[Code]) -> None:
+        """Beside what is read, the bucket answered, and what is in it can be opened; `before`
+        was in the way of that."""
+        if self.failure is None or self.failure.code in before:
             self.answered()
 
     def tell_heard(self, head: Head) -> None:

@@ -99,7 +99,7 @@ class BucketReader:
         proving: asyncio.Task[None] | None = None
         try:
             error = await self._prove()
-            if error is not None and _may_end(error):
+            if error is not None:
                 proving = asyncio.create_task(self._prove_later(error))
             while not self._is_done:
                 await self._until_wanted()
@@ -192,18 +192,22 @@ class BucketReader:
             error = caught
         if not self._once and (error is None or error.code is Code.IDENTITY_MISSING):
             self._intake.bucket_sealed(error)
-        if error is not None and not self.is_attached:  # else what reads it has the word
+        if error is not None and not self.is_attached and self.failure is None:
+            # Else what reads it has the word.
             self._intake.bucket_failed(error)
         return error
 
     async def _prove_later(self, error: LogshipError | None) -> None:
-        """The bucket did not answer, or has what can't be opened: again, until all can be."""
+        """The bucket did not answer, or has what can't be opened: again, until all can be.  What
+        is refused, or damaged, may be mended too."""
         pause = self._reading.poll_seconds
-        while error is not None and _may_end(error):
+        before = set()
+        while error is not None:
+            before.add(error.code)
             await asyncio.sleep(pause if error.retryable else MAX_PROOF_PAUSE_SECONDS)
             error = await self._prove()
             if error is None:
-                self._attachment.proved()
+                self._attachment.proved(before)
             pause = min(2 * pause, MAX_PROOF_PAUSE_SECONDS)
 
     async def _fence(self, error: FencedError) -> None:
@@ -400,11 +404,6 @@ class BucketReader:
 
     async def _aside(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._reading.threads, work)
-
-
-def _may_end(error: LogshipError) -> bool:
-    """Whether it may be over without a restart: a seed that can't be opened may be removed."""
-    return error.retryable or error.code is Code.IDENTITY_MISSING
 
 
 def no_seed(store: ObjectStore, instance: str) -> RefusedError:

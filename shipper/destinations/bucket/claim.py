@@ -27,13 +27,16 @@ def check_claim(
     and may be a server that is asked by mistake.
 
     facts: those of a primary that is away may be old, so they prove no more than that it has got
-    as far.  Blocking.  Raises LogshipError: EPOCH_HELD, PRIMARY_UNREACHABLE (retryable: it has
-    to be asked first), and as `Epoch.look` and `find_end`.
+    as far.  One of which it `is_known` is not refused again.  Blocking.  Raises LogshipError:
+    EPOCH_HELD, PRIMARY_UNREACHABLE (retryable: it has to be asked first), and as `Epoch.look`
+    and `find_end`.
     """
     holder = epoch.look()
     end = find_end(store, keys, segment_bytes, hint) if holder is not None else None
     primary = Position(facts.timeline, facts.flush_lsn)
     if holder is None or end is None or not is_before(primary, end):
+        return
+    if is_known(epoch, hint, end):
         return
     if not facts.reachable:
         raise LogshipError(
@@ -51,6 +54,14 @@ def check_claim(
 def is_before(primary: Position, end: Place) -> bool:
     """Whether the primary has not got as far as the log's end.  No I/O."""
     return primary < Position(end.timeline, end.lsn)
+
+
+def is_known(epoch: Epoch, hint: Remembered | None, end: Place) -> bool:
+    """Whether the holder, which this is, knows that its primary did not write the log up to
+    `end`: an operator said that it stands in for the one that did, or it was found while it
+    shipped.  Neither says anything of a log that has gone on since.  Raises LogshipError."""
+    parted = hint.parted if hint is not None else None
+    return epoch.stands_in(end) or (parted is not None and end <= parted.place)
 
 
 def no_writer(

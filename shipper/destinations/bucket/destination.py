@@ -42,7 +42,7 @@ from shipper.destinations import (
     SeedWanted,
 )
 from shipper.destinations.bucket.chain import Found, look
-from shipper.destinations.bucket.claim import check_claim
+from shipper.destinations.bucket.claim import check_claim, is_before
 from shipper.destinations.bucket.log import BucketLog, Limits
 from shipper.destinations.bucket.objects import BucketObjects, MetAnotherError, PackedWal, Seal
 from shipper.destinations.bucket.remembered import (
@@ -238,8 +238,13 @@ class BucketDestination:
                 # Before it is taken: who only is a copy must not stop the one that writes.
                 check_claim(self._store, keys, segment_bytes, self._epoch, hint, facts)
                 self._is_claimed = facts.reachable
+            is_told = self._options.take_over and not self._epoch.number
             self._epoch.take(take_over=self._options.take_over)
             found = look(self._store, keys, segment_bytes, hint=hint, distrusted=self._distrusted)
+            primary = Position(facts.timeline, facts.flush_lsn)
+            if is_told and found.chain is not None and is_before(primary, found.chain.place):
+                # The next start is not told, and the primary may still be behind.
+                self._epoch.stand_in(found.chain.place)
             looked.append(found)
             self._parted = _still(hint.parted if hint else None, found)
 
@@ -254,7 +259,7 @@ class BucketDestination:
 
     def standing(self) -> LogshipError | None:
         """See `shipper.destinations.MayStand`: the primary is no continuation of the log."""
-        parted = self._log.parted if self._log is not None else None
+        parted = self._log.parted if self._log is not None else self._parted
         return parted.as_error(self._store.name) if parted is not None else None
 
     @staticmethod

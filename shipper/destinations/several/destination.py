@@ -212,6 +212,9 @@ class SeveralDestinations:
                 error = caught
             else:
                 backoff = Backoff()
+                if (newest := self._facts) not in (None, facts):
+                    # Before WAL comes, which may say more.
+                    destination.tell(self._facts_for(name, newest))
                 self._accepted(name, accepted, facts)
                 if not first.done():
                     first.set_result(None)
@@ -457,7 +460,9 @@ class SeveralDestinations:
     ) -> None:
         seeds = self._seeds
         if isinstance(frame, SeedBegin):
-            self._flow.seed_began(seeds.begin(frame.seed_id, self._seed_names))
+            self._look_who_stands()
+            standing = {each.name for each in self._flow.members.values() if each.standing}
+            self._flow.seed_began(seeds.begin(frame.seed_id, self._seed_names, standing))
         names = list(seeds.targets)
         if isinstance(frame, SeedAborted):
             seeds.abort()

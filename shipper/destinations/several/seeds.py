@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from shipper.destinations import SeedFinished
 
@@ -43,14 +43,18 @@ class SeveralSeeds:
             self._told.add(name)
         return not self.targets
 
-    def begin(self, seed_id: str, all_members: Iterable[str]) -> list[str]:
-        """The members that the seed goes to: without a wish, all."""
+    def begin(
+        self, seed_id: str, all_members: Iterable[str], standing: Collection[str]
+    ) -> list[str]:
+        """The members that the seed goes to: without a wish, all but those that take nothing:
+        it would lead their logs to what may be another's WAL."""
         self.seed_id = seed_id
-        self.failure = ""
         self._began.clear()
         self._doubtful.clear()
         names = list(all_members)
-        self.targets = [name for name in names if name in self._wants] or names
+        wishing = [name for name in names if name in self._wants]
+        self.targets = wishing or [name for name in names if name not in standing]
+        self.failure = "" if self.targets else "no destination takes one now"
         self._told.update(self.targets)
         return list(self.targets)
 

@@ -20,9 +20,10 @@ from logship.bucket.epoch_record import (
     fence_epoch,
     read_epoch,
 )
-from logship.bucket.keys import epoch_key
+from logship.bucket.keys import Place, epoch_key
 from logship.bucket.machine import Machine, this_machine
 from logship.errors import Code, LogshipError
+from logship.lsn import Lsn
 from logship.objects.directory import DirectoryStore
 
 HOUR = 3600.0
@@ -269,6 +270,21 @@ def test_one_that_renounced_it_needs_a_take_over(site: Site) -> None:
     site.shipper().take()
     site.shipper("image").take(take_over=True)
     site.shipper("image").take()
+
+
+def test_that_it_stands_in_is_known_until_the_log_goes_on_or_it_is_renounced(site: Site) -> None:
+    end = Place(1, Lsn(0x3000028))
+    told = site.shipper()
+    assert not told.stands_in(end)
+    told.take(take_over=True)
+    told.stand_in(end)
+    for _ in range(2):
+        epoch = site.shipper()
+        assert epoch.stands_in(end)
+        assert not epoch.stands_in(Place(1, Lsn(0x3000030)))
+        epoch.take()
+    site.shipper().renounce()
+    assert not site.shipper().stands_in(end)
 
 
 def test_of_two_copies_of_one_state_on_one_machine_only_one_goes_on(site: Site) -> None:

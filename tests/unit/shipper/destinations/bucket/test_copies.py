@@ -152,8 +152,35 @@ async def test_a_primary_that_stands_in_for_its_origin_goes_on_when_told_to(
     await told.close()
     rig.options["take_over"] = False
     later = Shipping(rig)
-    await later.connect()
+    assert (await later.connect(flush_lsn=Lsn(S + 1))).position == at(1, S + 1500)
+    part(later, Code.PRIMARY_BEHIND)
     await later.close()
+    # Its own image, started once the log has gone on, was told of another end.
+    image = image_of(rig, "image of it")
+    third = Shipping(rig)
+    assert (await third.connect(flush_lsn=Lsn(S + 1))).position is None
+    await Seed(start_lsn=7 * S + 40).send(third.destination)
+    (rewind,) = await third.hear(Rewind)
+    third.go_on_at(rewind.position)
+    await ship(third, 200)
+    await third.close()
+    copy = started_from(rig, image)
+    assert (await refusal(copy, flush_lsn=Lsn(S + 1))).code is Code.EPOCH_HELD
+
+
+async def test_what_was_no_continuation_while_it_shipped_is_not_refused_when_it_starts_again(
+    rig: BucketFarEnd, origin: Shipping
+) -> None:
+    await origin.connect()
+    await ship(origin, 1000)
+    part(origin, Code.PRIMARY_BEHIND)
+    await until(lambda: remembers_that_it_parted(rig), "it is remembered")
+    await origin.close()
+    before = contents(rig)
+    restarted = Shipping(rig)
+    assert (await restarted.connect(flush_lsn=Lsn(S + 1))).position is None
+    assert contents(rig) == before
+    await restarted.close()
 
 
 async def test_a_timeline_before_the_logs_is_behind_it(rig: BucketFarEnd, origin: Shipping) -> None:

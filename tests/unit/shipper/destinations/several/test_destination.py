@@ -276,6 +276,24 @@ async def test_what_is_told_of_the_others_comes_with_the_primarys_state(run: Run
     )
 
 
+async def test_what_the_primary_said_while_one_connects_it_hears_before_wal(run: Run) -> None:
+    link = run.ends["link"]
+    link.away = True
+    await run.connect()
+    newest = S + 20
+
+    async def connect(facts: Facts) -> Accepted:
+        run.tell(newest)
+        return await FakeBucket.connect(link, facts)
+
+    link.connect = connect  # type: ignore[method-assign]
+    heard: list[int] = []
+    link.resume = lambda position: heard.extend(each.flush_lsn for each in link.told)  # type: ignore[method-assign]
+    link.away = False
+    await until(lambda: link.is_connected and heard, "it is connected")
+    assert heard == [newest]
+
+
 async def test_a_primary_that_is_back_is_told_in_a_new_connection(run: Run) -> None:
     await run.connect()
     run.destination.tell(run.facts._replace(reachable=False))
@@ -377,6 +395,23 @@ async def test_a_seed_goes_only_to_those_that_want_it(run: Run) -> None:
     assert run.ends["link"].seeds_done == ["s1"]
     assert run.ends["bucket"].seeds_done == []
     assert run.ends["bucket"].chain_start == at(1, S), "its chain goes on"
+
+
+async def test_a_seed_that_nobody_wishes_for_goes_to_none_that_takes_nothing(run: Run) -> None:
+    parted = LogshipError(Code.PRIMARY_BEHIND, "another's WAL", "run shipper seed")
+    link, bucket = run.ends["link"], run.ends["bucket"]
+    bucket.standing = lambda: parted  # type: ignore[attr-defined]
+    await run.connect()
+    await seed(run, "s1")
+    assert (link.seeds_done, bucket.seeds_done) == (["s1"], [])
+    bucket.want_seed("an operator asked")
+    await until(lambda: run.heard(SeedWanted), "it is passed on")
+    await seed(run, "s2")
+    await until(lambda: len(run.heard(SeedFinished)) == 2, "both are in place")
+    assert (link.seeds_done, bucket.seeds_done) == (["s1"], ["s2"])
+    link.standing = lambda: parted  # type: ignore[attr-defined]
+    with pytest.raises(LogshipError, match="no destination takes one"):
+        await seed(run, "s3")
 
 
 async def test_one_that_asks_while_a_seed_for_another_is_on_its_way_is_heard_after_it(
