@@ -107,7 +107,8 @@ class DirectoryStore:
             keys = sorted(self._walk(self._directory / folder if folder else self._directory))
         for key in keys:
             if key.startswith(prefix) and key > start_after:
-                with suppress(FileNotFoundError), self._errors(key):
+                # Removed since: inside, as _errors would make an error of it.
+                with self._errors(key), suppress(FileNotFoundError):
                     status = self._path(key).stat()
                     yield ObjectInfo(key, status.st_size, status.st_mtime, _etag(status))
 

@@ -22,7 +22,7 @@ from logship.lsn import Lsn
 from logship.objects import ObjectStore
 from tests.conftest import PrimaryFactory
 from tests.support.http_proxy import HttpProxy
-from tests.support.pair import PATIENCE_SECONDS, BucketRoad, Pair
+from tests.support.pair import PATIENCE_SECONDS, BucketRoad, Pair, durable_lsn
 from tests.support.s3_server import S3Bucket
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
@@ -174,11 +174,16 @@ def test_a_link_that_is_cut_under_load_is_stood_in_for_and_catches_up_by_itself(
             shipper.stop(signal.SIGKILL)
             pair.applier.start()
             pair.wait_status("main", lambda s: s["link"]["state"] == "lost", "it is up")
-        healed_at = time.monotonic()
+        healed_at, at_heal = time.monotonic(), Lsn.parse(server.current_wal_lsn())
         network.heal()
         if away == "everything":
             shipper.start()
-        pair.wait_status("main", has_everything, "the link has everything")
+
+        # A shipper that has only just said hello has not yet come to where the hole ends.
+        def is_over(status: Any) -> bool:
+            return has_everything(status) and durable_lsn(status) >= at_heal
+
+        pair.wait_status("main", is_over, "the link has everything")
         done_at = time.monotonic()
         wait_until(lambda: statuses.between(done_at, math.inf), 30, "a status after it")
     pair.wait_on_standby("main", COUNT, load.rows)
@@ -202,7 +207,8 @@ def test_a_link_that_is_cut_under_load_is_stood_in_for_and_catches_up_by_itself(
 
 def has_everything(status: Any) -> bool:
     connected = status["link"]["state"] == "connected" and status["phase"] == "following"
-    return connected and (bucket_of(status) or {}).get("state") == "idle"
+    idle = (bucket_of(status) or {}).get("state") == "idle"
+    return connected and idle and status["gap"] is None
 
 
 def wal_in(store: ObjectStore) -> list[str]:

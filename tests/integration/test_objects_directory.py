@@ -44,6 +44,15 @@ def test_what_a_crashed_writer_left_is_no_object(store: ObjectStore, tmp_path: P
     assert store.get("main/wal/2") is None
 
 
+def test_what_is_removed_while_it_is_listed_is_left_out(store: ObjectStore) -> None:
+    for key in ("main/wal/1", "main/wal/2", "main/wal/3"):
+        store.put(key, b"bytes", HEAD)
+    listed = store.listing("main/")
+    assert next(listed).key == "main/wal/1"
+    store.delete(["main/wal/2"])
+    assert [each.key for each in listed] == ["main/wal/3"]
+
+
 def test_damaged_metadata_is_named(store: ObjectStore, tmp_path: Path) -> None:
     store.put("object", b"bytes", HEAD)
     (tmp_path / "bucket/object@").write_bytes(b"{")
