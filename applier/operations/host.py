@@ -66,8 +66,8 @@ class Host:
         )
 
     def packages(self) -> dict[str, object]:
-        """The state of all that standbys run on here: changes when a package does.  Blocks for a
-        millisecond."""
+        """The state of all that standbys run on here: changes when a package does.  Blocks for
+        a millisecond."""
         found = programs(self.settings.postgres.installations)
         state = state_of({*found, *self.surroundings.watched})
         state["programs"] = tuple(found)

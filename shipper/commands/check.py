@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from logship.identity import Profile
     from logship.link.keys import KeyPair
     from logship.lsn import Position
+    from shipper.sources.primary import PrimaryQueries
 
 LINK_TIMEOUT_SECONDS: Final = 5.0
 
@@ -112,17 +113,23 @@ def check_primary_server(settings: ShipperSettings) -> Iterator[Check]:
     yield asyncio.run(_check_replication(settings))
 
 
-async def _ask_position(settings: ShipperSettings) -> tuple[Profile, Position] | None:
-    """What the primary is, and how far it has got; None: it does not say, and is said to."""
-    from logship.lsn import Position
+def _queries(settings: ShipperSettings) -> PrimaryQueries:
+    """Of no slot; the caller closes them."""
     from shipper.sources.primary import PrimaryQueries
 
-    queries = PrimaryQueries(
+    return PrimaryQueries(
         settings.primary.conninfo,
         application_name=f"{settings.application_name}_check",
         slot="",
         timeout_seconds=settings.primary.connect_timeout_seconds,
     )
+
+
+async def _ask_position(settings: ShipperSettings) -> tuple[Profile, Position] | None:
+    """What the primary is, and how far it has got; None: it does not say, and is said to."""
+    from logship.lsn import Position
+
+    queries = _queries(settings)
     try:
         state = await queries.primary_state()
         return await queries.profile(), Position(state.timeline, state.flush_lsn)
@@ -135,14 +142,8 @@ async def _ask_position(settings: ShipperSettings) -> tuple[Profile, Position] |
 async def _check_databases(settings: ShipperSettings) -> Check:
     """Whether all that the version check compares can be read."""
     from shipper.sources.environment import EnvironmentWatch
-    from shipper.sources.primary import PrimaryQueries
 
-    queries = PrimaryQueries(
-        settings.primary.conninfo,
-        application_name=f"{settings.application_name}_check",
-        slot="",
-        timeout_seconds=settings.primary.connect_timeout_seconds,
-    )
+    queries = _queries(settings)
     try:
         environment = (await EnvironmentWatch(queries).open(await queries.profile())).environment
     except LogshipError as error:

@@ -425,6 +425,15 @@ def identities(directory: Path, name: str) -> tuple[Recipients, Identities]:
     return Recipients([pair.recipient]), Identities([file])
 
 
+def with_a_sealed_seed(store: WatchedStore, directory: Path) -> Identities:
+    """A bucket with WAL that these open, and a seed that they don't."""
+    lost, _ = identities(directory, "lost")
+    recipients, ours = identities(directory, "ours")
+    BucketWriter(store.inner, "orders", PROFILE, recipients).write_many(1, 3 * S, 4 * S, S // 2)
+    write_seed(store, 3 * S + 40, "ab01", recipients=lost)
+    return ours
+
+
 async def test_what_is_sealed_is_opened(
     intake: FakeBucketIntake, store: WatchedStore, tmp_path: Path
 ) -> None:
@@ -469,12 +478,8 @@ async def test_the_alarm_ends_when_the_seed_that_cannot_be_opened_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reader, "MAX_PROOF_PAUSE_SECONDS", 0.05)
-    lost, _ = identities(tmp_path, "lost")
-    recipients, ours = identities(tmp_path, "ours")
-    BucketWriter(store.inner, "orders", PROFILE, recipients).write_many(1, 3 * S, 4 * S, S // 2)
-    write_seed(store, 3 * S + 40, "ab01", recipients=lost)
     intake.wanted = False
-    receiver = reads(intake, store, ours)
+    receiver = reads(intake, store, with_a_sealed_seed(store, tmp_path))
     receiver.start(["orders"])
     await until(lambda: len(intake.of_kind("bucket_failed")) > 1, "it is said again")
     assert not intake.times_answered
@@ -494,12 +499,8 @@ async def test_the_alarm_ends_although_the_bucket_refused_to_be_looked_into_mean
     wanted: bool,
 ) -> None:
     monkeypatch.setattr(reader, "MAX_PROOF_PAUSE_SECONDS", 0.05)
-    lost, _ = identities(tmp_path, "lost")
-    recipients, ours = identities(tmp_path, "ours")
-    BucketWriter(store.inner, "orders", PROFILE, recipients).write_many(1, 3 * S, 4 * S, S // 2)
-    write_seed(store, 3 * S + 40, "ab01", recipients=lost)
     intake.wanted = False
-    receiver = reads(intake, store, ours)
+    receiver = reads(intake, store, with_a_sealed_seed(store, tmp_path))
     receiver.start(["orders"])
     await until(lambda: intake.sealed, "it is an alarm")
     refused = LogshipError(Code.BUCKET_REFUSED, "access denied", "give the right")

@@ -20,10 +20,13 @@ def system_identifier(case: Case) -> Answer:
     shown = str(wrong[0]) if wrong else (str(others[0]) if others else "")
     if not wrong:
         return Answer(PASS, primary, shown)
-    remedy = "check which server the shipper reads from; if that cluster is to take this one's "
-    remedy += f"place, on the recovery server: applier accept NAME {case.primary.incarnation}"
     if stored in (None, case.primary.system_identifier):
         remedy = "the data directory is another cluster's: replace it by a seed (applier seed NAME)"
+    else:
+        remedy = (
+            "check which server the shipper reads from; if that cluster is to take this one's "
+            f"place, on the recovery server: applier accept NAME {case.primary.incarnation}"
+        )
     return Answer(BLOCK, primary, shown, remedy)
 
 

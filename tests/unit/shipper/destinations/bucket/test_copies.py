@@ -30,17 +30,9 @@ from tests.support.bucket_far_end import KEYS, BucketFarEnd
 from tests.support.fake_bucket import FakeBucket
 from tests.support.fakes import FakeSource
 from tests.support.link_frames import SEGMENT_BYTES, at, sealed_wal, wal_bytes
-from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until
 
 S = SEGMENT_BYTES
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[BucketFarEnd]:
-    made = BucketFarEnd(tmp_path, MemoryStore())
-    yield made
-    made.store.vanish()
 
 
 @pytest.fixture

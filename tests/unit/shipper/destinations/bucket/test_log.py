@@ -31,13 +31,6 @@ OLD_SEED = "01d5eed"
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[BucketFarEnd]:
-    made = BucketFarEnd(tmp_path, MemoryStore())
-    yield made
-    made.store.vanish()
-
-
-@pytest.fixture
 async def shipping(rig: BucketFarEnd) -> AsyncIterator[Shipping]:
     made = Shipping(rig)
     yield made

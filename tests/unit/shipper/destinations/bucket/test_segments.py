@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,9 @@ LATER = 3600.0
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[BucketFarEnd]:
-    made = BucketFarEnd(tmp_path, MemoryStore())
-    made.options["max_object_bytes"] = 300_000
-    yield made
-    made.store.vanish()
+def rig(rig: BucketFarEnd) -> BucketFarEnd:
+    rig.options["max_object_bytes"] = 300_000
+    return rig
 
 
 async def started(rig: BucketFarEnd, **options: Any) -> Shipping:
