@@ -130,6 +130,25 @@ def check_pages(
         offset += WAL_PAGE_BYTES
 
 
+def was_never_written(page: bytes, start: int, line: WalLine) -> bool:
+    """Whether the segment from LSN `start`, whose first page this is, was only to be written.
+
+    PostgreSQL renames old segments to names that are to come, and makes new ones of zeros
+    (`InstallXLogFileSegment`, `XLogFileInitInternal` in xlog.c); a segment's first page is the
+    first that is written of it.  False for whatever is not clearly one of the two.
+    """
+    if len(page) < WAL_PAGE_BYTES:
+        return False
+    if not any(page):
+        return True
+    _, _, timeline, address, _ = _SHORT_HEADER.unpack_from(page)
+    try:
+        check_pages(page, address, timeline, line)
+    except LogshipError:
+        return False
+    return bool(address < start and address % line.segment_bytes == 0)
+
+
 def _check_long_header(
     view: memoryview, offset: int, address: int, info: int, line: WalLine
 ) -> None:

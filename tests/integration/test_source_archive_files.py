@@ -446,6 +446,53 @@ async def test_nothing_goes_before_it_is_durable(box: Box) -> None:
     await until(lambda: box.names() == {named(1, 3)}, "the second goes")
 
 
+async def test_what_a_promoted_server_never_wrote_of_its_old_timeline_goes(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "LEFTOVER_GRACE_SECONDS", 1.5)
+    recycled = box.segment(1, 0)
+    box.archive(1, 1, 2)
+    box.put(named(1, 3), recycled)
+    box.put(partial_name(1, 3 * S, S), box.segment(1, 3))
+    box.put(history_name(2), TWO_TEXT)
+    box.archive(2, 3, 4)
+    box.put(named(1, 4), recycled)
+    box.put(named(1, 5), bytes(S))
+    box.archive(1, 6, 7)  # the old server went on
+    with capture_logs() as logs:
+        source = await box.started()
+        collected = await collect(source, 2, 5 * S)
+        check(box, collected)
+        source.acknowledge(collected.end, collected.end, Lsn(0))
+        left = {history_name(2), named(1, 6), named(1, 7)}
+        await until(lambda: box.names() == left, "only WAL and the history stay", 20)
+        box.put(named(2, 4), recycled)  # under a name that was shipped
+        async with reading(source) as came:
+            await until(lambda: box.names() == left, "it goes as well", 20)
+            box.archive(2, 5)
+            await until(lambda: bool(came), "it is no conflict")
+    assert not [each for each in logs if each["log_level"] == "error"]
+    (said,) = [each for each in logs if "past the end of its timeline" in each["event"]]
+    assert (said["count"], said["example"]) == (2, named(1, 6))
+
+
+async def test_what_could_not_be_removed_or_noted_is_tried_again(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "REMIND_SECONDS", 0.3)
+    box.archive(1, 1, 2)
+    source = await box.started()
+    collected = await collect(source, 1, 3 * S)
+    memory = box.directory / "outbox.json"
+    memory.mkdir()  # can't be replaced by a file
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    with capture_logs() as logs:
+        await until(lambda: any("can't note" in each["event"] for each in logs), "it is said")
+        assert box.names() == {named(1, 1), named(1, 2)}
+        memory.rmdir()
+        await until(lambda: not box.names(), "with no further ack", 20)
+
+
 async def test_a_file_stays_until_its_archiver_is_done_with_its_name(box: Box) -> None:
     source = await box.started()
     box.archive(1, 1)

@@ -21,7 +21,13 @@ import crc32c
 from logship import durable
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
-from logship.wal import MAX_HISTORY_BYTES, WAL_PAGE_BYTES, WalLine, check_pages
+from logship.wal import (
+    MAX_HISTORY_BYTES,
+    WAL_PAGE_BYTES,
+    WalLine,
+    check_pages,
+    was_never_written,
+)
 from shipper.sources.archive.memory import Given, Look
 
 CHUNK_BYTES = 1 << 20
@@ -231,10 +237,28 @@ def conflict(path: Path) -> LogshipError:
 def is_of_line(path: Path, start: Lsn, timeline: int, line: WalLine) -> bool:
     """Whether a file is a segment of this cluster, by its size and its first page."""
     try:
-        with os.fdopen(_open(path), "rb") as file:
-            page = file.read(WAL_PAGE_BYTES)
-            size_bytes = os.fstat(file.fileno()).st_size
-        check_pages(page, start, timeline, line)
+        check_pages(_first_page(path, line), start, timeline, line)
     except (OSError, NotWholeError, LogshipError):
         return False
-    return size_bytes == line.segment_bytes and len(page) == WAL_PAGE_BYTES
+    return True
+
+
+def is_leftover(path: Path, start: Lsn, line: WalLine) -> bool:
+    """Whether a file was to become the segment from `start`, and nothing was ever written to it.
+
+    A promoted server archives such files of its old timeline, at a checkpoint after it
+    (`XLogArchiveCheckDone` in xlogarchive.c asks for any name that is not marked as archived).
+    """
+    try:
+        return was_never_written(_first_page(path, line), start, line)
+    except (OSError, NotWholeError):
+        return False
+
+
+def _first_page(path: Path, line: WalLine) -> bytes:
+    with os.fdopen(_open(path), "rb") as file:
+        page = file.read(WAL_PAGE_BYTES)
+        size_bytes = os.fstat(file.fileno()).st_size
+    if size_bytes != line.segment_bytes or len(page) != WAL_PAGE_BYTES:
+        raise NotWholeError(f"it has {size_bytes} bytes, not {line.segment_bytes}")
+    return page

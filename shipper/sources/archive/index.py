@@ -63,6 +63,11 @@ class Starts:
         starts = self._by_timeline.get(timeline, [])
         return starts[: bisect_right(starts, last_start)]
 
+    def beyond(self, timeline: int, last_start: int) -> list[Lsn]:
+        """Those of `timeline` that start above `last_start`, in order."""
+        starts = self._by_timeline.get(timeline, [])
+        return starts[bisect_right(starts, last_start) :]
+
     def last(self, timeline: int) -> Lsn | None:
         starts = self._by_timeline.get(timeline)
         return starts[-1] if starts else None

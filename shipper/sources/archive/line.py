@@ -138,3 +138,19 @@ def removable(
         stop = stops.get(name)
         if stop is not None and stop <= covered_to(durable, marker.timeline, histories):
             yield name
+
+
+def past_the_switch(index: Index, durable: Position, histories: Histories) -> Iterator[str]:
+    """Names of segments that hold, or should, what comes after their timeline's end.
+
+    Only of timelines that `durable`'s descends from: of others nobody knows where they end.
+    """
+    size = index.segment_bytes
+    history = histories.get(durable.timeline)
+    if history is None:
+        return
+    for timeline in sorted(index.segments.timelines()):
+        end = history.end_of(timeline)
+        if end is not None:
+            for start in index.segments.beyond(timeline, end - size):
+                yield name_of(Segment(timeline, start), size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -16,18 +16,24 @@ from logship.lsn import Position
 from logship.wal import WalLine
 from shipper.backoff import REMIND_SECONDS, Reminder
 from shipper.sources.archive import files
-from shipper.sources.archive.line import removable
+from shipper.sources.archive.line import past_the_switch, removable
 from shipper.sources.archive.memory import Memory
 from shipper.sources.archive.names import Partial, Segment, parse
+from shipper.sources.archive.settling import PADDED_SETTLE_SECONDS
 from shipper.sources.archive.watching import Outbox
 
 log = structlog.get_logger(__name__)
 
 _BATCH = 256
+_Outcome = LogshipError | str | None
+"""Of a removal; None: the file is gone."""
 _TOO_YOUNG = "its archiver may not be done with it"
+_PAST_THE_SWITCH = "it has WAL from past the end of its timeline"
 GRACE_SECONDS = 1.0
 """A file younger than that stays: an archiver opens it by its name once more to sync it
 (`durable_rename`), and fails, and archives it again, if it is gone."""
+LEFTOVER_GRACE_SECONDS = PADDED_SETTLE_SECONDS
+"""A segment that looks as if nothing was written to it may have been given its size first."""
 PAUSE_SECONDS = 0.1
 """Between two rounds: acks come in plenty, and each round that removes syncs a file."""
 
@@ -65,6 +71,9 @@ class Removal:
         self._due = asyncio.Event()
         self._left: dict[str, float] = {}
         """What could not be removed, and until when (monotonic) it is not worth another try."""
+        self._past: set[str] = set()
+        """Those with WAL that is on no line."""
+        self._past_said = 0
         self._reminder = Reminder()
 
     def acknowledged(self, position: Position) -> None:
@@ -84,9 +93,13 @@ class Removal:
             try:
                 await self._round()
             except OSError as error:
+                self._try_again_in(REMIND_SECONDS)
                 if self._reminder.due(str(error)):
                     log.error("can't note what was shipped", error=str(error))
             await asyncio.sleep(PAUSE_SECONDS)
+
+    def _try_again_in(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds + PAUSE_SECONDS, self._due.set)
 
     async def _round(self) -> None:
         """Remove all that may go.  What was given out is on disk before its file goes."""
@@ -95,7 +108,9 @@ class Removal:
         while True:
             names: list[str] = []
             if not self._keep:
-                names = self._next_names(position)
+                names = self._not_left(
+                    removable(outbox.index, position, outbox.histories, outbox.stops)
+                )
             finishes_segment = position.lsn % self._line.segment_bytes == 0
             if outbox.memory.changed and (names or (self._keep and finishes_segment)):
                 content = outbox.memory.encode()
@@ -105,57 +120,86 @@ class Removal:
                     outbox.memory.changed = True
                     raise
             if not names:
-                return
-            await self._remove(names)
+                break
+            await self._remove(names, self._remove_shipped)
+        if self._keep:
+            return
+        while names := self._not_left(past_the_switch(outbox.index, position, outbox.histories)):
+            await self._remove(names, self._remove_leftover)
+        self._say_past()
 
-    def _next_names(self, position: Position) -> list[str]:
+    def _say_past(self) -> None:
+        self._past &= self._left.keys()
+        if len(self._past) > self._past_said:
+            log.warning(
+                "WAL from past the end of its timeline is left alone: the old server went on",
+                count=len(self._past),
+                example=min(self._past),
+            )
+        self._past_said = len(self._past)
+
+    def _not_left(self, may_go: Iterable[str]) -> list[str]:
         now = time.monotonic()
         self._left = {name: until for name, until in self._left.items() if until > now}
-        outbox = self._outbox
-        may_go = removable(outbox.index, position, outbox.histories, outbox.stops)
         return list(islice((name for name in may_go if name not in self._left), _BATCH))
 
-    async def _remove(self, names: list[str]) -> None:
-        outbox = self._outbox
-        outcomes = await asyncio.to_thread(self._remove_files, names)
-        if _TOO_YOUNG in outcomes:
-            pause_seconds = GRACE_SECONDS + PAUSE_SECONDS
-            asyncio.get_running_loop().call_later(pause_seconds, self._due.set)
+    async def _remove(self, names: list[str], remove: Callable[[str], _Outcome]) -> None:
+        outcomes = await asyncio.to_thread(lambda: [remove(name) for name in names])
         for name, outcome in zip(names, outcomes, strict=True):
             if outcome is None:
-                outbox.discard(name)
+                self._outbox.discard(name)
                 continue
-            if outcome is _TOO_YOUNG:
-                self._left[name] = time.monotonic() + GRACE_SECONDS
-                continue
-            self._left[name] = time.monotonic() + REMIND_SECONDS
-            if isinstance(outcome, LogshipError):
-                outbox.conflicts[name] = outcome
-                self._conflict()
-            elif self._reminder.due(outcome):
-                log.error("can't remove a shipped file from the outbox", name=name, why=outcome)
+            left_seconds = GRACE_SECONDS if outcome is _TOO_YOUNG else REMIND_SECONDS
+            self._left[name] = time.monotonic() + left_seconds
+            self._say(name, outcome)
+        if left := {self._left[name] for name in names if name in self._left}:
+            self._try_again_in(min(left) - time.monotonic())
 
-    def _remove_files(self, names: list[str]) -> list[LogshipError | str | None]:
-        return [self._remove_file(name) for name in names]
+    def _say(self, name: str, outcome: LogshipError | str) -> None:
+        if isinstance(outcome, LogshipError):
+            self._outbox.conflicts[name] = outcome
+            self._conflict()
+        elif outcome is _PAST_THE_SWITCH:
+            self._past.add(name)
+        elif outcome is not _TOO_YOUNG and self._reminder.due(outcome):
+            log.error("can't remove a shipped file from the outbox", name=name, why=outcome)
 
-    def _remove_file(self, name: str) -> LogshipError | str | None:
-        """None: it is gone."""
+    def _remove_shipped(self, name: str) -> _Outcome:
         path = self._outbox.directory / name
         try:
-            seen = files.look(path)
-            if seen is None:
+            age_seconds = _age_seconds(path)
+            if age_seconds is None:
                 return None
-            if 0 <= time.time() - seen.ctime_ns / 1e9 < GRACE_SECONDS:
+            if age_seconds < GRACE_SECONDS:
                 return _TOO_YOUNG
             given = self._outbox.memory.get(name)
             if given is not None:
                 if files.same_again(path, given) is None:
                     return None
             elif not self._may_go(path, name):
+                if self._outbox.is_leftover(name):
+                    return self._remove_leftover(name)
                 return "it is not WAL of this cluster"
             path.unlink(missing_ok=True)
         except LogshipError as error:
-            return error
+            return self._remove_leftover(name) if self._outbox.is_leftover(name) else error
+        except OSError as error:
+            return error.strerror or str(error)
+        except files.NotWholeError as error:
+            return error.why
+        return None
+
+    def _remove_leftover(self, name: str) -> _Outcome:
+        path = self._outbox.directory / name
+        try:
+            age_seconds = _age_seconds(path)
+            if age_seconds is None:
+                return None
+            if age_seconds < LEFTOVER_GRACE_SECONDS:
+                return _TOO_YOUNG
+            if not self._outbox.is_leftover(name):
+                return _PAST_THE_SWITCH
+            path.unlink(missing_ok=True)
         except OSError as error:
             return error.strerror or str(error)
         except files.NotWholeError as error:
@@ -168,3 +212,13 @@ class Removal:
         if isinstance(file, Segment | Partial):
             return files.is_of_line(path, file.start_lsn, file.timeline, self._line)
         return True
+
+
+def _age_seconds(path: Path) -> float | None:
+    """None: it is not there.  Blocking; raises OSError, NotWholeError."""
+    seen = files.look(path)
+    if seen is None:
+        return None
+    age = time.time() - seen.ctime_ns / 1e9
+    # Its file system's clock may be ahead of ours.
+    return age if age >= 0 else float("inf")

@@ -27,6 +27,7 @@ from shipper.sources.archive import files
 from shipper.sources.archive.index import Index
 from shipper.sources.archive.line import Piece
 from shipper.sources.archive.memory import Given, Look, Memory
+from shipper.sources.archive.names import Segment, parse
 from shipper.sources.archive.notices import Notices
 from shipper.sources.archive.settling import Settling
 
@@ -290,7 +291,8 @@ class Outbox:
         try:
             again = await asyncio.to_thread(files.same_again, self.directory / name, given)
         except LogshipError as error:
-            self.conflicts[name] = error
+            if not await asyncio.to_thread(self.is_leftover, name):
+                self.conflicts[name] = error
             return False
         except (OSError, files.NotWholeError) as error:
             self._not_usable(name, error)
@@ -301,6 +303,13 @@ class Outbox:
         self.conflicts.pop(name, None)
         self.memory.note(name, again)
         return True
+
+    def is_leftover(self, name: str) -> bool:
+        """Blocking.  See `files.is_leftover`; false for what is no segment."""
+        file = parse(name, self._line.segment_bytes)
+        return isinstance(file, Segment) and files.is_leftover(
+            self.directory / name, file.start_lsn, self._line
+        )
 
     # --- segments -----------------------------------------------------------------------------
 
@@ -329,7 +338,9 @@ class Outbox:
                 piece.end_lsn - start,
             )
         except (files.NotWholeError, LogshipError, OSError) as error:
-            self._not_usable(name, error)
+            ended = name != piece.names[-1]
+            if not (ended and await asyncio.to_thread(self.is_leftover, name)):
+                self._not_usable(name, error)
             return None
         if checked is None:
             self.discard(name)

@@ -135,6 +135,23 @@ def test_the_empty_pages_after_a_segment_switch_pass() -> None:
     wal.check_pages(flawed(8192, bytes(2 * 8192)), START, 2, LINE)
 
 
+def test_a_segment_s_first_page_tells_whether_any_of_it_was_written() -> None:
+    other = WalFactory(LINE._replace(system_identifier=SYSTEM_IDENTIFIER + 1))
+    pages = {
+        "old": WalFactory(LINE).wal(1, MEGABYTE, MEGABYTE + 8192),
+        "own": WalFactory(LINE).wal(1, 3 * MEGABYTE, 3 * MEGABYTE + 8192),
+        "later": WalFactory(LINE).wal(1, 4 * MEGABYTE, 4 * MEGABYTE + 8192),
+        "inner": WalFactory(LINE).wal(1, MEGABYTE + 8192, MEGABYTE + 2 * 8192),
+        "another cluster's": other.wal(1, MEGABYTE, MEGABYTE + 8192),
+        "empty": bytes(8192),
+        "almost empty": bytes(8191) + b"x",
+        "cut": bytes(8191),
+        "noise": b"noise!!!" * 1024,
+    }
+    never = {name for name, page in pages.items() if wal.was_never_written(page, 3 << 20, LINE)}
+    assert never == {"old", "empty"}
+
+
 def test_an_unknown_major_is_refused() -> None:
     with pytest.raises(LogshipError, match="13 is not supported"):
         wal.check_pages(b"", START, 1, LINE._replace(major=13))

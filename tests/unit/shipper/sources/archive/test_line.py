@@ -18,6 +18,7 @@ from shipper.sources.archive.line import (
     covered_to,
     is_later_there,
     next_piece,
+    past_the_switch,
     removable,
 )
 from shipper.sources.archive.names import partial_name
@@ -310,3 +311,12 @@ def test_of_an_ancestor_is_durable_what_is_on_the_line(
     durable: Position, timeline: int, to: int
 ) -> None:
     assert covered_to(durable, timeline, {2: ONE_SWITCH}) == to
+
+
+def test_past_the_switch_is_what_no_line_has() -> None:
+    index = index_of(*(named(1, number) for number in (1, 2, 3, 4)), named(2, 3), named(3, 9))
+    histories = {2: ONE_SWITCH}
+    assert list(past_the_switch(index, at(2, 9 * MIB), histories)) == [named(1, 3), named(1, 4)]
+    assert list(past_the_switch(index, at(1, 9 * MIB), histories)) == [], "not switched yet"
+    at_boundary = {2: history(2, (1, 3 * MIB))}
+    assert list(past_the_switch(index, at(2, 9 * MIB), at_boundary)) == [named(1, 3), named(1, 4)]
