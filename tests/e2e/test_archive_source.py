@@ -134,7 +134,8 @@ def test_two_thousand_segments_in_random_order_with_a_switch_in_the_middle(
 ) -> None:
     outbox = make_outbox(shared_tmp_path / "outbox")
     staging = make_outbox(shared_tmp_path / "staging")
-    server = archiving_primary(primary, MAJORS[-1], outbox, fsync="off")
+    # Where machines are busy a minute goes by, and a segment would go where nobody looks any more.
+    server = archiving_primary(primary, MAJORS[-1], outbox, fsync="off", archive_timeout="0")
     successor = server.clone_as_standby(shared_tmp_path / "successor")
     conninfo = (
         f"host=127.0.0.1,127.0.0.1 port={server.port},{successor.port} user=postgres"
