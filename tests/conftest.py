@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -13,13 +14,27 @@ from hypothesis import settings
 
 from shipper.commands.demo.s3_server import S3Server
 from tests.support.clusters import ClusterTemplates
+from tests.support.directories import OF_THE_RUN, directory_of_the_run, open_directory
 from tests.support.installations import MAJORS, postgres_dir
 from tests.support.s3_server import S3Bucket, credentials_of, running_s3_server
 from tests.support.servers import PrimaryServer
 
+# Programs that are installed have their byte code beside them; without it each start of one
+# compiles all of it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Speed is measured in benchmarks: no test fails because the machine is busy.
 settings.register_profile("logship", deadline=None)
 settings.load_profile("logship")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that began the run makes what its workers share."""
+    if not hasattr(config, "workerinput"):
+        made = open_directory()
+        os.environ[OF_THE_RUN] = str(made)
+        config.add_cleanup(lambda: shutil.rmtree(made, ignore_errors=True))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -57,27 +72,18 @@ class PrimaryFactory(Protocol):
         """A new cluster of ``major``, or of ``installation`` if given."""
 
 
-def _open_directory() -> Path:
-    """A new directory that every user can enter; the short path suits unix sockets."""
-    path = Path(tempfile.mkdtemp(prefix="logship-"))
-    path.chmod(0o755)
-    return path
-
-
 @pytest.fixture
 def shared_tmp_path() -> Iterator[Path]:
     """A directory that the servers' user can enter (``tmp_path`` is closed to it for root)."""
-    path = _open_directory()
+    path = open_directory()
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def cluster_templates() -> Iterator[ClusterTemplates]:
-    """What initdb made, one for each kind of cluster, for this worker to copy."""
-    path = _open_directory()
-    yield ClusterTemplates(path)
-    shutil.rmtree(path, ignore_errors=True)
+def cluster_templates() -> ClusterTemplates:
+    """What initdb made, one for each kind of cluster, for every worker to copy."""
+    return ClusterTemplates(directory_of_the_run())
 
 
 @pytest.fixture

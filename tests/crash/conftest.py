@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.crash.places import Place
 from tests.support.clusters import ClusterTemplates
+from tests.support.directories import open_directory
 from tests.support.installations import postgres_dir
 from tests.support.servers import PrimaryServer
 
@@ -37,8 +36,7 @@ def at_most(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def place(request: pytest.FixtureRequest, cluster_templates: ClusterTemplates) -> Iterator[Place]:
     """A primary of the major that the test is parametrized with, protected; moment: following."""
-    directory = Path(tempfile.mkdtemp(prefix="logship-"))
-    directory.chmod(0o755)
+    directory = open_directory()
     server = PrimaryServer.create(
         postgres_dir(request.param),
         directory / "primary",

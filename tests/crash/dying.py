@@ -109,6 +109,7 @@ def main() -> int:
     steps.wrap(signal, "pidfd_send_signal", lambda _handle, number, *_: number)
     steps.wrap(AsyncConnection, "execute", _of_statement)
     sys.argv[1:] = arguments
+    sys.modules["rich"] = None  # as in tests.support.pair
     status: int = import_module(f"{program}.commands").main()
     return status
 

@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from logship.rehearsal.site.primary import Primary
 from logship.wal_records import record_end
 from tests.integration.command_runner import run
 from tests.support.clusters import ClusterTemplates
+from tests.support.directories import open_directory
 from tests.support.installations import cache_directory, postgres_dir, wheel_dir
 from tests.support.processes import server_account
 from tests.support.recorded import NAME, SETTINGS, Recorder, Recording
@@ -219,11 +219,7 @@ def make_server(directory: Path, major: int) -> PrimaryServer:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    # Two dozen data directories come and go: in memory, where there is room.
-    memory = Path("/dev/shm")
-    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
-    path = Path(tempfile.mkdtemp(prefix="logship-", dir=memory if roomy else None))
-    path.chmod(0o755)
+    path = open_directory()
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import hashlib
 import secrets
+import shutil
 import struct
+import subprocess
 import time
 from pathlib import Path
 
 import crc32c
 
-from tests.support.processes import copy_tree, make_server_directory, run_as_server
+from tests.support.processes import make_server_directory, run_as_server
 
 # XLogLongPageHeaderData: the standard header takes 24 bytes, then comes xlp_sysid.
 _SYSTEM_IDENTIFIER_IN_PAGE = 24
@@ -36,9 +40,11 @@ class ClusterTemplates:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Keep the templates in ``directory``, which the servers' user can enter."""
+        """Keep the templates in ``directory``, which the servers' user can enter.
+
+        Several processes may share it.
+        """
         self._directory = directory
-        self._made: dict[tuple[Path, int, tuple[str, ...]], Path] = {}
 
     def create(
         self,
@@ -49,19 +55,28 @@ class ClusterTemplates:
         initdb_args: tuple[str, ...] = (),
     ) -> None:
         """Make the data directory ``data``, as ``initialise`` would."""
-        kind = (installation, wal_segsize_mb, initdb_args)
-        if kind not in self._made:
-            home = self._directory / f"template-{len(self._made)}"
-            make_server_directory(home)
-            initialise(
-                installation,
-                home / "data",
-                wal_segsize_mb=wal_segsize_mb,
-                initdb_args=initdb_args,
-            )
-            self._made[kind] = home / "data"
-        copy_tree(self._made[kind], data)
+        kind = repr((str(installation), wal_segsize_mb, initdb_args))
+        home = self._directory / f"template-{hashlib.sha256(kind.encode()).hexdigest()[:16]}"
+        with home.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not home.exists():
+                made = home.with_suffix(".new")
+                shutil.rmtree(made, ignore_errors=True)  # of one that failed
+                make_server_directory(made)
+                initialise(
+                    installation,
+                    made / "data",
+                    wal_segsize_mb=wal_segsize_mb,
+                    initdb_args=initdb_args,
+                )
+                made.rename(home)
+        _copy(home / "data", data)
         give_own_identity(data)
+
+
+def _copy(template: Path, data: Path) -> None:
+    # Of one that no server uses, with its owner and modes: a program of C takes a third.
+    subprocess.run(["cp", "-a", template, data], check=True)
 
 
 def give_own_identity(data: Path) -> None:

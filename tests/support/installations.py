@@ -12,10 +12,10 @@ import pytest
 MAJORS = (14, 15, 16, 17, 18)
 
 all_majors = pytest.mark.parametrize("major", MAJORS)
+"""Runs a test once for each supported major, as its argument ``major``."""
 
 ARCHIVING_MAJORS = (14, 15, 18)
 """14 archives by a command, 15 was the first with a library, and nothing of it changed since."""
-"""Runs a test once for each supported major, as its argument ``major``."""
 
 _FETCH = Path(__file__).resolve().parents[2] / "ops" / "fetch-postgres"
 

@@ -24,6 +24,7 @@ from logship.link.keys import generate
 from logship.lsn import Lsn
 from logship.postgres.postmaster import remove_shared_memory
 from logship.status import InstanceStatus
+from tests.support.directories import OF_THE_RUN, directory_of_the_run
 from tests.support.installations import cache_directory
 from tests.support.processes import server_account
 from tests.support.servers import PrimaryServer
@@ -86,6 +87,13 @@ attempts = {attempts}
 {more}
 """
 
+# structlog loads all of rich where it finds it: an installation has none, it comes with a tool of
+# development, and each start would take a fifth longer.
+_AS_INSTALLED = (
+    "import sys; sys.modules['rich'] = None; "
+    "from {program}.commands import main; raise SystemExit(main())"
+)
+
 
 def durable_lsn(status: InstanceStatus) -> Lsn:
     """As positions compare, which their texts do not: "0/A000000" is less than "0/10000000"."""
@@ -124,7 +132,7 @@ class Process:
 
     def start(self, *options: str) -> None:
         assert not self.is_running
-        code = f"from {self.program}.commands import main; raise SystemExit(main())"
+        code = _AS_INSTALLED.format(program=self.program)
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, "run", "--config", self.settings, *options],
@@ -386,7 +394,7 @@ class Pair:
 
     def command(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run one command to its end, with this pair's applier."""
-        code = f"from {program}.commands import main; raise SystemExit(main())"
+        code = _AS_INSTALLED.format(program=program)
         environment: Mapping[str, str] = {
             **os.environ,
             "LOGSHIP_APPLIER": str(self.directory / "run" / "applier.sock"),
@@ -411,9 +419,15 @@ class Pair:
             remove_shared_memory(pid_file.parent)
 
 
-@functools.cache
 def _known_installations() -> Path:
-    """What earlier pairs of this process found out: asking anew takes an initdb each time."""
+    """What earlier pairs of this run found out: asking anew takes an initdb each time."""
+    if OF_THE_RUN in os.environ:
+        return directory_of_the_run() / "installations"
+    return _known_here()
+
+
+@functools.cache
+def _known_here() -> Path:
     made = Path(tempfile.mkdtemp(prefix="logship-known-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
@@ -424,7 +438,10 @@ def _copy_answers(source: Path, target: Path) -> None:
         if not (target / answer.name).exists():
             target.parent.mkdir(mode=0o711, exist_ok=True)
             target.mkdir(exist_ok=True)
-            shutil.copyfile(answer, target / answer.name)
+            # Another process may be reading it.
+            new = target / f"{answer.name}.{os.getpid()}"
+            shutil.copyfile(answer, new)
+            new.rename(target / answer.name)
 
 
 def _kill_tree(pid: int) -> None:

@@ -38,6 +38,7 @@ def main() -> int:
         return real_time() + float(_DOUBLE.unpack_from(offset)[0])
 
     time.time = stepped_time
+    sys.modules["rich"] = None  # as in tests.support.pair
     sys.argv[1:] = arguments
     status: int = import_module(f"{program}.commands").main()
     return status

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from logship.lsn import Lsn
 from tests.support.clusters import ClusterTemplates
+from tests.support.directories import open_directory
 from tests.support.servers import PrimaryServer
 from tests.torture import __main__ as torture_program
 from tests.torture import disk
@@ -24,15 +27,23 @@ SEEDS = (*range(1, 7), 47, *range(8, 13), 23, *range(14, 21))
 """Twenty plans that have all there is between them (`test_the_rounds_bring_…`)."""
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """On the disk, as in `make torture`: how long syncs take is part of what happens."""
+    path = open_directory(on_disk=True)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_promised_is_lost(
-    seed: int, shared_tmp_path: Path, cluster_templates: ClusterTemplates
+    seed: int, place: Path, cluster_templates: ClusterTemplates
 ) -> None:
     """Sync loses nothing, async no more than was not durable; opened whole, with no hand."""
     plan = make_plan(seed)
     print(plan)
-    torture = Round(plan, shared_tmp_path, cluster_templates, print)
+    torture = Round(plan, place, cluster_templates, print)
     try:
         torture.run()
     finally:
