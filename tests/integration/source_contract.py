@@ -20,7 +20,8 @@ class SourceRig(Protocol):
 
     segment_bytes: int
 
-    def make_source(self) -> Source: ...
+    def make_source(self, *, will_switch: bool = False) -> Source:
+        """will_switch: `switch_timeline` will be called, which is not free to prepare."""
 
     def write(self) -> Lsn:
         """Commit something; returns the flush position after it."""
@@ -137,7 +138,7 @@ class SourceContract:
         await source.close()
 
     async def test_follows_a_timeline_switch_history_first(self, rig: SourceRig) -> None:
-        source = rig.make_source()
+        source = rig.make_source(will_switch=True)
         start = first_position(await source.open())
         collected = Collected(rig.segment_bytes)
         await source.start(start, frozenset())
@@ -152,7 +153,7 @@ class SourceContract:
         await source.close()
 
     async def test_a_known_history_is_not_sent_again(self, rig: SourceRig) -> None:
-        source = rig.make_source()
+        source = rig.make_source(will_switch=True)
         start = first_position(await source.open())
         await asyncio.to_thread(rig.switch_timeline)
         await source.open()

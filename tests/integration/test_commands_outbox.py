@@ -9,12 +9,14 @@ import pytest
 from logship.wal import parse_segment_name
 from tests.conftest import PrimaryFactory
 from tests.integration.command_runner import run
-from tests.support.installations import MAJORS, all_majors
+from tests.support.installations import ARCHIVING_MAJORS, MAJORS
 from tests.support.outboxes import SEGMENT, make_outbox, wait_archived
 from tests.support.processes import give_to_server
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
+
+archiving_majors = pytest.mark.parametrize("major", ARCHIVING_MAJORS)
 
 
 def settings_file(directory: Path, outbox: Path | None) -> Path:
@@ -37,7 +39,7 @@ async def printed(directory: Path, outbox: Path, major: int) -> str:
     return outcome.out
 
 
-@all_majors
+@archiving_majors
 async def test_a_server_with_what_is_printed_fills_the_outbox(
     primary: PrimaryFactory, shared_tmp_path: Path, tmp_path: Path, major: int
 ) -> None:
@@ -58,7 +60,7 @@ async def test_a_server_with_what_is_printed_fills_the_outbox(
     server.stop()
 
 
-@all_majors
+@archiving_majors
 async def test_other_bytes_are_not_replaced(
     primary: PrimaryFactory, shared_tmp_path: Path, tmp_path: Path, major: int
 ) -> None:
@@ -81,7 +83,7 @@ async def test_other_bytes_are_not_replaced(
     server.kill()
 
 
-@pytest.mark.parametrize("major", [14, 15, 18])
+@archiving_majors
 async def test_only_what_it_says_needs_a_restart(
     primary: PrimaryFactory, shared_tmp_path: Path, tmp_path: Path, major: int
 ) -> None:

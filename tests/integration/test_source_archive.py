@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 
 class ArchiveRig:
-    """A primary and a standby of it that can take over; both archive into one outbox."""
+    """A primary and, where a switch is to come, a standby; both archive into one outbox."""
 
     segment_bytes = SEGMENT
 
@@ -48,8 +48,8 @@ class ArchiveRig:
             " target_session_attrs=read-write"
         )
 
-    def make_source(self) -> ArchiveSource:
-        if self.standby is None:
+    def make_source(self, *, will_switch: bool = False) -> ArchiveSource:
+        if will_switch and self.standby is None:
             self.standby = self.server.clone_as_standby(self.directory / "standby")
         return ArchiveSource(
             self.conninfo(),
@@ -119,7 +119,7 @@ async def test_a_clone_that_was_promoted_for_a_trial_is_not_followed(
         settings={"wal_keep_size": "512MB", **archive_settings(17, outbox)},
     )
     rig = ArchiveRig(server, shared_tmp_path, outbox)
-    source = rig.make_source()
+    source = rig.make_source(will_switch=True)
     clone = rig.standby
     assert clone is not None
     start = first_position(await source.open())
@@ -148,7 +148,7 @@ async def test_a_history_that_is_not_in_the_outbox_is_asked_of_the_primary(
     outbox = make_outbox(shared_tmp_path / "outbox")
     server = primary(17, wal_segsize_mb=1, settings=archive_settings(17, outbox))
     rig = ArchiveRig(server, shared_tmp_path, outbox)
-    await rig.make_source().close()
+    await rig.make_source(will_switch=True).close()
     await asyncio.to_thread(rig.switch_timeline)
     end = rig.write()
     text = (outbox / history_name(2)).read_bytes()

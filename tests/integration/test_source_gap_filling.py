@@ -48,8 +48,8 @@ def rig(primary: PrimaryFactory, shared_tmp_path: Path, archive: Path) -> Stream
     return made
 
 
-def filling(rig: StreamRig, archive: Path) -> GapFillingSource:
-    return GapFillingSource(rig.make_source(), archive)
+def filling(rig: StreamRig, archive: Path, *, will_switch: bool = False) -> GapFillingSource:
+    return GapFillingSource(rig.make_source(will_switch=will_switch), archive)
 
 
 def end_segments(rig: StreamRig, count: int) -> None:
@@ -143,7 +143,7 @@ async def test_what_neither_has_is_a_gap_and_damage_is_not_shipped(
 async def test_a_timeline_switch_inside_the_archive_is_followed_history_first(
     rig: StreamRig, archive: Path
 ) -> None:
-    source = filling(rig, archive)
+    source = filling(rig, archive, will_switch=True)
     start = first_position(await source.open())
     await source.start(start, frozenset())
     await source.close()
