@@ -23,7 +23,7 @@ from tests.fuzz.target import Input, MutateBytes
 FILE = Path("/etc/logship/settings.toml")
 APPLIER = 1
 SECRET = "geheim"
-SHORT_RUNS = 4000
+SHORT_RUNS = 2000
 KINDS: tuple[type[Section], ...] = (ShipperSettings, ApplierSettings)
 
 

@@ -32,6 +32,7 @@ from tests.fuzz.mutation import mutate_document
 from tests.fuzz.target import MutateBytes
 from tests.support.link_frames import profile
 
+SHORT_RUNS = 4000
 OURS = StandbyProfile.of(
     profile(),
     DataDirectoryFacts(
