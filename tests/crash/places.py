@@ -86,13 +86,7 @@ class Place:
         applier = self.pair.applier
         command: list[str | Path] = ["applier", "run", "--config", applier.settings]
         applier.log_file.write_bytes(b"")
-        with applier.log_file.open("ab") as log:
-            applier._process = subprocess.Popen(
-                self._dying(at_step, counting_from, command),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        applier.start_python(*self._dying(at_step, counting_from, command))
 
     def promote_dying(self, at_step: int | str) -> subprocess.CompletedProcess[str]:
         """`shipper promote --offline` until its step `at_step`."""
@@ -100,7 +94,7 @@ class Place:
         command: list[str | Path] = ["shipper", "promote", NAME, "--offline", "--json"]
         command += ["--config", settings]
         return subprocess.run(
-            self._dying(at_step, "start", command),
+            [sys.executable, *self._dying(at_step, "start", command)],
             capture_output=True,
             text=True,
             check=False,
@@ -110,8 +104,7 @@ class Place:
     def _dying(
         self, at_step: int | str, when: str, command: Sequence[str | Path]
     ) -> list[str | Path]:
-        wrapper = (sys.executable, Path(dying.__file__), self.steps_file, str(at_step), when)
-        return [*wrapper, *command]
+        return [Path(dying.__file__), self.steps_file, str(at_step), when, *command]
 
     def steps(self) -> list[str]:
         """What was counted the last time, first step first."""

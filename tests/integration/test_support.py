@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import psycopg
@@ -9,6 +11,7 @@ import pytest
 from psycopg import errors
 
 from tests.conftest import PrimaryFactory
+from tests.support.forks import Forked, start_forked
 from tests.support.installations import all_majors, older_minor_dir, postgres_dir, wheel_dir
 from tests.support.processes import shared_memory_segments
 from tests.support.servers import PrimaryServer
@@ -124,6 +127,32 @@ def test_the_wheels_server_runs_without_templates(shared_tmp_path: Path) -> None
         assert (wheel_dir() / "bin" / "pg_basebackup").exists()
     finally:
         server.destroy()
+
+
+def test_a_forked_program_is_a_process_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(code: str, *arguments: str) -> Forked:
+        with (tmp_path / "log").open("wb") as log:
+            return start_forked("shipper", ["-c", code, *arguments], log)
+
+    monkeypatch.setenv("TOLD_BY_THE_TEST", "this")
+    monkeypatch.chdir(tmp_path)
+    leads = "os.getsid(0) == os.getpid()"
+    told = start(
+        "import os, sys, atexit; atexit.register(print, 'end');"
+        f"print(os.environ['TOLD_BY_THE_TEST'], os.getcwd(), sys.argv, {leads}); sys.exit(3)",
+        "one",
+    )
+    assert told.wait(30) == 3
+    said = f"this {tmp_path} ['-c', 'one'] True\nend\n"
+    assert (tmp_path / "log").read_text() == said
+    failed = start("1 / 0")
+    endless = start("import time; time.sleep(600)")
+    assert failed.wait(30) == 1
+    assert endless.poll() is None
+    os.kill(endless.pid, signal.SIGKILL)
+    assert (endless.wait(30), told.poll(), failed.poll()) == (-signal.SIGKILL, 3, 1)
 
 
 def test_waiting_names_what_did_not_come() -> None:

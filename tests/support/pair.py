@@ -25,6 +25,7 @@ from logship.lsn import Lsn
 from logship.postgres.postmaster import remove_shared_memory
 from logship.status import InstanceStatus
 from tests.support.directories import OF_THE_RUN, directory_of_the_run
+from tests.support.forks import Forked, start_forked
 from tests.support.installations import cache_directory
 from tests.support.processes import server_account
 from tests.support.servers import PrimaryServer
@@ -128,14 +129,22 @@ class Process:
         self.program = program
         self.settings = settings
         self.log_file = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
 
     def start(self, *options: str) -> None:
         assert not self.is_running
         code = _AS_INSTALLED.format(program=self.program)
+        self.start_python("-c", code, "run", "--config", self.settings, *options)
+
+    def start_python(self, *arguments: str | Path) -> None:
+        """As this process, the Python program of `arguments`, which runs `program` in the end."""
         with self.log_file.open("ab") as log:
+            if OF_THE_RUN in os.environ:
+                self._process = start_forked(self.program, arguments, log)
+                return
+            # Whoever measures wants all of it.
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code, "run", "--config", self.settings, *options],
+                [sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

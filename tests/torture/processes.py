@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from logship.postgres.postmaster import running_postmaster
@@ -32,18 +30,9 @@ class SteppedProcess(Process):
     def start(self, *options: str) -> None:
         assert not self.is_running
         script = Path(clocks.__file__)
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, script, self._clock, self.program),
-                    *("run", "--config", self.settings),
-                    *options,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.start_python(
+            script, self._clock, self.program, "run", "--config", self.settings, *options
+        )
 
 
 def freeze(postmaster: int) -> list[int]:
