@@ -105,14 +105,16 @@ def test_follows_through_restarts_of_both_sides_and_opens(
     assert pair.status("main")["phase"] == "promoted"
 
 
+@pytest.mark.parametrize("major", [14, 18])
 def test_a_bucket_that_is_away_for_a_minute_costs_nothing_that_was_acknowledged(
+    major: int,
     primary: PrimaryFactory,
     bucket_pair: Pair,
     proxy: HttpProxy,
     s3_bucket: S3Bucket,
 ) -> None:
     """Away for so long that the shipper gives its connection up."""
-    pair, server = bucket_pair, primary(wal_segsize_mb=1, settings=SMALL_WAL)
+    pair, server = bucket_pair, primary(major, wal_segsize_mb=1, settings=SMALL_WAL)
     prepare(server)
     shipper = pair.protect("main", server, link=None, bucket=QUICK)
     pair.wait_on_standby("main", COUNT, 1000)

@@ -27,7 +27,7 @@ from shipper.sources.archive import ArchiveSource, notices, removal, settling
 from shipper.sources.archive.names import partial_name
 from tests.integration.source_contract import Collected, read_until
 from tests.support.link_frames import at, profile
-from tests.support.waiting import free_port, until
+from tests.support.waiting import free_port, until, wait_until
 from tests.support.wal_factory import MEGABYTE, SYSTEM_IDENTIFIER, WalFactory, wal_line
 
 pytestmark = pytest.mark.integration
@@ -409,6 +409,31 @@ async def test_what_is_archived_again_goes_again_with_no_further_ack(box: Box) -
         box.archive(1, 2)
         await until(lambda: not box.names(), "it goes again")
         assert came == []
+
+
+async def test_what_comes_back_while_it_is_removed_is_not_forgotten(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = await box.started(rescan_seconds=600)
+    box.archive(1, 1)
+    collected = await collect(source, 1, 2 * S)
+    remove = removal.Removal._remove_shipped
+    came_back: list[str] = []
+
+    def slowly(self: removal.Removal, name: str) -> object:
+        outcome = remove(self, name)
+        if outcome is None and not came_back:
+            came_back.append(name)
+            box.archive(1, 1)
+            assert source._outbox is not None
+            settling = source._outbox._settling
+            wait_until(lambda: name in settling._whole, 30, "it is noticed")
+        return outcome
+
+    monkeypatch.setattr(removal.Removal, "_remove_shipped", slowly)
+    async with reading(source):
+        source.acknowledge(collected.end, collected.end, Lsn(0))
+        await until(lambda: came_back and not box.names(), "it goes again")
 
 
 async def test_a_segment_that_changes_while_it_is_shipped_is_not_mixed(box: Box) -> None:

@@ -144,10 +144,14 @@ class Removal:
         return list(islice((name for name in may_go if name not in self._left), _BATCH))
 
     async def _remove(self, names: list[str], remove: Callable[[str], _Outcome]) -> None:
+        going = self._outbox.going = set(names)
         outcomes = await asyncio.to_thread(lambda: [remove(name) for name in names])
         for name, outcome in zip(names, outcomes, strict=True):
             if outcome is None:
-                self._outbox.discard(name)
+                if name in going:
+                    self._outbox.discard(name)
+                else:  # It came again, or seemed to: the next round sees.
+                    self._due.set()
                 continue
             left_seconds = GRACE_SECONDS if outcome is _TOO_YOUNG else REMIND_SECONDS
             self._left[name] = time.monotonic() + left_seconds

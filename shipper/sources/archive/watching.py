@@ -52,6 +52,8 @@ class Outbox:
         self.history_contents: dict[int, bytes] = {}
         self.stops: dict[str, Lsn] = {}
         """Where the base backups ended that `.backup` files mark."""
+        self.going: set[str] = set()
+        """Being removed, and not found since that began."""
         self.conflicts: dict[str, LogshipError] = {}
         self.full_scans = 0
         self._line = WalLine(0, 0, 1 << 24)
@@ -141,6 +143,7 @@ class Outbox:
         self._found(name)
 
     def _found(self, name: str) -> None:
+        self.going.discard(name)
         if not self.index.add(name):
             return
         if self.memory.get(name) is not None:
@@ -189,6 +192,7 @@ class Outbox:
         self._directory_seen = seen
         self._scanned = (time.monotonic(), seen.mtime_ns)
         self._settling.clear()
+        self.going.clear()
         self.index = index
         log.info(
             "listed the outbox",
