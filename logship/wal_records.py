@@ -110,6 +110,11 @@ def _kinds() -> list[list[Kind | None]]:
 _KINDS = _kinds()
 
 
+def transaction_kind(info: int) -> Kind | None:
+    """What a record of transactions with that `xl_info` marks."""
+    return _KINDS[_RM_XACT][info]
+
+
 class RecordWalk:
     """Walks the records of contiguous WAL from a page's start on, in pieces of any size.
 
@@ -148,6 +153,11 @@ class RecordWalk:
         self._skip_to = 0
         """Padding after a segment switch reaches to here."""
         self._pending: _Pending | None = None
+
+    @property
+    def is_in_record(self) -> bool:
+        """Whether a record has begun of which more is to come."""
+        return self._pending is not None and not self.stopped
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Mark]:
         """The marks in the next bytes, in order.  The whole pages are walked, what is left over

@@ -3,9 +3,10 @@
 Sources: `src/include/access/xlogrecord.h` (XLogRecord), `src/include/commands/tablespace.h`
 (xl_tblspc_create_rec), `rmgrlist.h`; the same from 14 to 18.
 
-What precedes such a record's main data is nine bytes that hardly ever stand together by chance,
-so they are searched for, and the record's own CRC proves the find.  Walking all records would
-cost many times as much, of every byte that is shipped.
+Hardly any WAL has what might be a record of that resource manager (`wal_search`).  Where it may
+have, what precedes such a record's main data is nine bytes that hardly ever stand together by
+chance, so they are searched for, and the record's own CRC proves the find.  Walking all records
+would cost many times as much, of every byte that is shipped.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import crc32c
 
 from logship.wal import WAL_PAGE_BYTES, WalLine
 from logship.wal_records import RECORD_HEADER_BYTES, main_data, page_header_bytes
+from logship.wal_search import places_of
+
+_RM_TABLESPACE = 5  # RM_TBLSPC_ID
 
 # xl_rmid (RM_TBLSPC_ID), two bytes of padding, xl_crc, and the id of the first header after it:
 # of the main data, short or long, or what may stand before those.  No record has blocks.
@@ -58,10 +62,9 @@ class TablespaceScan:
     def __init__(self, line: WalLine) -> None:
         self._line = line
         self._next_lsn = -1
-        self._text = b""
-        """The end of what was fed, page headers left out."""
-        self._places: list[tuple[int, int]] = []
-        """(offset in `_text`, LSN) where each page's bytes begin."""
+        self._end = b""
+        """Of what was fed: a record that is not whole yet, or not all of its pages' headers,
+        begins in it."""
         self._found_up_to = -1
 
     def follows(self, lsn: int) -> bool:
@@ -70,38 +73,39 @@ class TablespaceScan:
 
     def prime(self, lsn: int, data: bytes) -> None:
         """Begin anew with WAL from `lsn` on, of which nothing is reported that is whole in it."""
-        self._text, self._places, self._found_up_to = b"", [], -1
+        self._end, self._found_up_to = b"", -1
         self._next_lsn = lsn
         self.feed(lsn, data)
 
     def feed(self, lsn: int, data: bytes | bytearray | memoryview) -> list[TablespaceCreated]:
         """The records that are complete with these bytes, in order."""
         if lsn != self._next_lsn:
-            self._text, self._places = b"", []
-        pieces: list[bytes | memoryview] = [self._text]
-        places, size = self._places, len(self._text)
+            self._end = b""
+        before, new = self._end, bytes(data)
+        before_lsn = lsn - len(before)
+        found: list[TablespaceCreated] = []
+        if _may_have(lsn, new) or _may_have(before_lsn, before):
+            found = self._look(before_lsn, before + new)
+        self._next_lsn = lsn + len(new)
+        self._end = (before + new[-LOOK_BACK_BYTES:])[-LOOK_BACK_BYTES:]
+        return found
+
+    def _look(self, lsn: int, data: bytes) -> list[TablespaceCreated]:
+        """Those among the records in `data` that were not found before."""
+        places, pieces, size = [], [], 0
         for address, piece in _payloads(lsn, data, self._line.segment_bytes):
             places.append((size, address))
             pieces.append(piece)
             size += len(piece)
-        text = b"".join(pieces)
-        found = [record for record in self._records(text) if record.start_lsn > self._found_up_to]
+        records = self._records(b"".join(pieces), places)
+        found = [record for record in records if record.start_lsn > self._found_up_to]
         if found:
             self._found_up_to = found[-1].start_lsn
-        self._next_lsn = lsn + len(data)
-        self._keep_end(text)
         return found
 
-    def _keep_end(self, text: bytes) -> None:
-        cut = max(0, len(text) - _MAX_RECORD_BYTES)
-        first = max(0, bisect_right(self._places, (cut, 1 << 64)) - 1)
-        self._places = [
-            (max(0, offset - cut), lsn + max(0, cut - offset))
-            for offset, lsn in self._places[first:]
-        ]
-        self._text = text[cut:]
-
-    def _records(self, text: bytes) -> Iterator[TablespaceCreated]:
+    def _records(self, text: bytes, places: list[tuple[int, int]]) -> Iterator[TablespaceCreated]:
+        """text: WAL without page headers.  places: (offset in it, LSN) where each page's bytes
+        begin."""
         for match in _SIGNATURE.finditer(text):
             start = match.start() - _RMGR_OFFSET
             if start < 0 or text[match.start() - 1] & _INFO_MASK != _CREATE:
@@ -114,7 +118,7 @@ class TablespaceScan:
                 continue
             location = main[_OID.size :].partition(b"\0")[0]
             yield TablespaceCreated(
-                self._lsn_of(start),
+                _lsn_of(start, places),
                 _OID.unpack_from(main)[0],
                 location.decode("utf-8", "surrogateescape"),
             )
@@ -129,9 +133,16 @@ class TablespaceScan:
         made = crc32c.crc32c(record[:_CRC_OFFSET], crc32c.crc32c(record[RECORD_HEADER_BYTES:]))
         return record if made == crc else None
 
-    def _lsn_of(self, offset: int) -> int:
-        at, lsn = self._places[bisect_right(self._places, (offset, 1 << 64)) - 1]
-        return lsn + offset - at
+
+def _may_have(lsn: int, data: bytes) -> bool:
+    """Whether it may have such a record's header, or the part of one that names its resource
+    manager."""
+    return next(places_of(_RM_TABLESPACE, lsn, data), None) is not None
+
+
+def _lsn_of(offset: int, places: list[tuple[int, int]]) -> int:
+    at, lsn = places[bisect_right(places, (offset, 1 << 64)) - 1]
+    return lsn + offset - at
 
 
 def _payloads(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,8 +23,13 @@ from logship.wal import segment_start
 _log = structlog.get_logger(__name__)
 
 _SHARE: Final = 0.1
-"""Of the time of one core.  A segment of bulk WAL has thousands of records, each walked in
-Python: at half a core that took a third of what an applier can do while it catches up."""
+"""Of the time of one core, at most."""
+_SHARE_BESIDE_WAL: Final = 0.01
+"""... while segments are being finished, for those that have no commit in their end: bulk WAL,
+each byte of which has to be looked at.  It comes as fast as an applier can take it, which has
+better things to do then."""
+_CALM_SECONDS: Final = 5.0
+"""So long after the last finished segment no WAL comes."""
 _THREAD: Final = IdleExecutor("commit-indexing")
 """One for all stores, as there may be hundreds: asyncio's own few threads are for work that
 somebody waits for, a fence among it."""
@@ -38,8 +44,8 @@ class CommitIndexing:
     """Indexes the finished segments of `store`, those of before its start included.
 
     It takes little of one core's time, in a thread that all stores share, and writes without
-    sync: while WAL comes fast it falls behind, and catches up later.  A restore walks what is
-    not indexed yet.
+    sync: while WAL comes fast it falls behind, but for segments that end with commits, and
+    catches up later.  A restore walks what is not indexed yet.
     """
 
     def __init__(self, store: Store) -> None:
@@ -47,6 +53,10 @@ class CommitIndexing:
         self._store = store
         self._wake = asyncio.Event()
         self._looked_at: Segment | None = None
+        self._finished_at = 0.0
+        """When WAL last went on to another segment (monotonic)."""
+        self._ends_seen: set[Segment] = set()
+        """Of those that are not indexed: there is no commit in their end."""
         self._unsubscribe: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -85,14 +95,13 @@ class CommitIndexing:
         while not self._stopping.is_set():
             await self._wake.wait()
             self._wake.clear()
-            self._looked_at = self._segment()
-            wanted = [
-                segment
-                for run in self._store.runs()
-                for segment in commit_times.finished_segments(
-                    run.extents, self._store.line.segment_bytes
-                )
-            ]
+            segment = self._segment()
+            if self._looked_at is not None and segment != self._looked_at:
+                self._finished_at = time.monotonic()
+            self._looked_at = segment
+            began = time.monotonic()
+            wanted = self._finished_segments()
+            await self._rest(time.monotonic() - began)
             try:
                 await self._index(wanted)
             except _StoppedError:
@@ -100,26 +109,50 @@ class CommitIndexing:
             except Exception as error:
                 _log.error("a bug while indexing", exc_info=error)
 
-    async def _index(self, wanted: list[Segment]) -> None:
+    def _finished_segments(self) -> list[Segment]:
         """Newest first: that is what is asked for most."""
-        for timeline, start in sorted(wanted, reverse=True):
-            if (timeline, start) in self.index.times:
-                continue
-            took_seconds = await self._in_thread(partial(self._index_segment, timeline, start))
-            # Python code of two threads takes turns: leave the event loop nearly all of them.
-            # No thread is kept meanwhile.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(took_seconds * (1 / _SHARE - 1)):
-                    await self._stopping.wait()
+        segment_bytes = self._store.line.segment_bytes
+        runs = self._store.runs()
+        found = (commit_times.finished_segments(run.extents, segment_bytes) for run in runs)
+        return sorted(itertools.chain.from_iterable(found), reverse=True)
+
+    async def _index(self, wanted: list[Segment]) -> None:
+        """The ends of all come before the rest of one, and when there are new ones, theirs do."""
+        missing = [segment for segment in wanted if segment not in self.index.times]
+        self._ends_seen.intersection_update(missing)
+        for segment in missing:
+            if segment not in self._ends_seen:
+                await self._look(segment, only_end=True)
+        for segment in missing:
+            if segment in self._ends_seen and not self._wake.is_set():
+                await self._look(segment, only_end=False)
         await self._in_thread(partial(self.index.keep_only, wanted))
 
-    def _index_segment(self, timeline: int, start: int) -> float:
+    async def _look(self, segment: Segment, *, only_end: bool) -> None:
+        took_seconds = await self._in_thread(partial(self._index_segment, segment, only_end))
+        is_calm = time.monotonic() - self._finished_at > _CALM_SECONDS
+        share = _SHARE if only_end or is_calm else min(_SHARE, _SHARE_BESIDE_WAL)
+        await self._rest(took_seconds, share)
+
+    async def _rest(self, took_seconds: float, share: float = _SHARE) -> None:
+        """Python code of two threads takes turns: leave the event loop nearly all of them.  No
+        thread is kept meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(took_seconds * (1 / share - 1)):
+                await self._stopping.wait()
+
+    def _index_segment(self, segment: Segment, only_end: bool) -> float:
         """Returns the seconds that it took."""
         began = time.monotonic()
         # One that is gone, or can't be read, is the reader's trouble, who says so.
         with contextlib.suppress(LogshipError):
-            found = commit_times.last_commit(self._store.read, self._store.line, timeline, start)
-            self.index.add((timeline, start), found)
+            found = commit_times.last_commit(
+                self._store.read, self._store.line, *segment, only_end=only_end
+            )
+            if found is None and only_end:
+                self._ends_seen.add(segment)
+            else:
+                self.index.add(segment, found)
         return time.monotonic() - began
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:

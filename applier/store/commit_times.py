@@ -21,7 +21,8 @@ from applier.store.positions import Extent
 from logship import durable
 from logship.lsn import Lsn
 from logship.wal import WAL_PAGE_BYTES, WalLine, segment_end
-from logship.wal_records import Kind, marks_in
+from logship.wal_records import Kind, RecordWalk, transaction_kind
+from logship.wal_search import places_of
 
 FILE_NAME: Final = "commit-times"
 """Beside the store's directory, `wal`."""
@@ -31,7 +32,13 @@ _MAGIC, _VERSION = b"LOGSHIPC", 1
 _ENTRY = struct.Struct("<IIQQqI4x")  # timeline, flags, segment, commit_lsn, time, CRC-32C
 _CHECKED_BYTES = 32
 _HAS_COMMIT = 1
-_TAIL_BYTES = 8 * WAL_PAGE_BYTES
+_END_BYTES: Final = 8 * WAL_PAGE_BYTES
+"""Of a segment, where its last commit is as a rule."""
+_PIECE_BYTES: Final = 64 * WAL_PAGE_BYTES
+"""Looked at and held at once."""
+_SPLIT_BYTES: Final = 64
+"""So far behind a page's end may be the part of a header that says what a record is."""
+_RM_XACT: Final = 1  # RM_XACT_ID
 _KEPT_BESIDE = 1024
 """Entries of segments that are gone, or doubles, which the file may have besides twice as many
 as are of use, before it is written anew."""
@@ -62,30 +69,49 @@ def finished_segments(extents: Mapping[int, Extent], segment_bytes: int) -> Iter
             yield timeline, int(start)
 
 
-def last_commit(read: Read, line: WalLine, timeline: int, start: int) -> LastCommit | None:
+def last_commit(
+    read: Read, line: WalLine, timeline: int, start: int, *, only_end: bool = False
+) -> LastCommit | None:
     """Look for a segment's last commit, from its end backwards: its last pages as a rule.
 
-    Raises what `read` does.  A record that can't be read hides those before it in its piece.
+    only_end: look no further than that; None means nothing then.  Raises what `read` does.  A
+    record that can't be read hides those after it in its piece.
     """
     end = segment_end(start, line.segment_bytes)
-    size_bytes = _TAIL_BYTES
-    stop: int = end
+    stop, size_bytes = int(end), _END_BYTES
     while stop > start:
-        begin = max(start, end - size_bytes)
-        found = [
-            mark
-            for mark in marks_in(_pieces(read, timeline, begin, end), line, begin)[0]
-            if mark.kind in (Kind.COMMIT, Kind.ABORT) and mark.time is not None
-        ]
-        if found:
-            assert found[-1].time is not None
-            return LastCommit(Lsn(found[-1].end_lsn), found[-1].time)
-        stop, size_bytes = begin, size_bytes * 8
+        begin = max(start, stop - size_bytes)
+        found = _last_between(read, line, timeline, begin, stop, end)
+        if found is not None or only_end:
+            return found
+        stop, size_bytes = begin, _PIECE_BYTES
+    return None
+
+
+def _last_between(
+    read: Read, line: WalLine, timeline: int, begin: int, stop: int, end: int
+) -> LastCommit | None:
+    """The last commit that begins in [begin, stop), pages' starts, and ends by `end`."""
+    seen = min(end, stop + _SPLIT_BYTES)
+    data = b"".join(_pieces(read, timeline, begin, seen))
+    # Right before a record's xl_rmid is its xl_info.
+    infos = (data[offset - 1] for offset in places_of(_RM_XACT, begin, data))
+    if all(transaction_kind(info) is None for info in infos):
+        return None
+    walk = RecordWalk(line, begin, until=stop)
+    marks = walk.feed(data[: stop - begin])
+    rest = _pieces(read, timeline, stop, end)
+    while walk.is_in_record and (piece := next(rest, None)) is not None:
+        marks += walk.feed(piece)
+    marks += walk.finish()
+    for mark in reversed(marks):
+        if mark.kind in (Kind.COMMIT, Kind.ABORT) and mark.time is not None:
+            return LastCommit(Lsn(mark.end_lsn), mark.time)
     return None
 
 
 def _pieces(read: Read, timeline: int, lsn: int, end: int) -> Iterator[bytes]:
-    while lsn < end and (piece := read(timeline, lsn, end - lsn)):
+    while lsn < end and (piece := read(timeline, lsn, min(end - lsn, _PIECE_BYTES))):
         yield piece
         lsn += len(piece)
 

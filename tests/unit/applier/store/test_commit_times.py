@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from applier.store import Store, commit_indexing
 from applier.store.commit_indexing import CommitIndexing
@@ -21,6 +24,8 @@ from applier.store.commit_times import (
 )
 from applier.store.positions import Extent
 from logship.lsn import Lsn
+from logship.wal import WAL_PAGE_BYTES
+from logship.wal_records import Kind, marks_in
 from tests.support.record_factory import RecordFactory
 from tests.support.wal_factory import MEGABYTE, wal_line
 
@@ -67,6 +72,33 @@ def test_the_last_commit_of_a_segment_is_found_wherever_it_is() -> None:
     assert segments == list(times)
     found = {segment: last_commit(read, LINE, *segment) for segment in segments}
     assert found == times
+
+
+@given(st.integers(0, 1 << 32))
+@settings(max_examples=25)
+def test_it_is_the_one_that_a_walk_of_the_whole_segment_finds(seed: int) -> None:
+    """Also where records go over the end of the pieces that are looked at, or of the segment."""
+    chosen = random.Random(seed)
+    factory = RecordFactory(LINE, START)
+    for number in range(chosen.randrange(1, 60)):
+        factory.filler(chosen.choice((10, 8000, 65_000, 300_000)))
+        piece_end = factory.end // WAL_PAGE_BYTES * WAL_PAGE_BYTES + WAL_PAGE_BYTES
+        if chosen.random() < 0.7 and piece_end - factory.end > 200:
+            factory.fill_to(piece_end - chosen.choice((8, 16, 24, 40)))
+        if chosen.random() < 0.5:
+            before = b"\xfd\x01\x00" if chosen.random() < 0.5 else b""
+            factory.commit(NOON + number, before=before, more_bytes=chosen.choice((0, 900, 90_000)))
+    while factory.end < START + MEGABYTE:
+        factory.filler(100_000)
+
+    def read(_timeline: int, lsn: int, max_bytes: int) -> bytes:
+        return bytes(factory.data[lsn - START : lsn - START + max_bytes])
+
+    for start in range(START, factory.end // MEGABYTE * MEGABYTE, MEGABYTE):
+        marks, _ = marks_in([read(1, start, MEGABYTE)], LINE, start)
+        ends = [mark for mark in marks if mark.kind is Kind.COMMIT and mark.time is not None]
+        expected = LastCommit(Lsn(ends[-1].end_lsn), ends[-1].time or 0) if ends else None
+        assert last_commit(read, LINE, 1, start) == expected
 
 
 def test_what_was_added_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -139,7 +171,7 @@ async def test_a_stores_segments_are_indexed_as_they_are_finished(tmp_path: Path
     assert index_of(tmp_path / FILE_NAME).times == times
 
 
-async def test_who_has_much_to_index_keeps_none_of_the_threads_that_all_share(
+async def test_who_rests_from_indexing_keeps_none_of_the_threads_that_all_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit_indexing, "_SHARE", 1e-6)  # it rests for long after each segment
@@ -147,10 +179,10 @@ async def test_who_has_much_to_index_keeps_none_of_the_threads_that_all_share(
     factory, times = recorded()
     store = Store.open(tmp_path / "wal", LINE, keep_free_bytes=0)
     await store.begin_chain(1, START)
-    await append(store, factory, START, factory.end)
+    await append(store, factory, START, START + MEGABYTE)
     indexing = CommitIndexing(store)
     indexing.start()
-    await indexed(indexing, dict(list(times.items())[-1:]))
+    await indexed(indexing, dict(list(times.items())[:1]))
     await asyncio.wait_for(asyncio.to_thread(int), 5)
     await asyncio.wait_for(indexing.stop(), 5)
     store.close()
