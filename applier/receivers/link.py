@@ -18,6 +18,7 @@ import structlog
 from applier.receivers import FencedError, Intake
 from applier.receivers.joining import Joining, Registrar
 from applier.receivers.seed.receiver import SeedOutOfOrderError
+from applier.receivers.unsealing import Unsealing, UnsealingAhead, unsealed
 from logship.errors import Code, LogshipError
 from logship.frames import MAX_SPAN_BYTES, Payload, SeedEnd, Welcome
 from logship.link.alarm import Alarm
@@ -44,7 +45,7 @@ from logship.link.instances import Instances, why_replaced
 from logship.link.keys import KeyPair
 from logship.link.transport import Peer, Router
 from logship.lsn import Position
-from logship.seal import INLINE_BYTES, unseal
+from logship.seal import INLINE_BYTES
 
 log = structlog.get_logger(__name__)
 
@@ -161,9 +162,8 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._session = ApplierSession(now=self._loop.time())
         self._intake: Intake | None = None
-        self._work: asyncio.Queue[tuple[ApplierOutput, asyncio.Future[Payload] | None]] = (
-            asyncio.Queue()
-        )
+        self._work: asyncio.Queue[tuple[ApplierOutput, Unsealing | None]] = asyncio.Queue()
+        self._unsealing = UnsealingAhead()
         self._worker = asyncio.create_task(self._handle_in_order())
         self._working = False
         self._unacked_bytes = 0
@@ -228,7 +228,7 @@ class Connection:
         if span.flush_lsn and self._intake is not None:
             self._intake.heard_with_span(span.timeline, span.flush_lsn)
         if not written:
-            self._work.put_nowait((received, self._unsealing(received)))
+            self._work.put_nowait((received, self._unsealing.add(received)))
 
     def _write_at_once(self, received: SpanReceived) -> bool:
         """Write a span without the worker.  False: the worker must, nothing was done."""
@@ -238,7 +238,7 @@ class Connection:
         if self._working or not self._work.empty():
             return False
         try:
-            if not intake.wal_at_once(span.timeline, span.start_lsn, _unseal(received)):
+            if not intake.wal_at_once(span.timeline, span.start_lsn, unsealed(received)):
                 return False
         except Exception as error:
             self._span_failed(intake, received, error)
@@ -247,27 +247,22 @@ class Connection:
         self._session.handled(received)
         return True
 
-    def _unsealing(self, received: SpanReceived) -> asyncio.Future[Payload] | None:
-        if received.span.raw_bytes <= INLINE_BYTES:
-            return None
-        future = self._loop.run_in_executor(None, _unseal, received)
-        # Dropped work must not be reported as a forgotten error.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return future
-
     # --- the worker -------------------------------------------------------------------------
 
     async def _handle_in_order(self) -> None:
         while True:
-            output, unsealed = await self._work.get()
+            output, unsealing = await self._work.get()
             self._working = True
             try:
-                await self._handle(output, unsealed)
+                await self._handle(output, unsealing)
             except Exception as error:
                 self._failed(output, error)
             finally:
                 self._working = False
                 self._session.handled(output)
+                if unsealing is not None:
+                    self._unsealing.handled()
+                del output, unsealing  # not to be held until more comes
 
     def _failed(self, output: ApplierOutput, error: Exception) -> None:
         if isinstance(error, FencedError):
@@ -277,9 +272,7 @@ class Connection:
         else:
             self._refuse(_bug(error, type(output).__name__))
 
-    async def _handle(
-        self, output: ApplierOutput, unsealed: asyncio.Future[Payload] | None
-    ) -> None:
+    async def _handle(self, output: ApplierOutput, unsealing: Unsealing | None) -> None:
         if isinstance(output, Greeted):
             await self._greet(output)
             return
@@ -288,7 +281,7 @@ class Connection:
             return
         match output:
             case SpanReceived():
-                await self._span(intake, output, unsealed)
+                await self._span(intake, output, unsealing)
             case SeedChunkReceived():
                 await self._seed_chunk(intake, output)
             case HistoryReceived(timeline, content):
@@ -347,13 +340,13 @@ class Connection:
         )
 
     async def _span(
-        self, intake: Intake, received: SpanReceived, unsealed: asyncio.Future[Payload] | None
+        self, intake: Intake, received: SpanReceived, unsealing: Unsealing | None
     ) -> None:
         if received.epoch != self._session.epoch:
             return
         span = received.span
         try:
-            raw = await unsealed if unsealed is not None else _unseal(received)
+            raw = unsealed(received) if unsealing is None else await unsealing.done
             await intake.wal(span.timeline, span.start_lsn, raw)
         except LogshipError as error:
             self._span_failed(intake, received, error)
@@ -505,11 +498,4 @@ def _bug(error: Exception, frame: str) -> LogshipError:
         f"the applier failed: {type(error).__name__}",
         "its log has the details; please report them",
         retryable=True,
-    )
-
-
-def _unseal(received: SpanReceived) -> Payload:
-    span = received.span
-    return unseal(
-        span.codec, span.crc32c, span.raw_bytes, received.payload, max_raw_bytes=MAX_SPAN_BYTES
     )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
+from applier.receivers import unsealing
 from applier.receivers.link import LinkReceiver
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, SeedBegin, SeedChunk
@@ -283,6 +284,25 @@ async def test_instances_do_not_wait_for_each_other(rig: LinkRig) -> None:
     assert rig.billing.wal_of(1) == wal_bytes(1, S, 5 * rig.window_bytes)
     await orders.close()
     await billing.close()
+
+
+async def test_only_what_the_store_takes_next_is_unsealed(
+    rig: LinkRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unsealing, "_AHEAD", 2)
+    rig.intake.taking.clear()
+    shipping = Shipping(rig)  # type: ignore[arg-type]
+    await shipping.connect()
+    await shipping.send(rig.window_bytes)
+    (connection,) = rig.receiver._connections.values()
+    ahead = connection._unsealing
+    await until(lambda: len(ahead.waiting) == 2, "half of the spans are left as they came")
+    assert ahead.begun == 2
+    rig.intake.taking.set()
+    await shipping.hear_durable(shipping.sent)
+    assert rig.intake.wal_of(1) == wal_bytes(1, S, rig.window_bytes)
+    await until(lambda: ahead.begun == 0, "none is left")
+    await shipping.close()
 
 
 async def test_a_stopped_receiver_lets_go_of_its_port_and_its_connections(rig: LinkRig) -> None:
