@@ -9,7 +9,9 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +100,38 @@ class EngineContract:
 
     def test_does_not_wait_for_what_a_program_leaves_running(self, machine: Machine) -> None:
         assert machine.run(["sh", "-c", "sleep 300 & echo $!"], timeout_seconds=20).returncode == 0
+
+    def test_runs_python_programs_off_one_that_waits(self, machine: Machine) -> None:
+        python = machine.tool_command("sql")[:-2]
+        code = "import os, sys; print(os.getppid(), *sys.argv, os.environ['W'], input()); "
+        given: dict[str, Any] = {"stdin": "ä\n", "environment": {"W": "x"}}
+        said = machine.run([*python, "-c", f"{code}sys.exit('over')", "1"], **given)
+        waits = said.stdout.split()[0]
+        assert said == (1, f"{waits} -c 1 x ä\n", "over\n")
+        again = machine.run([*python, "-c", code], **given)
+        assert again == (0, f"{waits} -c x ä\n", "")
+        slow = "import time; print('begun', flush=True); time.sleep(300)"
+        ended = machine.run([*python, "-c", slow], timeout_seconds=0.5)
+        assert (ended.returncode, ended.stdout) == (124, "begun\n")
+        failed = machine.run([*python, "-c", "1 / 0"])
+        assert failed.returncode == 1 and "ZeroDivisionError" in failed.stderr
+
+        assert is_alive(machine, waits)
+        machine.run(["kill", "-KILL", waits])
+        wait_until(lambda: not is_alive(machine, waits), WAIT_SECONDS, what="its end")
+        another = machine.run([*python, "-c", code], **given)
+        assert another.returncode == 0 and another.stdout.split()[0] != waits
+        with pytest.raises(LogshipError, match="in the midst of python"):
+            machine.run([*python, "-c", "import os; os.kill(os.getppid(), 9)"])
+
+    def test_is_asked_by_several_at_once(self, machine: Machine) -> None:
+        """The first one waits for the second."""
+        python = machine.tool_command("sql")[:-2]
+        wait = "import os, time\nwhile not os.path.exists('asked'): time.sleep(0.02)"
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(machine.run, [*python, "-c", wait])
+            assert machine.run([*python, "-c", "open('asked', 'w').close()"]).returncode == 0
+            assert first.result() == (0, "", "")
 
     def test_starts_and_stops_programs(self, machine: Machine) -> None:
         polite = machine.start(["sh", "-c", POLITE], "polite")

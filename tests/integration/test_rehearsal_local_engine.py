@@ -46,6 +46,18 @@ class TestLocal(EngineContract):
         assert machine.facts.installations == found
         machine.remove()
 
+    def test_nobody_waits_longer_than_the_machine_is_there(self, engine: LocalEngine) -> None:
+        machine = engine.machine("attended", str(postgres_dir(16)))
+        python = machine.tool_command("sql")[:-2]
+        parent = [*python, "-c", "import os; print(os.getppid())"]
+        waits = machine.run(parent).stdout.strip()
+        assert Path(f"/proc/{waits}").exists()
+        machine.change(image=str(older_minor_dir(16)))
+        assert not Path(f"/proc/{waits}").exists()
+        waits = machine.run(parent).stdout.strip()
+        machine.remove()
+        assert not Path(f"/proc/{waits}").exists()
+
     def test_a_home_is_closed_to_others_and_has_its_own_tablespaces(
         self, engine: LocalEngine
     ) -> None:

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import IO, Any, NamedTuple
 
 import logship
 from logship.errors import Code, UsageError
-from logship.rehearsal.engine import CURRENT_LOGSHIP, PACKAGES, supervision, wheels
+from logship.rehearsal.engine import CURRENT_LOGSHIP, PACKAGES, attendant, supervision, wheels
 from logship.rehearsal.engine.connection import engine_errors
 from logship.rehearsal.engine.images import Probed
 
@@ -33,6 +34,7 @@ KEPT_LABEL = "logship.rehearsal.kept"
 
 # Written last: without it a volume was not filled to its end.
 _COMPLETE = ".complete"
+_BARE_PYTHON = ("python3", "-I", "-S")
 _KEPT_SECONDS = 7 * 86400
 
 
@@ -119,17 +121,26 @@ class CodeVolumes:
                     volume.remove()
 
 
-def python_path(source: str, image: Probed) -> str:
-    """With which a Logship runs in `image`."""
+def python_command(source: str, image: Probed) -> tuple[str, ...]:
+    """What runs Python in a machine so that it imports a Logship; its arguments follow."""
     target = _target(image)
-    return f"{MOUNT / _code_name(source, target)}:{MOUNT / _dependency_name(target)}"
+    path = f"{MOUNT / _code_name(source, target)}:{MOUNT / _dependency_name(target)}"
+    return ("env", f"PYTHONPATH={path}", "python3", "-P")
 
 
 def supervision_command(image: Probed, *arguments: str) -> list[str]:
     """`supervision` in a machine."""
+    return [*_BARE_PYTHON, str(_beside(supervision, image)), *arguments]
+
+
+def attendant_command(image: Probed, python: tuple[str, ...]) -> list[str]:
+    """`attendant` in a machine, by a Python that `python` calls; (): by one without packages."""
+    return [*(python or _BARE_PYTHON), str(_beside(attendant, image))]
+
+
+def _beside(module: ModuleType, image: Probed) -> PurePosixPath:
     code = MOUNT / _code_name(CURRENT_LOGSHIP, _target(image))
-    program = code / "logship/rehearsal/engine" / Path(supervision.__file__).name
-    return ["python3", "-I", "-S", str(program), *arguments]
+    return code / "logship/rehearsal/engine" / Path(str(module.__file__)).name
 
 
 def pack_code(source: str, name: str, file: IO[bytes]) -> None:

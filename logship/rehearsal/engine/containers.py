@@ -18,17 +18,33 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from logship.errors import Code, LogshipError
-from logship.rehearsal.engine import CURRENT_LOGSHIP, RUN_SECONDS, Done, ImageFacts, supervision
+from logship.rehearsal.engine import (
+    CURRENT_LOGSHIP,
+    RUN_SECONDS,
+    Done,
+    ImageFacts,
+    attendant,
+    supervision,
+)
+from logship.rehearsal.engine.attendants import Answer, Attendants, Imports, program_of
 from logship.rehearsal.engine.code_volumes import (
     MOUNT,
     CodeVolumes,
     Tree,
+    attendant_command,
     put_code,
-    python_path,
+    python_command,
     supervision_command,
 )
 from logship.rehearsal.engine.connection import connect, engine_errors
-from logship.rehearsal.engine.exchange import Answer, begin, ended, execute, is_running, run_once
+from logship.rehearsal.engine.exchange import (
+    Conversation,
+    begin,
+    ended,
+    execute,
+    is_running,
+    run_once,
+)
 from logship.rehearsal.engine.images import Images, Probed
 
 HOME = PurePosixPath("/var/lib/rehearsal")
@@ -54,6 +70,7 @@ class ContainerEngine:
         self.images = Images(self.client, self.labels)
         self.code = CodeVolumes(self.client, self.labels)
         self._network: Any = None
+        self.imports: Imports = {}
         self._machines: list[ContainerMachine] = []
 
     def machine(self, name: str, image: str, logship: str = CURRENT_LOGSHIP) -> ContainerMachine:
@@ -132,6 +149,7 @@ class ContainerMachine:
         self._marks = itertools.count(1)
         self._container: Any = None
         self._owner = {"uid": 0, "gid": 0}
+        self._attendants = Attendants(name, self._attended, engine.imports)
         self._probed: Probed = engine.images.probe(image)
         self.facts: ImageFacts = self._probed.facts
         self._code = engine.code.provide(logship, self._probed)
@@ -169,8 +187,14 @@ class ContainerMachine:
             for tree in self._code:
                 container.with_volume_mapping(tree.volume, str(MOUNT / tree.name), "ro")
             self._container = container.start()
-        answer = self.supervise("prepare", str(self.home), ACCOUNT, user="root")
-        self._owner = json.loads(answer.stdout)
+        with engine_errors(f"machine {self.name} does not answer"):
+            answer = execute(
+                self._client,
+                self._container.get_container_id(),
+                supervision_command(self._probed, "prepare", str(self.home), ACCOUNT),
+                user="root",
+            )
+        self._owner = json.loads(checked(answer, f"{self.name} can't be prepared").stdout)
 
     def run(
         self,
@@ -180,12 +204,13 @@ class ContainerMachine:
         environment: Mapping[str, str] | None = None,
         timeout_seconds: float = RUN_SECONDS,
     ) -> Done:
-        given = stdin.encode()
-        answer = self._execute(
-            ["run", str(timeout_seconds), str(len(given)), "--", *map(str, command)],
-            stdin=given,
-            environment=environment,
-        )
+        given, words = stdin.encode(), list(map(str, command))
+        python, program = program_of(words, self._pythons())
+        if python:
+            arguments = [attendant.PYTHON, str(timeout_seconds), "--", *program]
+        else:
+            arguments = ["run", str(timeout_seconds), str(len(given)), "--", *words]
+        answer = self._ask(arguments, python=python, stdin=given, environment=environment)
         return Done(
             answer.returncode,
             answer.stdout.decode(errors="replace"),
@@ -220,13 +245,11 @@ class ContainerMachine:
             f"import sys; sys.argv[0] = {program!r}; "
             f"from {program}.commands import main; sys.exit(main())"
         )
-        path = python_path(self.logship, self._probed)
-        return ["env", f"PYTHONPATH={path}", "python3", "-P", "-c", code]
+        return [*python_command(self.logship, self._probed), "-c", code]
 
     def tool_command(self, module: str) -> list[str]:
         name = f"logship.rehearsal.inside.{module}"
-        path = python_path(CURRENT_LOGSHIP, self._probed)
-        return ["env", f"PYTHONPATH={path}", "python3", "-P", "-m", name]
+        return [*python_command(CURRENT_LOGSHIP, self._probed), "-m", name]
 
     def free_port(self) -> int:
         return next(self._ports)
@@ -236,7 +259,7 @@ class ContainerMachine:
         self.supervise("write", str(path), f"{mode:o}", str(len(data)), stdin=data)
 
     def read(self, path: PurePosixPath) -> bytes:
-        answer = self._execute(["read", str(path)])
+        answer = self._ask(["read", str(path)])
         if answer.returncode == supervision.NO_SUCH_FILE:
             raise FileNotFoundError(str(path))
         return checked(answer, f"{path} can't be read").stdout
@@ -296,36 +319,45 @@ class ContainerMachine:
             _remove(self._client.volumes.get(self.volume))
 
     def _end(self) -> None:
+        self._attendants.end()
         if self._container is not None:
             with engine_errors(f"the container of machine {self.name} can't be removed"):
                 self._container.stop(force=True, delete_volume=True)
             self._container = None
 
-    def supervise(self, *arguments: str, stdin: bytes = b"", user: str = ACCOUNT) -> Answer:
+    def supervise(self, *arguments: str, stdin: bytes = b"") -> Answer:
         """Raises LogshipError unless that ended well."""
-        answer = self._execute(arguments, stdin=stdin, user=user)
+        answer = self._ask(arguments, stdin=stdin)
         return checked(answer, f"{' '.join(arguments[:2])} failed on machine {self.name}")
 
-    def _execute(
+    def _ask(
         self,
         arguments: Sequence[str],
         *,
+        python: tuple[str, ...] = (),
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
-        user: str = ACCOUNT,
     ) -> Answer:
         if self._container is None:
             raise LogshipError(Code.CONTAINER_FAILED, f"machine {self.name} was removed")
         with engine_errors(f"machine {self.name} does not answer"):
-            return execute(
-                self._client,
-                self._container.get_container_id(),
-                supervision_command(self._probed, *arguments),
-                user=user,
-                stdin=stdin,
-                environment=self._environment(environment),
-                directory=str(self.home),
+            return self._attendants.ask(
+                arguments, python=python, stdin=stdin, environment=environment
             )
+
+    def _attended(self, python: tuple[str, ...]) -> Conversation:
+        return Conversation(
+            self._client,
+            self._container.get_container_id(),
+            attendant_command(self._probed, python),
+            user=ACCOUNT,
+            environment=self._environment(None),
+            directory=str(self.home),
+        )
+
+    def _pythons(self) -> tuple[tuple[str, ...], ...]:
+        """Whose programs need no interpreter of their own."""
+        return tuple(python_command(each, self._probed) for each in {CURRENT_LOGSHIP, self.logship})
 
     def _environment(self, further: Mapping[str, str] | None) -> dict[str, str]:
         return {"HOME": str(self.home), "USER": ACCOUNT, "LOGNAME": ACCOUNT, **(further or {})}

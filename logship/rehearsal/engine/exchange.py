@@ -5,20 +5,15 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from logship.rehearsal.engine import supervision
+from logship.rehearsal.engine.attendants import Answer
 
 _HEADER = struct.Struct(">BxxxL")
 _STDOUT = 1
 _END_SECONDS = 30.0
 _POLL_SECONDS = 0.02
-
-
-class Answer(NamedTuple):
-    returncode: int
-    stdout: bytes
-    stderr: bytes
 
 
 def execute(
@@ -39,25 +34,84 @@ def execute(
 
     Raises docker-py's errors and OSError.
     """
-    api = client.api
-    made = api.exec_create(
-        container_id,
-        list(command),
-        stdin=True,
-        user=user,
-        environment=dict(environment or {}),
-        workdir=directory,
+    talk = Conversation(
+        client, container_id, command, user=user, environment=environment, directory=directory
     )
-    stream = api.exec_start(made["Id"], socket=True)
     try:
-        road = getattr(stream, "_sock", stream)
-        road.settimeout(None)
-        road.sendall(supervision.GO + stdin)
-        stdout, stderr = _everything(road)
+        talk.send(supervision.GO + stdin)
+        stdout, stderr = talk.everything()
     finally:
+        talk.close()
+    return Answer(ended(client, talk.execution), stdout, stderr)
+
+
+class Conversation:
+    """With a program that runs in a container; see `attendants.Line`.
+
+    It must not print anything before it was sent something: see `execute`.  All but `close` raises
+    docker-py's errors and OSError.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        container_id: str,
+        command: Sequence[str],
+        *,
+        user: str,
+        environment: Mapping[str, str] | None = None,
+        directory: str = "/",
+    ) -> None:
+        made = client.api.exec_create(
+            container_id,
+            list(command),
+            stdin=True,
+            user=user,
+            environment=dict(environment or {}),
+            workdir=directory,
+        )
+        self.execution = str(made["Id"])
+        self._stream = client.api.exec_start(self.execution, socket=True)
+        self._road = getattr(self._stream, "_sock", self._stream)
+        self._road.settimeout(None)
+        self._unread = b""
+        self._complaints = b""
+
+    def send(self, data: bytes) -> None:
+        self._road.sendall(data)
+
+    def receive(self) -> bytes:
+        pieces = [self._unread]
+        while b"\n" not in pieces[-1]:
+            is_stdout, piece = self._piece()
+            if not piece:
+                return b""
+            if is_stdout:
+                pieces.append(piece)
+            else:
+                self._complaints += piece
+        line, end, self._unread = b"".join(pieces).partition(b"\n")
+        return line + end
+
+    def everything(self) -> tuple[bytes, bytes]:
+        """Of stdout and of stderr, to their end."""
+        pieces: tuple[list[bytes], list[bytes]] = ([], [])
+        while (said := self._piece())[1]:
+            pieces[not said[0]].append(said[1])
+        return b"".join(pieces[0]), b"".join(pieces[1])
+
+    def close(self) -> str:
         # Closes the stream too; the other way round it would complain.
-        getattr(stream, "_response", stream).close()
-    return Answer(ended(client, made["Id"]), stdout, stderr)
+        getattr(self._stream, "_response", self._stream).close()
+        return self._complaints.decode(errors="replace")
+
+    def _piece(self) -> tuple[bool, bytes]:
+        """Whether it is of stdout; nothing at the end."""
+        header = _exactly(self._road, _HEADER.size)
+        if len(header) < _HEADER.size:
+            return True, b""
+        stream, size = _HEADER.unpack(header)
+        return stream == _STDOUT, _exactly(self._road, size)
 
 
 def run_once(client: Any, image: str, command: Sequence[str], **how: Any) -> Answer:
@@ -129,15 +183,6 @@ def _state(client: Any, execution: str) -> dict[str, Any]:
         return dict(client.api.exec_inspect(execution))
     except docker.errors.NotFound:
         return {}
-
-
-def _everything(road: Any) -> tuple[bytes, bytes]:
-    """Both streams, of which each piece says whose it is and how long."""
-    pieces: tuple[list[bytes], list[bytes]] = ([], [])
-    while len(header := _exactly(road, _HEADER.size)) == _HEADER.size:
-        stream, size = _HEADER.unpack(header)
-        pieces[stream != _STDOUT].append(_exactly(road, size))
-    return b"".join(pieces[0]), b"".join(pieces[1])
 
 
 def _exactly(road: Any, size: int) -> bytes:

@@ -21,12 +21,16 @@ from logship.errors import Code, LogshipError, UsageError
 from logship.host import libc, operating_system
 from logship.postgres.installations import Installation, discover
 from logship.postgres.run_as import RunAs
-from logship.rehearsal.engine import CURRENT_LOGSHIP, RUN_SECONDS, Done, ImageFacts
-from logship.rehearsal.engine.local_code import CodeDirectory
-from logship.rehearsal.engine.local_processes import (
-    LocalProcess,
-    kill_below,
+from logship.rehearsal.engine import (
+    CURRENT_LOGSHIP,
+    RUN_SECONDS,
+    Done,
+    ImageFacts,
+    attendant,
 )
+from logship.rehearsal.engine.attendants import Attendants, Imports, program_of
+from logship.rehearsal.engine.local_code import CodeDirectory
+from logship.rehearsal.engine.local_processes import LocalLine, LocalProcess, kill_below
 
 CACHE_VARIABLE = "LOGSHIP_POSTGRES_CACHE"
 OUT_OF_TIME_STATUS = 124
@@ -53,6 +57,7 @@ class LocalEngine:
         code.mkdir(mode=0o755)
         self._code = CodeDirectory(code, self._run_as)
         self._ports: set[int] = set()
+        self.imports: Imports = {}
         self._machines: list[LocalMachine] = []
 
     def machine(self, name: str, image: str, logship: str = CURRENT_LOGSHIP) -> LocalMachine:
@@ -111,6 +116,7 @@ class LocalMachine:
         self.home = PurePosixPath(self._home)
         self.facts = ImageFacts("", "", {})
         self._processes: list[LocalProcess] = []
+        self._attendants = Attendants(name, self._attended, engine.imports)
 
     def make_home(self) -> None:
         # Its servers trust whoever reaches their sockets, and may hold a copy of real data.
@@ -125,6 +131,10 @@ class LocalMachine:
         environment: Mapping[str, str] | None = None,
         timeout_seconds: float = RUN_SECONDS,
     ) -> Done:
+        words = list(map(str, command))
+        python, program = program_of(words, self._pythons())
+        if python:
+            return self._run_python(python, program, stdin, environment, timeout_seconds)
         # Files and no pipes: a server that the program leaves behind keeps its output open.
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out:
             given.write(stdin.encode())
@@ -233,9 +243,9 @@ class LocalMachine:
         self,
         command: Sequence[str | PurePosixPath],
         environment: Mapping[str, str] | None,
-        stdin: IO[bytes],
-        stdout: IO[bytes],
-        stderr: IO[bytes],
+        stdin: IO[bytes] | int,
+        stdout: IO[bytes] | int,
+        stderr: IO[bytes] | int,
     ) -> subprocess.Popen[bytes]:
         run_as = self._engine.run_as
         return subprocess.Popen(
@@ -266,7 +276,38 @@ class LocalMachine:
             each.mkdir(mode=0o755)
             self._engine.run_as.chown(each)
 
+    def _run_python(
+        self,
+        python: tuple[str, ...],
+        program: list[str],
+        stdin: str,
+        environment: Mapping[str, str] | None,
+        timeout_seconds: float,
+    ) -> Done:
+        arguments = [attendant.PYTHON, str(timeout_seconds), "--", *program]
+        try:
+            answer = self._attendants.ask(
+                arguments, python=python, stdin=stdin.encode(), environment=environment
+            )
+        except OSError as error:
+            return Done(NOT_FOUND_STATUS, "", f"{python[-1]}: {error.strerror}\n")
+        out, err = (each.decode("utf-8", "replace") for each in (answer.stdout, answer.stderr))
+        return Done(answer.returncode, out, err)
+
+    def _pythons(self) -> tuple[tuple[str, ...], ...]:
+        """Whose programs need no interpreter of their own."""
+        names = {CURRENT_LOGSHIP, self.logship}
+        return tuple(tuple(self._engine.code.command(each)) for each in names)
+
+    def _attended(self, python: tuple[str, ...]) -> LocalLine:
+        program = self._engine.code.program("logship/rehearsal/engine/attendant.py")
+        complaints = tempfile.TemporaryFile()  # noqa: SIM115 (the line closes it)
+        pipe = subprocess.PIPE
+        process = self._popen([*python, str(program)], None, pipe, pipe, complaints)
+        return LocalLine(process, complaints)
+
     def _end_all(self) -> None:
+        self._attendants.end()
         kill_below(self._home)
         for process in self._processes:
             process.kill()

@@ -65,6 +65,10 @@ class CodeDirectory:
             str(python.program),
         ]
 
+    def program(self, name: str) -> Path:
+        """A file of the Logship that rehearses, where the account can read it."""
+        return self._code(CURRENT_LOGSHIP) / name
+
     def _code(self, logship: str) -> Path:
         if logship not in self._known:
             target = Path(tempfile.mkdtemp(prefix="logship-", dir=self._directory))

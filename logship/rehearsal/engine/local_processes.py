@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO
 
 from logship.errors import Code, LogshipError
 from logship.postgres.postmaster import remove_shared_memory
@@ -53,6 +54,42 @@ class LocalProcess:
                 return file.read().decode("utf-8", "replace")
         except OSError:
             return ""
+
+
+class LocalLine:
+    """To an attendant; see `attendants.Line`.
+
+    process: with pipes to its standard streams but stderr, which goes to `complaints`.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], complaints: IO[bytes]) -> None:
+        self._process = process
+        self._complaints = complaints
+
+    def send(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
+
+    def receive(self) -> bytes:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def close(self) -> str:
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # what could not be sent
+                if pipe is not None:
+                    pipe.close()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._complaints.closed:
+            return ""
+        with self._complaints:
+            self._complaints.seek(0)
+            return self._complaints.read().decode("utf-8", "replace")
 
 
 def kill_below(directory: Path) -> None:

@@ -1,0 +1,154 @@
+"""The attendants of one machine: processes that wait there for what is asked, one question each at
+a time, as long as the machine runs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from logship.errors import Code, LogshipError
+from logship.rehearsal.engine import attendant
+
+_COMPLAINT_CHARACTERS = 600
+_TRIES = 2
+# Of `python SECONDS -- -m MODULE …`, or of `-c CODE COMMAND …`.
+_PROGRAM = slice(3, 6)
+
+
+class Answer(NamedTuple):
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Line(Protocol):
+    """To the standard streams of an attendant that runs."""
+
+    def send(self, data: bytes) -> None:
+        """Raises OSError: it has ended."""
+
+    def receive(self) -> bytes:
+        """The next line of its output; b"" when it has ended."""
+
+    def close(self) -> str:
+        """End it.  Returns what it complained of.  May be called twice."""
+
+
+Imports = dict[tuple[str, ...], list[str]]
+"""What a program imported when it was asked for before, on whichever machine: the next attendant
+imports it once for all whom it starts, and no more than that."""
+
+
+class Attendants:
+    """Of the machine `name`.
+
+    begin: starts an attendant by a Python: by the words that call it, or the machine's own way if
+    there are none.  imports: of all machines of the engine.
+    """
+
+    def __init__(
+        self, name: str, begin: Callable[[tuple[str, ...]], Line], imports: Imports
+    ) -> None:
+        self._name = name
+        self._imports = imports
+        self._begin = begin
+        self._idle: dict[tuple[str, ...], list[Line]] = defaultdict(list)
+        self._lock = threading.Lock()
+        self._lives = 0
+
+    def ask(
+        self,
+        arguments: Sequence[str],
+        *,
+        python: tuple[str, ...] = (),
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """The answer to `arguments` (see `attendant`), by one that runs `python`.
+
+        Threads may ask at once.  One that has ended by itself is replaced if it had not begun with
+        the question.  Raises LogshipError: it ended in the midst of it; OSError and what `begin`
+        raises: none can be started.
+        """
+        program = (*python, *arguments[_PROGRAM]) if python else ()
+        question = {
+            "arguments": list(arguments),
+            "stdin": base64.b64encode(stdin).decode("ascii"),
+            "environment": dict(environment or {}),
+            "imports": self._imports.get(program, []),
+        }
+        data = json.dumps(question).encode() + b"\n"
+        begun, said = False, ""
+        for _ in range(_TRIES):
+            line, life = self._take(python)
+            begun, answer = _asked(line, data)
+            if answer is not None:
+                self._give_back(python, line, life)
+                if program:
+                    self._imports.setdefault(program, answer["imported"])
+                return Answer(
+                    int(answer["status"]),
+                    base64.b64decode(answer["stdout"]),
+                    base64.b64decode(answer["stderr"]),
+                )
+            said = line.close().strip()[-_COMPLAINT_CHARACTERS:]
+            if begun:
+                break
+        raise LogshipError(
+            Code.REHEARSAL_FAILED,
+            f"machine {self._name} does not answer: who attends to it ended"
+            f"{' in the midst of ' + arguments[0] if begun else ''}: {said or 'it said nothing'}",
+            "rehearse again; look who ends processes on this host",
+        )
+
+    def end(self) -> None:
+        """All that wait; one that is at work now when it has answered.  Others can be asked for
+        afterwards."""
+        with self._lock:
+            self._lives += 1
+            idle = [line for lines in self._idle.values() for line in lines]
+            self._idle.clear()
+        for line in idle:
+            line.close()
+
+    def _take(self, python: tuple[str, ...]) -> tuple[Line, int]:
+        with self._lock:
+            life, waiting = self._lives, self._idle[python]
+            if waiting:
+                return waiting.pop(), life
+        return self._begin(python), life
+
+    def _give_back(self, python: tuple[str, ...], line: Line, life: int) -> None:
+        with self._lock:
+            if life == self._lives:
+                self._idle[python].append(line)
+                return
+        line.close()
+
+
+def program_of(
+    words: Sequence[str], pythons: Iterable[tuple[str, ...]]
+) -> tuple[tuple[str, ...], list[str]]:
+    """Which of `pythons` a command calls for a module or for code, and what it tells it; (): none
+    of them.  Pure."""
+    for python in pythons:
+        program = list(words[len(python) :])
+        if tuple(words[: len(python)]) == python and program[:1] in (["-m"], ["-c"]):
+            return python, program
+    return (), []
+
+
+def _asked(line: Line, data: bytes) -> tuple[bool, dict[str, Any] | None]:
+    """Whether it began with it, and its answer if there is one."""
+    begun = False
+    try:
+        line.send(data)
+        begun = line.receive() == attendant.BEGUN
+        answer = line.receive() if begun else b""
+    except OSError:
+        return begun, None
+    return begun, json.loads(answer) if answer.endswith(b"\n") else None
