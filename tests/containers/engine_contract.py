@@ -117,7 +117,7 @@ class EngineContract:
         assert failed.returncode == 1 and "ZeroDivisionError" in failed.stderr
 
         assert is_alive(machine, waits)
-        machine.run(["kill", "-KILL", waits])
+        machine.run(["sh", "-c", f"kill -KILL {waits}"])  # not all images have the program
         wait_until(lambda: not is_alive(machine, waits), WAIT_SECONDS, what="its end")
         another = machine.run([*python, "-c", code], **given)
         assert another.returncode == 0 and another.stdout.split()[0] != waits

@@ -32,6 +32,7 @@ _fork_numbers = itertools.count(1)
 class Progress:
     """How far protection got.  Seconds since it was waited for; None: it did not get there.
 
+    replayed_seconds: by when what is replayed was durable too.
     held: the version check holds the standby.  said: what the applier says of a standby that
     does not replay.  runs: whether its server runs.
     """
@@ -326,7 +327,12 @@ class Recovery:
             standby = status.get("standby") or {}
             if durable_seconds is None and _reached(_durable(status), wanted):
                 durable_seconds = seconds
-            if replayed_seconds is None and _reached(standby.get("replay_lsn"), wanted):
+            # A standby replays what is not yet durable too, and that protects nothing.
+            if (
+                durable_seconds is not None
+                and replayed_seconds is None
+                and _reached(standby.get("replay_lsn"), wanted)
+            ):
                 replayed_seconds = seconds
             # One that is held may have replayed what is below already.
             done = replayed_seconds is not None or held
