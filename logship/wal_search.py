@@ -27,6 +27,11 @@ _LONG_HEADER: Final = 0x0002  # XLP_LONG_HEADER
 _LONG_HEADER_BYTES: Final = 40  # SizeOfXLogLongPHD
 _SHORT_HEADER_BYTES: Final = 24  # SizeOfXLogShortPHD
 
+_FEW: Final = 64
+_BYTES_PER_FIND: Final = 1 << 10
+"""Where there are more finds than one in so many bytes, they cost more than a search of all of
+them for a text."""
+
 
 def places_of(rmgr: int, lsn: int, data: bytes) -> Iterator[int]:
     """Offsets in `data`, which is WAL from `lsn` on, of what may be the `xl_rmid` of a record of
@@ -43,6 +48,15 @@ def places_of(rmgr: int, lsn: int, data: bytes) -> Iterator[int]:
         if _is_plausible(lsn, data, offset):
             yield offset
         at = column.find(rmgr, at + 1)
+
+
+def may_have(rmgr: int, lsn: int, data: bytes) -> bool:
+    """Whether `places_of` has any.  True also where so many have to be held to what is around
+    them, as with rows of small integers, that looking for what is wanted is cheaper."""
+    first = (_RMGR_OFFSET - lsn) % 8
+    if data[first::8].count(rmgr) > max(_FEW, len(data) // _BYTES_PER_FIND):
+        return True
+    return next(places_of(rmgr, lsn, data), None) is not None
 
 
 def _is_plausible(lsn: int, data: bytes, offset: int) -> bool:

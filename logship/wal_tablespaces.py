@@ -21,7 +21,7 @@ import crc32c
 
 from logship.wal import WAL_PAGE_BYTES, WalLine
 from logship.wal_records import RECORD_HEADER_BYTES, main_data, page_header_bytes
-from logship.wal_search import places_of
+from logship.wal_search import may_have
 
 _RM_TABLESPACE = 5  # RM_TBLSPC_ID
 
@@ -84,7 +84,7 @@ class TablespaceScan:
         before, new = self._end, bytes(data)
         before_lsn = lsn - len(before)
         found: list[TablespaceCreated] = []
-        if _may_have(lsn, new) or _may_have(before_lsn, before):
+        if may_have(_RM_TABLESPACE, lsn, new) or may_have(_RM_TABLESPACE, before_lsn, before):
             found = self._look(before_lsn, before + new)
         self._next_lsn = lsn + len(new)
         self._end = (before + new[-LOOK_BACK_BYTES:])[-LOOK_BACK_BYTES:]
@@ -132,12 +132,6 @@ class TablespaceScan:
         # COMP_CRC32C of what follows the header, then of the header up to the CRC.
         made = crc32c.crc32c(record[:_CRC_OFFSET], crc32c.crc32c(record[RECORD_HEADER_BYTES:]))
         return record if made == crc else None
-
-
-def _may_have(lsn: int, data: bytes) -> bool:
-    """Whether it may have such a record's header, or the part of one that names its resource
-    manager."""
-    return next(places_of(_RM_TABLESPACE, lsn, data), None) is not None
 
 
 def _lsn_of(offset: int, places: list[tuple[int, int]]) -> int:

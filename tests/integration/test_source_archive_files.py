@@ -12,6 +12,7 @@ import os
 import random
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -411,6 +412,50 @@ async def test_what_is_archived_again_goes_again_with_no_further_ack(box: Box) -
         assert came == []
 
 
+async def test_one_that_can_not_be_removed_is_tried_again_though_others_could(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "REMIND_SECONDS", 2.0)
+    box.archive(1, 1, 2)
+    source = await box.started()
+    collected = await collect(source, 1, 3 * S)
+    remove, asked = removal.Removal._remove_shipped, Counter[str]()
+
+    def refused_once(self: removal.Removal, name: str) -> object:
+        asked[name] += 1
+        if name == named(1, 1) and asked[name] == 1:
+            return "Permission denied"
+        return removal._TOO_YOUNG if asked[name] == 1 else remove(self, name)
+
+    monkeypatch.setattr(removal.Removal, "_remove_shipped", refused_once)
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    await until(lambda: box.names() == {named(1, 1)}, "the other goes")
+    await until(lambda: not box.names(), "this one goes too")
+
+
+async def test_what_looks_as_if_never_written_may_be_on_its_way_from_a_host_ahead_of_ours(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "PADDED_SETTLE_SECONDS", 2.0)
+    now = time.time
+    monkeypatch.setattr("shipper.sources.archive.removal.time.time", lambda: now() - 3600)
+    box.archive(1, 1, 2)
+    box.put(partial_name(1, 3 * S, S), box.segment(1, 3))
+    box.put(history_name(2), TWO_TEXT)
+    box.archive(2, 3)
+    path = box.outbox / named(1, 4)
+    with path.open("wb", buffering=0) as file:
+        file.truncate(S)
+        source = await box.started()
+        collected = await collect(source, 2, 4 * S)
+        source.acknowledge(collected.end, collected.end, Lsn(0))
+        await until(lambda: named(2, 3) not in box.names(), "what is durable goes")
+        file.write(box.segment(1, 4))  # the old server went on
+    with capture_logs() as logs:
+        await until(lambda: any("past the end" in each["event"] for each in logs), "it is seen")
+    assert box.names() == {named(1, 4), history_name(2)}
+
+
 async def test_what_comes_back_while_it_is_removed_is_not_forgotten(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,7 +519,7 @@ async def test_nothing_goes_before_it_is_durable(box: Box) -> None:
 async def test_what_a_promoted_server_never_wrote_of_its_old_timeline_goes(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(removal, "LEFTOVER_GRACE_SECONDS", 1.5)
+    monkeypatch.setattr(settling, "PADDED_SETTLE_SECONDS", 1.5)
     recycled = box.segment(1, 0)
     box.archive(1, 1, 2)
     box.put(named(1, 3), recycled)

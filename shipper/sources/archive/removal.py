@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -19,7 +21,7 @@ from shipper.sources.archive import files
 from shipper.sources.archive.line import past_the_switch, removable
 from shipper.sources.archive.memory import Memory
 from shipper.sources.archive.names import Partial, Segment, parse
-from shipper.sources.archive.settling import PADDED_SETTLE_SECONDS
+from shipper.sources.archive.settling import Settling
 from shipper.sources.archive.watching import Outbox
 
 log = structlog.get_logger(__name__)
@@ -32,8 +34,6 @@ _PAST_THE_SWITCH = "it has WAL from past the end of its timeline"
 GRACE_SECONDS = 1.0
 """A file younger than that stays: an archiver opens it by its name once more to sync it
 (`durable_rename`), and fails, and archives it again, if it is gone."""
-LEFTOVER_GRACE_SECONDS = PADDED_SETTLE_SECONDS
-"""A segment that looks as if nothing was written to it may have been given its size first."""
 PAUSE_SECONDS = 0.1
 """Between two rounds: acks come in plenty, and each round that removes syncs a file."""
 
@@ -71,6 +71,9 @@ class Removal:
         self._due = asyncio.Event()
         self._left: dict[str, float] = {}
         """What could not be removed, and until when (monotonic) it is not worth another try."""
+        self._note_again_at = math.inf
+        self._settling = Settling()
+        """Of segments that look as if nothing was written to them."""
         self._past: set[str] = set()
         """Those with WAL that is on no line."""
         self._past_said = 0
@@ -88,18 +91,24 @@ class Removal:
 
     async def run(self) -> None:
         while True:
-            await self._due.wait()
+            await self._wait()
             self._due.clear()
+            self._note_again_at = math.inf
             try:
                 await self._round()
             except OSError as error:
-                self._try_again_in(REMIND_SECONDS)
+                self._note_again_at = time.monotonic() + REMIND_SECONDS
                 if self._reminder.due(str(error)):
                     log.error("can't note what was shipped", error=str(error))
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _try_again_in(self, seconds: float) -> None:
-        asyncio.get_running_loop().call_later(seconds + PAUSE_SECONDS, self._due.set)
+    async def _wait(self) -> None:
+        """Until something is due, or what failed is worth another try."""
+        until = min(self._left.values(), default=math.inf)
+        seconds = min(until, self._note_again_at) - time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if seconds == math.inf else max(0.0, seconds)):
+                await self._due.wait()
 
     async def _round(self) -> None:
         """Remove all that may go.  What was given out is on disk before its file goes."""
@@ -132,7 +141,7 @@ class Removal:
         self._past &= self._left.keys()
         if len(self._past) > self._past_said:
             log.warning(
-                "WAL from past the end of its timeline is left alone: the old server went on",
+                "WAL from past the end of its timeline stays in the outbox: it is on no line",
                 count=len(self._past),
                 example=min(self._past),
             )
@@ -156,8 +165,6 @@ class Removal:
             left_seconds = GRACE_SECONDS if outcome is _TOO_YOUNG else REMIND_SECONDS
             self._left[name] = time.monotonic() + left_seconds
             self._say(name, outcome)
-        if left := {self._left[name] for name in names if name in self._left}:
-            self._try_again_in(min(left) - time.monotonic())
 
     def _say(self, name: str, outcome: LogshipError | str) -> None:
         if isinstance(outcome, LogshipError):
@@ -171,10 +178,10 @@ class Removal:
     def _remove_shipped(self, name: str) -> _Outcome:
         path = self._outbox.directory / name
         try:
-            age_seconds = _age_seconds(path)
-            if age_seconds is None:
+            seen = files.look(path)
+            if seen is None:
                 return None
-            if age_seconds < GRACE_SECONDS:
+            if 0 <= time.time() - seen.ctime_ns / 1e9 < GRACE_SECONDS:
                 return _TOO_YOUNG
             given = self._outbox.memory.get(name)
             if given is not None:
@@ -194,12 +201,14 @@ class Removal:
         return None
 
     def _remove_leftover(self, name: str) -> _Outcome:
+        """It may have been given its size before its contents."""
         path = self._outbox.directory / name
+        now, clock = time.monotonic(), time.time()
         try:
-            age_seconds = _age_seconds(path)
-            if age_seconds is None:
+            seen = files.look(path)
+            if seen is None:
                 return None
-            if age_seconds < LEFTOVER_GRACE_SECONDS:
+            if self._settling.wait_seconds(name, seen, padded=True, now=now, clock=clock):
                 return _TOO_YOUNG
             if not self._outbox.is_leftover(name):
                 return _PAST_THE_SWITCH
@@ -208,6 +217,7 @@ class Removal:
             return error.strerror or str(error)
         except files.NotWholeError as error:
             return error.why
+        self._settling.forget(name)
         return None
 
     def _may_go(self, path: Path, name: str) -> bool:
@@ -216,13 +226,3 @@ class Removal:
         if isinstance(file, Segment | Partial):
             return files.is_of_line(path, file.start_lsn, file.timeline, self._line)
         return True
-
-
-def _age_seconds(path: Path) -> float | None:
-    """None: it is not there.  Blocking; raises OSError, NotWholeError."""
-    seen = files.look(path)
-    if seen is None:
-        return None
-    age = time.time() - seen.ctime_ns / 1e9
-    # Its file system's clock may be ahead of ours.
-    return age if age >= 0 else float("inf")

@@ -342,8 +342,8 @@ class Outbox:
                 piece.end_lsn - start,
             )
         except (files.NotWholeError, LogshipError, OSError) as error:
-            ended = name != piece.names[-1]
-            if not (ended and await asyncio.to_thread(self.is_leftover, name)):
+            others = any(other in self.index for other in piece.names if other != name)
+            if not (others and await asyncio.to_thread(self.is_leftover, name)):
                 self._not_usable(name, error)
             return None
         if checked is None:

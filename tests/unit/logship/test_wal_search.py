@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logship.wal import WAL_PAGE_BYTES
-from logship.wal_search import places_of
+from logship.wal_search import may_have, places_of
 from tests.support.record_factory import RM_HEAP, RM_TABLESPACE, RM_XACT, RecordFactory
 from tests.support.wal_factory import MEGABYTE, wal_line
 
@@ -61,3 +61,14 @@ def test_what_only_looks_alike_is_passed_over() -> None:
     found = [START + offset for offset in places_of(RM_XACT, START, bytes(factory.data))]
     assert found[-1] == place_of_rmgr(commit.start_lsn)
     assert all(lsn % WAL_PAGE_BYTES < 57 for lsn in found[:-1])
+
+
+def test_where_rows_look_alike_by_the_thousand_it_is_not_asked_of_each() -> None:
+    rows = RecordFactory(LINE, START)
+    rows.record(RM_HEAP, 0, (0x580).to_bytes(8, "little") * 100_000)
+    assert may_have(RM_TABLESPACE, START, bytes(rows.data))
+    noise = RecordFactory(LINE, START)
+    noise.record(RM_HEAP, 0, random.Random(1).randbytes(MEGABYTE // 2))
+    data = bytes(noise.data[: MEGABYTE // 2])
+    places = [START + offset for offset in places_of(RM_TABLESPACE, START, data)]
+    assert may_have(RM_TABLESPACE, START, data) is bool(places)
