@@ -131,7 +131,7 @@ class CommitIndexing:
     async def _look(self, segment: Segment, *, only_end: bool) -> None:
         took_seconds = await self._in_thread(partial(self._index_segment, segment, only_end))
         is_calm = time.monotonic() - self._finished_at > _CALM_SECONDS
-        share = _SHARE if only_end or is_calm else min(_SHARE, _SHARE_BESIDE_WAL)
+        share = _SHARE if only_end or is_calm else _SHARE_BESIDE_WAL
         await self._rest(took_seconds, share)
 
     async def _rest(self, took_seconds: float, share: float = _SHARE) -> None:

@@ -11,7 +11,8 @@ In, a line of JSON each: `arguments`, as `supervision` has them, or
 
 with `stdin` (base64), `environment` (what it has besides ours) and `imports` (modules that are
 imported here before, where they can be had).  Out: a line BEGUN when it was read, then one of
-JSON: `status`, `stdout`, `stderr` (base64), and `imported`, what it imported by itself.
+JSON: `status`, `stdout`, `stderr` (base64), and `imported`, what it imported by itself.  What
+the system refuses us meanwhile is told like that of a program that can't be run.
 
 Each is a process of its own, forked off this one, so it finds what was imported here.
 """
@@ -32,7 +33,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TextIO, cast
 
 _spec = importlib.util.spec_from_file_location(
     "supervision", Path(__file__).with_name("supervision.py")
@@ -46,6 +47,8 @@ BEGUN = b"begun\n"
 PYTHON = "python"
 
 _LEFT_OUT = ("__main__", "__mp_main__")
+# Of an interpreter that can't write at its end what is still to be written.
+_NOT_WRITTEN = 120
 
 
 def attend() -> None:
@@ -61,7 +64,12 @@ def attend() -> None:
         answers.flush()
         asked = json.loads(line)
         _import(asked["imports"])
-        answers.write(json.dumps(_answer(asked, (questions, answers))).encode() + b"\n")
+        try:
+            answer = _answer(asked, (questions, answers))
+        except OSError as error:  # no room, no further process: the next one may have them
+            said = f"{asked['arguments'][0]}: {error}\n".encode()
+            answer = _document(supervision.NOT_RUNNABLE, b"", said, [])
+        answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 
 
@@ -78,25 +86,31 @@ def _answer(asked: dict[str, Any], ours: Iterable[IO[bytes]]) -> dict[str, Any]:
         stdin.seek(0)
         # It has a reader until the program ends; what that starts does not inherit it.
         until, end = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(until)
-            for each in ours:
-                os.close(each.fileno())
-            _become(asked, (stdin, stdout, stderr), end)
-        os.close(end)
-        said = _read_until(until, seconds)
-        if said is None:
-            supervision._kill_all({pid})
-        os.close(until)
+        with os.fdopen(until, "rb") as reader:
+            with os.fdopen(end, "wb"):
+                pid = os.fork()
+                if pid == 0:
+                    _become(asked, (stdin, stdout, stderr), (*ours, reader), end)
+            said = _read_until(until, seconds)
+            if said is None:
+                supervision._kill_all({pid})
         _, status = os.waitpid(pid, 0)
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
-        return {
-            "status": supervision.TIMED_OUT if said is None else code,
-            "stdout": _content(stdout),
-            "stderr": _content(stderr),
-            "imported": json.loads(said or b"[]"),
-        }
+        code = supervision.TIMED_OUT if said is None else code
+        return _document(code, _content(stdout), _content(stderr), _imported(said))
+
+
+def _document(status: int, stdout: bytes, stderr: bytes, imported: list[str]) -> dict[str, Any]:
+    out, err = (base64.b64encode(each).decode("ascii") for each in (stdout, stderr))
+    return {"status": status, "stdout": out, "stderr": err, "imported": imported}
+
+
+def _imported(said: bytes | None) -> list[str]:
+    """[]: it was killed, before it said so or in the midst of it."""
+    try:
+        return list(json.loads(said or b"[]"))
+    except ValueError:
+        return []
 
 
 def _read_until(pipe: int, seconds: float | None) -> bytes | None:
@@ -113,31 +127,63 @@ def _read_until(pipe: int, seconds: float | None) -> bytes | None:
         said += piece
 
 
-def _content(file: IO[bytes]) -> str:
+def _content(file: IO[bytes]) -> bytes:
     file.seek(0)
-    return base64.b64encode(file.read()).decode("ascii")
+    return file.read()
 
 
-def _become(asked: dict[str, Any], files: Iterable[IO[bytes]], end: int) -> NoReturn:
+def _become(
+    asked: dict[str, Any], files: Iterable[IO[bytes]], not_its: Iterable[IO[bytes]], end: int
+) -> NoReturn:
     """Be the program that was asked for, to its end."""
     status = 1
     known = set(sys.modules)
     try:
-        os.setsid()
         for number, file in enumerate(files):
             os.dup2(file.fileno(), number)
+        for file in not_its:
+            os.close(file.fileno())
+        os.setsid()
         os.environ.update(asked["environment"])
-        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stdin = _anew(0, "r", sys.stdin)
+        sys.stdout = _anew(1, "w", sys.stdout)
+        sys.stderr = _anew(2, "w", sys.stderr)
         status = _status(asked["arguments"])
+    except BaseException:
+        _complain()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        imported = [name for name in sys.modules if name not in known and name not in _LEFT_OUT]
-        with contextlib.suppress(OSError):
+        try:
+            if not _flush():
+                status = _NOT_WRITTEN
+            imported = [name for name in sys.modules if name not in known and name not in _LEFT_OUT]
             os.write(end, json.dumps(imported).encode())
-        os._exit(status)
+        finally:
+            os._exit(status)
+
+
+def _anew(number: int, mode: str, before: TextIO) -> TextIO:
+    """A standard stream as the interpreter made the one before, by the locale."""
+    how: dict[str, Any] = {"encoding": before.encoding, "errors": before.errors, "newline": "\n"}
+    buffering = 1 if number == 2 else -1
+    return cast("TextIO", open(number, mode, buffering, closefd=False, **how))
+
+
+def _flush() -> bool:
+    """Whether all that was printed is written."""
+    written = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except Exception:
+            _complain()
+            written = False
+    return written
+
+
+def _complain() -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, traceback.format_exc().encode(errors="backslashreplace"))
 
 
 def _status(arguments: list[str]) -> int:

@@ -14,8 +14,8 @@ from logship.errors import Code, LogshipError
 from logship.rehearsal.engine import attendant
 
 _COMPLAINT_CHARACTERS = 600
-_TRIES = 2
-# Of `python SECONDS -- -m MODULE …`, or of `-c CODE COMMAND …`.
+# Of `python SECONDS -- -c CODE COMMAND …`.  Of `-m MODULE …` the third word is its first argument:
+# by another one it may import something else too.
 _PROGRAM = slice(3, 6)
 
 
@@ -70,9 +70,9 @@ class Attendants:
     ) -> Answer:
         """The answer to `arguments` (see `attendant`), by one that runs `python`.
 
-        Threads may ask at once.  One that has ended by itself is replaced if it had not begun with
-        the question.  Raises LogshipError: it ended in the midst of it; OSError and what `begin`
-        raises: none can be started.
+        Threads may ask at once.  One that has ended by itself is replaced, by one that is new, if
+        it had not begun with the question.  Raises LogshipError: it ended in the midst of it;
+        OSError and what `begin` raises: none can be started.
         """
         program = (*python, *arguments[_PROGRAM]) if python else ()
         question = {
@@ -83,12 +83,15 @@ class Attendants:
         }
         data = json.dumps(question).encode() + b"\n"
         begun, said = False, ""
-        for _ in range(_TRIES):
+        for is_replaced in (False, True):
+            if is_replaced:
+                # Whoever ended it may have ended those that wait as well.
+                self._drop(python)
             line, life = self._take(python)
             begun, answer = _asked(line, data)
             if answer is not None:
                 self._give_back(python, line, life)
-                if program:
+                if program and answer["imported"]:
                     self._imports.setdefault(program, answer["imported"])
                 return Answer(
                     int(answer["status"]),
@@ -106,12 +109,19 @@ class Attendants:
         )
 
     def end(self) -> None:
-        """All that wait; one that is at work now when it has answered.  Others can be asked for
-        afterwards."""
+        """All that wait, as the machine ends.  One that is at work now is ended when it has
+        answered, unless the machine kills it before: then it "ended in the midst".  Others can be
+        asked for afterwards."""
         with self._lock:
             self._lives += 1
             idle = [line for lines in self._idle.values() for line in lines]
             self._idle.clear()
+        for line in idle:
+            line.close()
+
+    def _drop(self, python: tuple[str, ...]) -> None:
+        with self._lock:
+            idle = self._idle.pop(python, [])
         for line in idle:
             line.close()
 

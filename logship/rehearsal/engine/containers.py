@@ -190,7 +190,7 @@ class ContainerMachine:
         with engine_errors(f"machine {self.name} does not answer"):
             answer = execute(
                 self._client,
-                self._container.get_container_id(),
+                self._container_id(),
                 supervision_command(self._probed, "prepare", str(self.home), ACCOUNT),
                 user="root",
             )
@@ -230,7 +230,7 @@ class ContainerMachine:
         with engine_errors(f"{name} can't be started on machine {self.name}"):
             execution = begin(
                 self._client,
-                self._container.get_container_id(),
+                self._container_id(),
                 supervision_command(
                     self._probed, "start", pid_file, str(log_file), "--", *map(str, command)
                 ),
@@ -276,7 +276,7 @@ class ContainerMachine:
                 archive.add(source, ".", filter=owned)
             file.seek(0)
             with engine_errors(f"{source} can't be copied to machine {self.name}"):
-                self._client.api.put_archive(self._container.get_container_id(), str(path), file)
+                self._client.api.put_archive(self._container_id(), str(path), file)
 
     def change(self, *, image: str | None = None, logship: str | None = None) -> None:
         probed = self._engine.images.probe(image or self.image)
@@ -299,7 +299,7 @@ class ContainerMachine:
         self.begin()
 
     def _put_code(self, tree: Tree) -> None:
-        container = self._client.containers.get(self._container.get_container_id())
+        container = self._client.containers.get(self._container_id())
         with engine_errors(f"Logship can't be put into machine {self.name}"):
             put_code(container, tree)
 
@@ -338,8 +338,6 @@ class ContainerMachine:
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
     ) -> Answer:
-        if self._container is None:
-            raise LogshipError(Code.CONTAINER_FAILED, f"machine {self.name} was removed")
         with engine_errors(f"machine {self.name} does not answer"):
             return self._attendants.ask(
                 arguments, python=python, stdin=stdin, environment=environment
@@ -348,12 +346,19 @@ class ContainerMachine:
     def _attended(self, python: tuple[str, ...]) -> Conversation:
         return Conversation(
             self._client,
-            self._container.get_container_id(),
+            self._container_id(),
             attendant_command(self._probed, python),
             user=ACCOUNT,
             environment=self._environment(None),
             directory=str(self.home),
         )
+
+    def _container_id(self) -> str:
+        """Raises LogshipError: there is none, or none while another thread changes the image."""
+        container = self._container
+        if container is None:
+            raise LogshipError(Code.CONTAINER_FAILED, f"machine {self.name} has no container now")
+        return str(container.get_container_id())
 
     def _pythons(self) -> tuple[tuple[str, ...], ...]:
         """Whose programs need no interpreter of their own."""
