@@ -22,6 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.support.as_installed import AS_INSTALLED
+
 # Asked over and over while waiting; they change nothing.
 _QUESTION = re.compile(r"select (?!pg_promote|pg_logical_emit_message|pg_reload|pg_wal_replay)")
 
@@ -109,7 +111,7 @@ def main() -> int:
     steps.wrap(signal, "pidfd_send_signal", lambda _handle, number, *_: number)
     steps.wrap(AsyncConnection, "execute", _of_statement)
     sys.argv[1:] = arguments
-    sys.modules["rich"] = None  # as in tests.support.pair
+    exec(AS_INSTALLED)
     status: int = import_module(f"{program}.commands").main()
     return status
 

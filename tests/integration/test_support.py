@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from psycopg import errors
 
 from tests.conftest import PrimaryFactory
+from tests.support import forks
 from tests.support.forks import Forked, start_forked
 from tests.support.installations import all_majors, older_minor_dir, postgres_dir, wheel_dir
 from tests.support.processes import shared_memory_segments
@@ -153,6 +155,43 @@ def test_a_forked_program_is_a_process_like_any_other(
     assert endless.poll() is None
     os.kill(endless.pid, signal.SIGKILL)
     assert (endless.wait(30), told.poll(), failed.poll()) == (-signal.SIGKILL, 3, 1)
+
+
+@pytest.mark.parametrize("what", ["interrupted", "dead"])
+def test_a_starter_that_did_not_answer_is_replaced_and_what_it_started_is_killed(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(code: str) -> Forked:
+        with (tmp_path / "log").open("ab") as log:
+            return start_forked("shipper", ["-c", code], log)
+
+    endless = "import os, time; print(os.getppid(), flush=True); time.sleep(600)"
+    before = start(endless)
+    starter = int(wait_until((tmp_path / "log").read_text, 30, "its starter"))
+    if what == "dead":
+        os.kill(starter, signal.SIGKILL)
+        with pytest.raises((RuntimeError, ConnectionError)):
+            wait_until(before.poll, 30, "it is noticed")
+    else:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(forks, "Forked", interrupted)
+            start(endless)
+    assert before.poll() == -signal.SIGKILL
+    wait_until(lambda: str(tmp_path) not in open_files(), 30, "end of all that it started")
+    assert start("raise SystemExit(3)").wait(30) == 3
+
+
+def interrupted(*_: object) -> Forked:
+    raise KeyboardInterrupt
+
+
+def open_files() -> str:
+    """What the standard outputs of all other processes are."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/fd/1"):
+        with contextlib.suppress(OSError):
+            found.append(str(entry.readlink()))
+    return "\n".join(found)
 
 
 def test_waiting_names_what_did_not_come() -> None:

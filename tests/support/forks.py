@@ -1,9 +1,13 @@
 """Starts Python programs as forks of a process that has imported them already.
 
 Importing takes a program of ours two thirds of its start, and the tests start a thousand.  What
-is started is a process like any other: a session of its own, its arguments, its environment, and
-the interpreter's usual end.  Only its command line in /proc is not its own.  That the programs
-start from nothing as well is tested wherever one is run by its name.
+is started is a process like any other: a session of its own, its arguments, its environment, its
+directory, and the interpreter's usual end.  Not its own are: its command line in /proc; the seed of
+its hashes, one for all of a starter; what the interpreter takes from PYTHON* variables and the
+process gets at its start (limits, umask, signals), as the worker had them when it started its first
+program.  What a program binds at its import it has bound before it is told anything: who replaces
+something beneath it, as `tests.torture.clocks` does, can't have it so.  That the programs start
+from nothing as well is tested wherever one is run by its name.
 """
 
 from __future__ import annotations
@@ -11,18 +15,18 @@ from __future__ import annotations
 import array
 import atexit
 import contextlib
-import functools
 import gc
 import json
 import os
 import random
 import runpy
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -56,23 +60,30 @@ class Forked:
         return status
 
 
+_starters: dict[str, _Starter] = {}
+
+
 def start_forked(program: str, arguments: Sequence[str | Path], log: IO[bytes]) -> Forked:
     """As `python ARGUMENTS…`, which run `program` in the end; what it says goes to `log`."""
-    return _starter(program).start([str(each) for each in arguments], log)
-
-
-@functools.cache
-def _starter(program: str) -> _Starter:
-    return _Starter(program)
+    starter = _starters.get(program)
+    if starter is None or not starter.lives:
+        starter = _starters[program] = _Starter(program)
+    return starter.start([str(each) for each in arguments], log)
 
 
 class _Starter:
-    """The process that forks, seen from the one that asks for it.  It ends with that one."""
+    """The process that forks, seen from the one that asks for it.
+
+    It ends with that one, or as soon as a question has not had its answer (a test's time was over
+    in between, or it was killed): what came next would be taken for it.  All that it started and
+    that has not ended is killed then.
+    """
 
     def __init__(self, program: str) -> None:
         self._socket, theirs = socket.socketpair()
         self._lock = threading.Lock()
         self._running: dict[int, Forked] = {}
+        self._closed = False
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, Path(__file__), program, str(theirs.fileno())],
@@ -82,7 +93,14 @@ class _Starter:
                 start_new_session=True,
             )
         self._answers = self._socket.makefile("r", encoding="ascii")
-        atexit.register(self._end)
+        atexit.register(self._close)
+
+    @property
+    def lives(self) -> bool:
+        with self._lock:
+            if not self._closed and self._process.poll() is not None:
+                self._close()
+            return not self._closed
 
     def start(self, arguments: list[str], log: IO[bytes]) -> Forked:
         request = {
@@ -90,26 +108,51 @@ class _Starter:
             "environment": dict(os.environ),
             "directory": str(Path.cwd()),
         }
-        with self._lock:
-            content = json.dumps(request).encode()
+        content = json.dumps(request).encode()
+        with self._lock, self._closing_on_error():
             socket.send_fds(self._socket, [len(content).to_bytes(4, "big")], [log.fileno()])
             self._socket.sendall(content)
-            pid = int(self._answers.readline())
+            pid = int(self._answer())
             made = self._running[pid] = Forked(self, pid)
         return made
 
     def learn(self) -> None:
         """Tell those that ended how they did."""
         with self._lock:
-            self._socket.sendall((0).to_bytes(4, "big"))
-            # Until it is asked, the number of one that ended is no other's.
-            for pid, status in json.loads(self._answers.readline()).items():
-                self._running.pop(int(pid)).returncode = status
+            if self._closed:
+                return
+            with self._closing_on_error():
+                self._socket.sendall((0).to_bytes(4, "big"))
+                # Until it is asked, the number of one that ended is no other's.
+                for pid, status in json.loads(self._answer()).items():
+                    self._running.pop(int(pid)).returncode = status
 
-    def _end(self) -> None:
-        self._answers.close()
+    def _answer(self) -> str:
+        if line := self._answers.readline():
+            return line
+        raise RuntimeError("the process that forks has ended")
+
+    @contextlib.contextmanager
+    def _closing_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._socket.close()
-        self._process.wait()
+        self._answers.close()
+        if self._process.wait() != 0:
+            # It could not do it, and without it nobody else knows of them.
+            for pid in self._running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for each in self._running.values():
+            each.returncode = -signal.SIGKILL
 
 
 # --- the process that forks -------------------------------------------------------------------
@@ -117,21 +160,35 @@ class _Starter:
 
 def _main(program: str, handle: int) -> None:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
-    sys.modules["rich"] = None  # type: ignore[assignment]  # as in tests.support.pair
+    exec(import_module("tests.support.as_installed").AS_INSTALLED)
     for name in LOADED[program]:
         import_module(name)
     gc.freeze()
     asked = socket.socket(fileno=handle)
+    running: set[int] = set()
+    with contextlib.suppress(ConnectionError):  # nobody waits for the answer any more
+        _answer(asked, running)
+    for pid in running.difference(_ended()):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _answer(asked: socket.socket, running: set[int]) -> None:
+    """All that is asked, until nobody is there.  running: what was started and has not been told
+    as ended."""
     while head := _receive(asked):
         size, log = head
         if not size:
-            asked.sendall(json.dumps(_ended()).encode() + b"\n")
+            ended = _ended()
+            running.difference_update(ended)
+            asked.sendall(json.dumps(ended).encode() + b"\n")
             continue
-        assert log is not None
-        request = json.loads(_exactly(asked, size))
+        content = _exactly(asked, size)
+        if log is None or len(content) < size:
+            break
         if (pid := os.fork()) == 0:
             asked.close()
-            _become(request, log)
+            _become(json.loads(content), log)
+        running.add(pid)
         os.close(log)
         asked.sendall(b"%d\n" % pid)
 

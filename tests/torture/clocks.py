@@ -1,10 +1,10 @@
 """A process whose wall clock jumps: `python clocks.py FILE PROGRAM ARGUMENTS…`.
 
-Runs `PROGRAM.commands.main` with `time.time` replaced: FILE holds a double, the seconds that
-it is ahead, and may change at any time.  The monotonic clock is the real one, as when an
-operator or a time server steps the clock.  All of Logship reads the wall clock that way
-(`test_no_other_wall_clock_is_read` watches over that), but for the time stamps of its logs;
-PostgreSQL's own is not touched.
+Runs `PROGRAM.commands.main` with `time.time` replaced before anything of it is imported: FILE
+holds a double, the seconds that it is ahead, and may change at any time.  The monotonic clock is
+the real one, as when an operator or a time server steps the clock.  All of Logship reads the wall
+clock that way (`test_no_other_wall_clock_is_read` watches over that), but for the time stamps of
+its logs; PostgreSQL's own is not touched.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+
+from tests.support.as_installed import AS_INSTALLED
 
 _DOUBLE = struct.Struct("d")
 
@@ -38,7 +40,7 @@ def main() -> int:
         return real_time() + float(_DOUBLE.unpack_from(offset)[0])
 
     time.time = stepped_time
-    sys.modules["rich"] = None  # as in tests.support.pair
+    exec(AS_INSTALLED)
     sys.argv[1:] = arguments
     status: int = import_module(f"{program}.commands").main()
     return status

@@ -19,6 +19,9 @@ GIVES_UP = (2, 3)
 class SteppedProcess(Process):
     """`shipper run` or `applier run` with a wall clock that `step` moves."""
 
+    _may_fork = False
+    """Where the clock is an argument's default, the real one is bound at the import."""
+
     def __init__(self, program: str, settings: Path, log: Path) -> None:
         super().__init__(program, settings, log)
         self._clock = log.with_suffix(".clock")

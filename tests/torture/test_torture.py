@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.torture import disk
 from tests.torture.disk import SmallDisk
 from tests.torture.judge import Violation, check_record
 from tests.torture.plan import make_plan
+from tests.torture.processes import SteppedProcess
 from tests.torture.round import Round
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,3 +179,40 @@ def _reads_another_clock(node: ast.AST) -> bool:
     if place is None:
         return False
     return len(node.args) <= place or ast.unparse(node.args[place]) == "None"
+
+
+_TELLS = """
+import gc, inspect, json, time
+from types import FunctionType
+from applier import service
+from shipper import agent
+
+def main():
+    real = inspect.getclosurevars(time.time).nonlocals["real_time"]
+    found = {"stepped": [], "real": []}
+    for each in gc.get_objects():
+        if isinstance(each, FunctionType) and str(each.__module__).startswith(OURS):
+            given = [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
+            for name, clock in (("stepped", time.time), ("real", real)):
+                if any(value is clock for value in given):
+                    found[name].append(each.__qualname__)
+    print(json.dumps(found), round(time.time() - real()))
+
+OURS = ("applier", "logship", "shipper")
+"""
+
+
+def test_the_stepped_clock_is_also_the_one_that_defaults_were_bound_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "telling").mkdir()
+    (tmp_path / "telling" / "commands.py").write_text(_TELLS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = SteppedProcess("telling", tmp_path / "none.toml", tmp_path / "log")
+    process.step(3600.0)
+    process.start()
+    assert process.wait() == 0, process.log
+    found, _, ahead = process.log.rpartition(" ")
+    bound = json.loads(found)
+    assert {"WalServer.__init__", "SeedArchiveWriter.__init__"} <= set(bound["stepped"])
+    assert (bound["real"], ahead) == ([], "3600\n")
