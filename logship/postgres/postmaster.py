@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import re
+import struct
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,19 @@ _DIGITS = re.compile(r"\A[0-9]{1,10}\Z")
 
 
 _IPC_RMID = 0
-"""<linux/ipc.h>"""
+_SHM_RDONLY = 0o10000
+"""<linux/ipc.h>, <linux/shm.h>"""
+
+_POSIX_SEGMENTS = Path("/dev/shm")
+_SEGMENT = struct.Struct("@iiNNIPLL")
+_SEGMENT_MAGIC = 679834894
+"""`PGShmemHeader` (pg_shmem.h): …, the handle of dynamic shared memory's control segment, …, and
+the device and the inode of the data directory."""
+_CONTROL = struct.Struct("@III4x")
+_CONTROL_ITEM = struct.Struct("@IINNP?7x")
+_CONTROL_MAGIC = 0x9A503D32
+"""`dsm_control_header`, `dsm_control_item` (dsm.c): how many items there are; handle and number of
+references of each."""
 
 
 class Status(StrEnum):
@@ -103,11 +116,12 @@ def stale_locks(data_directory: Path) -> list[Path]:
 
 
 def remove_shared_memory(data_directory: Path) -> None:
-    """Remove the System V segment that a killed server left, before its directory goes.
+    """Remove the shared memory that a killed server left, before its directory goes: the System V
+    segment, and from /dev/shm what it had of dynamic shared memory.
 
-    Only its next start would, and the kernel has room for 4096 of them in all (SHMMNI).  Line 7
-    of postmaster.pid has its key and its id (`LOCK_FILE_LINE_SHMEM_KEY`, pidfile.h).  Nothing
-    happens while a server runs there.
+    Only its next start would, and the kernel has room for 4096 System V segments in all (SHMMNI).
+    Line 7 of postmaster.pid has the segment's key and id (`LOCK_FILE_LINE_SHMEM_KEY`, pidfile.h).
+    Nothing happens while a server runs there.
     """
     if running_postmaster(data_directory) is not None:
         return
@@ -117,7 +131,43 @@ def remove_shared_memory(data_directory: Path) -> None:
         libc = ctypes.CDLL(None)
         # Ids are given again: only the one that still has this key is that server's.
         if libc.shmget(ctypes.c_int(key), ctypes.c_size_t(0), 0) == identifier:
+            with contextlib.suppress(OSError, struct.error):
+                _remove_dynamic(_start_of_segment(libc, identifier), data_directory)
             libc.shmctl(identifier, _IPC_RMID, None)
+
+
+def _start_of_segment(libc: ctypes.CDLL, identifier: int) -> bytes:
+    """Of a System V segment; empty if it may not be read."""
+    libc.shmat.restype = ctypes.c_void_p
+    address = libc.shmat(identifier, None, _SHM_RDONLY)
+    if address in (None, ctypes.c_void_p(-1).value):
+        return b""
+    try:
+        return ctypes.string_at(address, _SEGMENT.size)
+    finally:
+        libc.shmdt(ctypes.c_void_p(address))
+
+
+def _remove_dynamic(segment: bytes, data_directory: Path) -> None:
+    """As `dsm_cleanup_using_control_segment` (dsm.c) does at the next start.
+
+    Raises OSError, struct.error: there is nothing (any more) that it knows.
+    """
+    directory = data_directory.stat()
+    magic, _, _, _, control, _, device, inode = _SEGMENT.unpack(segment)
+    if (magic, device, inode) != (_SEGMENT_MAGIC, directory.st_dev, directory.st_ino):
+        return
+    content = (_POSIX_SEGMENTS / f"PostgreSQL.{control}").read_bytes()
+    magic, count, _ = _CONTROL.unpack_from(content)
+    if magic != _CONTROL_MAGIC:
+        return
+    items = list(_CONTROL_ITEM.iter_unpack(content[_CONTROL.size :][: count * _CONTROL_ITEM.size]))
+    for handle in [*(handle for handle, references, *_ in items if references), control]:
+        path = _POSIX_SEGMENTS / f"PostgreSQL.{handle}"
+        with contextlib.suppress(FileNotFoundError):
+            # What is named there is what the server's account wrote.
+            if path.lstat().st_uid == directory.st_uid:
+                path.unlink()
 
 
 def _exists(pid: int) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 
 from logship.errors import LogshipError
+from logship.postgres.postmaster import remove_shared_memory
 from tests.crash import dying
 from tests.support.pair import PATIENCE_SECONDS, Pair
 from tests.support.servers import PrimaryServer
@@ -66,6 +67,9 @@ class Place:
 
     def put_back(self, moment: str) -> None:
         self.stop()
+        # The directory and the postmaster.pid that lead to it are replaced.
+        with contextlib.suppress(ValueError):
+            remove_shared_memory(self.pair.standby_directory(NAME))
         shutil.rmtree(self._directory / "run" / "standby", ignore_errors=True)
         self._copy(f"kept-{moment}", "applier")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from psycopg import errors
 from tests.conftest import PrimaryFactory
 from tests.support import forks
 from tests.support.forks import Forked, start_forked
-from tests.support.installations import all_majors, older_minor_dir, postgres_dir, wheel_dir
-from tests.support.processes import shared_memory_segments
+from tests.support.installations import MAJORS, all_majors, older_minor_dir, postgres_dir, wheel_dir
+from tests.support.processes import shared_memory_segments, with_children
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
 
@@ -38,15 +39,31 @@ def test_a_killed_server_comes_back_with_what_it_committed(
     assert version == [(major,)]
 
 
+@pytest.mark.parametrize(
+    ("major", "kind", "place"),
+    [*((major, "posix", "/dev/shm") for major in MAJORS), (MAJORS[-1], "mmap", "pg_dynshmem")],
+)
 def test_a_killed_server_leaves_no_shared_memory_when_it_is_destroyed(
-    primary: PrimaryFactory,
+    primary: PrimaryFactory, major: int, kind: str, place: str
 ) -> None:
-    server = primary(17)
+    """posix: as the applier's standbys have it."""
+    server = primary(major, settings={"dynamic_shared_memory_type": kind})
     segment = (server.data / "postmaster.pid").read_text().splitlines()[6].split()[1]
-    server.kill()
+    with contextlib.closing(psycopg.connect(server.dsn())):
+        files = {path for pid in with_children(server.pid) for path in dynamic_memory_of(pid)}
+        server.kill()
+    assert len(files) >= (2 if major >= 15 else 1), "its index, and the statistics"
+    assert {path.parent for path in files} == {server.data / place}
+    assert all(path.exists() for path in files)
     assert segment in shared_memory_segments()
     server.destroy()
     assert segment not in shared_memory_segments()
+    assert not any(path.exists() for path in files)
+
+
+def dynamic_memory_of(pid: int) -> set[Path]:
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return set(map(Path, re.findall(r"/\S+/(?:PostgreSQL|mmap)\.\d+", maps)))
 
 
 @all_majors

@@ -155,6 +155,11 @@ def kill_with_children(process: subprocess.Popen[bytes]) -> None:
     )
 
 
+def with_children(pid: int) -> list[int]:
+    """A process and what it started, while it lives."""
+    return [pid, *_children(pid)]
+
+
 def _children(pid: int) -> list[int]:
     listing = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in listing.read_text(encoding="ascii").split()]

@@ -42,13 +42,17 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "max_connections": "50",
     "shared_buffers": "16MB",
     "fsync": "on",
+    # In its own directory: in /dev/shm it would outlive a run that is killed.
+    "dynamic_shared_memory_type": "mmap",
     "log_min_messages": "info",
     "log_replication_commands": "on",
     "log_line_prefix": "%m [%p] %b ",
 }
 
-# What a copy of a running server must not take along: its process, WAL and slots.
-_NOT_IN_A_CLONE = frozenset({"postmaster.pid", "postmaster.opts", "pg_wal", "pg_replslot"})
+# What a copy of a running server must not take along: its process, WAL, slots and memory.
+_NOT_IN_A_CLONE = frozenset(
+    {"postmaster.pid", "postmaster.opts", "pg_wal", "pg_replslot", "pg_dynshmem"}
+)
 
 
 @dataclass

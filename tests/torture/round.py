@@ -106,7 +106,7 @@ class Round:
         self._stop_writing.set()
         for processes in self._frozen.values():
             thaw(processes)
-        self._primary.kill()
+        self._primary.destroy()
         self.pair.destroy()
         for thread in (*self._writers, self._observer, self._contact):
             if thread.is_alive():
