@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -14,13 +15,13 @@ from hypothesis import settings
 
 from shipper.commands.demo.s3_server import S3Server
 from tests.support.clusters import ClusterTemplates
-from tests.support.directories import OF_THE_RUN, directory_of_the_run, open_directory
+from tests.support.directories import directory_of_the_run, open_directory, run_directories
 from tests.support.installations import MAJORS, postgres_dir
 from tests.support.s3_server import S3Bucket, credentials_of, running_s3_server
 from tests.support.servers import PrimaryServer
 
 # Programs that are installed have their byte code beside them; without it each start of one
-# compiles all of it anew.
+# compiles all of it anew.  This overrides whoever runs the tests with PYTHONDONTWRITEBYTECODE.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
@@ -32,9 +33,9 @@ settings.load_profile("logship")
 def pytest_configure(config: pytest.Config) -> None:
     """The process that began the run makes what its workers share."""
     if not hasattr(config, "workerinput"):
-        made = open_directory()
-        os.environ[OF_THE_RUN] = str(made)
-        config.add_cleanup(lambda: shutil.rmtree(made, ignore_errors=True))
+        stack = contextlib.ExitStack()
+        stack.enter_context(run_directories())
+        config.add_cleanup(stack.close)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -73,9 +74,9 @@ class PrimaryFactory(Protocol):
 
 
 @pytest.fixture
-def shared_tmp_path() -> Iterator[Path]:
+def shared_tmp_path(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A directory that the servers' user can enter (``tmp_path`` is closed to it for root)."""
-    path = open_directory()
+    path = open_directory(on_disk=request.node.get_closest_marker("on_disk") is not None)
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

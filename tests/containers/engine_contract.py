@@ -111,7 +111,7 @@ class EngineContract:
         again = machine.run([*python, "-c", code], **given)
         assert again == (0, f"{waits} -c x ä\n", "")
         slow = "import time; print('begun', flush=True); time.sleep(300)"
-        ended = machine.run([*python, "-c", slow], timeout_seconds=0.5)
+        ended = machine.run([*python, "-c", slow], timeout_seconds=3)
         assert (ended.returncode, ended.stdout) == (124, "begun\n")
         failed = machine.run([*python, "-c", "1 / 0"])
         assert failed.returncode == 1 and "ZeroDivisionError" in failed.stderr

@@ -180,6 +180,7 @@ def test_follows_a_timeline_switch_of_its_primary(
     ) == [("00000003",)]
 
 
+@pytest.mark.on_disk
 @pytest.mark.parametrize("major", [14, 18])
 def test_sync_loses_nothing_that_was_acknowledged(
     major: int, primary: PrimaryFactory, pair: Pair

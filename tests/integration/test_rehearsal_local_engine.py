@@ -71,6 +71,7 @@ class TestLocal(EngineContract):
         machine.remove()
 
 
+@pytest.mark.on_disk  # hundreds of MB
 def test_python_and_what_logship_needs_can_be_copied(shared_tmp_path: Path) -> None:
     run_as = server_run_as()
     python = copy_python(shared_tmp_path, run_as)

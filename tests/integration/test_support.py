@@ -6,6 +6,8 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
@@ -14,8 +16,10 @@ from psycopg import errors
 
 from tests.conftest import PrimaryFactory
 from tests.support import forks
+from tests.support.directories import remove_left_over
 from tests.support.forks import Forked, start_forked
 from tests.support.installations import MAJORS, all_majors, older_minor_dir, postgres_dir, wheel_dir
+from tests.support.memory_room import cgroup_available_bytes
 from tests.support.processes import shared_memory_segments, with_children
 from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
@@ -209,6 +213,62 @@ def open_files() -> str:
         with contextlib.suppress(OSError):
             found.append(str(entry.readlink()))
     return "\n".join(found)
+
+
+def test_what_a_killed_run_left_is_removed_and_no_other_run_s_is(tmp_path: Path) -> None:
+    """Nor anything that no run made."""
+    code = (
+        "from tests.support.directories import open_directory, run_directories\n"
+        "with run_directories():\n"
+        "    made = open_directory()\n"
+        "    (made / 'some').mkdir()\n"
+        "    print(made, flush=True)\n"
+        "    input()\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "LOGSHIP_TESTS_ON_DISK": "1"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    (tmp_path / "logship-other").mkdir()
+    places = []
+    for run in runs:
+        assert run.stdout is not None
+        places.append(Path(run.stdout.readline().strip()))
+    killed, living = runs
+    killed.kill()
+    killed.communicate()
+    assert len(str(places[0])) < len(str(tmp_path)) + 20
+    assert [(place / "some").exists() for place in places] == [True, True]
+    remove_left_over(tmp_path)
+    assert [place.parent.exists() for place in places] == [False, True]
+    living.communicate("\n")
+    assert living.returncode == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["logship-other"]
+
+
+def test_what_a_cgroup_has_left_counts_as_room_in_memory(tmp_path: Path) -> None:
+    def given(place: Path, **files: str) -> None:
+        place.mkdir(parents=True)
+        for name, content in files.items():
+            (place / name.replace("_", ".", 1)).write_text(content)
+
+    stat = "anon 5\ninactive_file 100\ntotal_inactive_file 300\n"
+    old = {"memory_limit_in_bytes": "5000\n", "memory_usage_in_bytes": "1000\n"}
+    given(tmp_path / "memory" / "ours", **old, memory_stat=stat)
+    given(tmp_path / "none", memory_max="max\n", memory_current="1000\n", memory_stat=stat)
+    given(tmp_path / "some", memory_max="2000\n", memory_current="1000\n", memory_stat=stat)
+    expected = {"4:memory:/ours": [4300], "0::/none": [], "0::/some": [1100], "0::/": []}
+    for own, found in expected.items():
+        assert cgroup_available_bytes(f"3:cpu:/x\n{own}\n", tmp_path) == found
+    both = "4:memory:/ours\n0::/some\n"
+    assert cgroup_available_bytes(both, tmp_path) == [4300, 1100]
 
 
 def test_waiting_names_what_did_not_come() -> None:
