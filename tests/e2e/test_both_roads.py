@@ -22,6 +22,7 @@ from logship.lsn import Lsn
 from logship.objects import ObjectStore
 from tests.conftest import PrimaryFactory
 from tests.support.http_proxy import HttpProxy
+from tests.support.load import Load
 from tests.support.pair import PATIENCE_SECONDS, BucketRoad, Pair, durable_lsn
 from tests.support.s3_server import S3Bucket
 from tests.support.servers import PrimaryServer
@@ -45,36 +46,6 @@ NOTICED_SECONDS = 20.0
 """So long after a cut everybody knows of it: three heartbeats, and the pause before a bucket is
 read."""
 SPILL = f'{QUICK}\nrole = "spill"\nspill_after_seconds = 1.5'
-
-
-class Load:
-    """A client that commits all along, and counts what was committed."""
-
-    def __init__(self, server: PrimaryServer, pause_seconds: float = 0.05) -> None:
-        self._server = server
-        self._pause_seconds = pause_seconds
-        self._stop = threading.Event()
-        self.rows = 0
-        self._thread = threading.Thread(target=self._run, name="load")
-
-    def __enter__(self) -> Load:
-        self._server.execute("create table t (id int, v text)")
-        self._thread.start()
-        return self
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self._server.execute(
-                "insert into t select %s, repeat(md5(random()::text), 10) "
-                "from generate_series(1, 200)",
-                self.rows,
-            )
-            self.rows += 200
-            self._stop.wait(self._pause_seconds)
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join(60)
 
 
 class Statuses:

@@ -19,37 +19,15 @@ from tests.e2e.test_both_roads import SMALL_WAL, end_of
 from tests.e2e.test_road import COUNT, insert, prepare
 from tests.support.http_proxy import HttpProxy
 from tests.support.installations import all_majors
+from tests.support.load import Load
 from tests.support.pair import BucketRoad, Pair
 from tests.support.s3_server import S3Bucket
-from tests.support.servers import PrimaryServer
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 
 QUICK = "max_delay_seconds = 0.2"
 AWAY_SECONDS = 60.0
-
-
-class Work:
-    """A few rows and a checkpoint a second, as long as the block lasts."""
-
-    def __init__(self, server: PrimaryServer) -> None:
-        self._server = server
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="work")
-
-    def __enter__(self) -> Work:
-        self._thread.start()
-        return self
-
-    def _run(self) -> None:
-        while not self._stop.wait(1):
-            insert(self._server, 200)
-            self._server.execute("checkpoint")
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join(60)
 
 
 @pytest.fixture
@@ -127,7 +105,7 @@ def test_a_bucket_that_is_away_for_a_minute_costs_nothing_that_was_acknowledged(
         said = any("bucket-unreachable" in str(event) for event in shipper.events())
         return said and time.monotonic() > away_at + AWAY_SECONDS
 
-    with Work(server):
+    with Load(server, 1.0, checkpoints=True):
         wait_until(given_up, AWAY_SECONDS + 120, "the shipper says that the bucket is away")
     ((held, flushed),) = server.execute(
         "select restart_lsn::text, pg_current_wal_flush_lsn()::text from pg_replication_slots"
