@@ -144,6 +144,8 @@ class _Starter:
         if self._closed:
             return
         self._closed = True
+        with contextlib.suppress(OSError):  # it is dead
+            self._socket.shutdown(socket.SHUT_RDWR)  # whoever else has it, by a fork
         self._socket.close()
         self._answers.close()
         if self._process.wait() != 0:
