@@ -131,43 +131,43 @@ def remove_shared_memory(data_directory: Path) -> None:
         libc = ctypes.CDLL(None)
         # Ids are given again: only the one that still has this key is that server's.
         if libc.shmget(ctypes.c_int(key), ctypes.c_size_t(0), 0) == identifier:
-            with contextlib.suppress(OSError, struct.error):
-                _remove_dynamic(_start_of_segment(libc, identifier), data_directory)
-            libc.shmctl(identifier, _IPC_RMID, None)
+            directory = data_directory.stat()
+            start = _start_of_segment(libc, identifier)
+            magic, _, _, _, control, _, device, inode = _SEGMENT.unpack(start)
+            # As the server itself compares (`PGSharedMemoryAttach`): that of a copied directory
+            # may be the original's.
+            if (magic, device, inode) == (_SEGMENT_MAGIC, directory.st_dev, directory.st_ino):
+                _remove_dynamic(control, directory.st_uid)
+                libc.shmctl(identifier, _IPC_RMID, None)
 
 
 def _start_of_segment(libc: ctypes.CDLL, identifier: int) -> bytes:
-    """Of a System V segment; empty if it may not be read."""
+    """Of a System V segment.  Raises PermissionError."""
     libc.shmat.restype = ctypes.c_void_p
     address = libc.shmat(identifier, None, _SHM_RDONLY)
     if address in (None, ctypes.c_void_p(-1).value):
-        return b""
+        raise PermissionError(f"System V segment {identifier}")
     try:
         return ctypes.string_at(address, _SEGMENT.size)
     finally:
         libc.shmdt(ctypes.c_void_p(address))
 
 
-def _remove_dynamic(segment: bytes, data_directory: Path) -> None:
-    """As `dsm_cleanup_using_control_segment` (dsm.c) does at the next start.
-
-    Raises OSError, struct.error: there is nothing (any more) that it knows.
-    """
-    directory = data_directory.stat()
-    magic, _, _, _, control, _, device, inode = _SEGMENT.unpack(segment)
-    if (magic, device, inode) != (_SEGMENT_MAGIC, directory.st_dev, directory.st_ino):
-        return
-    content = (_POSIX_SEGMENTS / f"PostgreSQL.{control}").read_bytes()
-    magic, count, _ = _CONTROL.unpack_from(content)
-    if magic != _CONTROL_MAGIC:
-        return
-    items = list(_CONTROL_ITEM.iter_unpack(content[_CONTROL.size :][: count * _CONTROL_ITEM.size]))
-    for handle in [*(handle for handle, references, *_ in items if references), control]:
-        path = _POSIX_SEGMENTS / f"PostgreSQL.{handle}"
-        with contextlib.suppress(FileNotFoundError):
-            # What is named there is what the server's account wrote.
-            if path.lstat().st_uid == directory.st_uid:
-                path.unlink()
+def _remove_dynamic(control: int, owner: int) -> None:
+    """As `dsm_cleanup_using_control_segment` (dsm.c) does at the next start, in /dev/shm."""
+    with contextlib.suppress(OSError, struct.error):
+        content = (_POSIX_SEGMENTS / f"PostgreSQL.{control}").read_bytes()
+        magic, count, _ = _CONTROL.unpack_from(content)
+        if magic != _CONTROL_MAGIC:
+            return
+        items = content[_CONTROL.size :][: count * _CONTROL_ITEM.size]
+        found = _CONTROL_ITEM.iter_unpack(items)
+        for handle in [*(handle for handle, references, *_ in found if references), control]:
+            path = _POSIX_SEGMENTS / f"PostgreSQL.{handle}"
+            with contextlib.suppress(FileNotFoundError):
+                # What is named there is what the server's account wrote.
+                if path.lstat().st_uid == owner:
+                    path.unlink()
 
 
 def _exists(pid: int) -> bool:
