@@ -66,12 +66,16 @@ class Place:
         self._copy("applier", f"kept-{moment}")
 
     def put_back(self, moment: str) -> None:
-        self.stop()
-        # The directory and the postmaster.pid that lead to it are replaced.
-        with contextlib.suppress(ValueError):
-            remove_shared_memory(self.pair.standby_directory(NAME))
+        self.clear()
         shutil.rmtree(self._directory / "run" / "standby", ignore_errors=True)
         self._copy(f"kept-{moment}", "applier")
+
+    def clear(self) -> None:
+        """Stop everything, and have an applier with nothing."""
+        self.stop()
+        with contextlib.suppress(ValueError):
+            remove_shared_memory(self.pair.standby_directory(NAME))
+        shutil.rmtree(self._directory / "applier", ignore_errors=True)
 
     def _copy(self, source: str, target: str) -> None:
         shutil.rmtree(self._directory / target, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 
 import pytest
@@ -20,8 +19,7 @@ FEW = 4
 
 def arrive(place: Place, at_step: int | str) -> None:
     """A first seed, to an applier that has nothing."""
-    place.stop()
-    shutil.rmtree(place.pair.directory / "applier")
+    place.clear()
     place.start_dying_applier(at_step, counting_from="start")
     place.pair.shippers[NAME].start()
 
