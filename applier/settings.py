@@ -432,6 +432,7 @@ class ApplierSettings(Section, frozen=True, kw_only=True):
         files = {n: i.public_key_file for n, i in self.instances.items() if i.public_key_file}
         yield from self._shared("public_key_file", "public key", files)
         yield from self._without_a_road()
+        yield from self._with_wrong_overrides()
         link_port = parse_tcp_endpoint(self.link.listen).port if self.has_link else 0
         for name, instance in self.instances.items():
             if instance.port == link_port:
@@ -456,6 +457,18 @@ class ApplierSettings(Section, frozen=True, kw_only=True):
                     "is read from no bucket",
                     "give one of them, or a table [bucket]",
                 )
+
+    def _with_wrong_overrides(self) -> Iterator[Contradiction]:
+        for name, instance in self.instances.items():
+            if instance.overrides:
+                # The rules are many modules, which no other settings need.
+                from applier.compat import check_override_names
+
+                try:
+                    check_override_names(frozenset(instance.overrides))
+                except UsageError as error:
+                    key = ("instances", name, "overrides")
+                    yield Contradiction(key, f"{'.'.join(key)}: {error.what}", error.hint)
 
     def _shared(
         self, key: str, noun: str, values: dict[str, int] | dict[str, str] | dict[str, Path]

@@ -150,7 +150,8 @@ def _volume(volume: Path) -> Check:
 def _free_space(name: str, directory: Path, keep_free_mb: int) -> Check:
     present = next(each for each in (directory, *directory.parents) if each.exists())
     free_mb = shutil.disk_usage(present).free >> 20
-    what = f"{free_mb} MB are free in {directory}, {keep_free_mb} MB stay so"
+    where = directory if present == directory else f"{present} ({directory} is not there)"
+    what = f"{free_mb} MB are free in {where}, {keep_free_mb} MB stay so"
     if free_mb <= keep_free_mb:
         return fail(name, what, "free some space, or lower store.keep_free_mb")
     if free_mb < 2 * keep_free_mb:

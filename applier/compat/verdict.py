@@ -87,7 +87,8 @@ class Verdict(NamedTuple):
         worst = [finding for finding in self.findings if finding.outcome is self.outcome]
         word = "blocked" if self.blocked else "warning"
         return f"{word}: " + ", ".join(
-            f"{finding.rule} ({finding.primary} / {finding.standby})" for finding in worst
+            f"{finding.rule} ({finding.primary or '-'} / {finding.standby or '-'})"
+            for finding in worst
         )
 
     def as_dict(self) -> dict[str, object]:

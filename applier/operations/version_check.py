@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from applier.compat import Verdict, check
+from applier.compat import OVERRIDABLE_RULES, Verdict, check
 from applier.operations.standby_profile import standby_profile
 from applier.standby import StandbyLayout
 from logship.errors import Code, LogshipError, RefusedError
@@ -147,8 +147,15 @@ class VersionCheck:
             raise RefusedError(
                 Code.PROMOTE_REFUSED,
                 f"the version check blocks {name}: {self.verdict.summary()}",
-                f"mend it, or override the rule by name in [instances.{name}] overrides",
+                self._way_out(self.verdict),
             )
+
+    def _way_out(self, verdict: Verdict) -> str:
+        """What mends the first rule that blocks."""
+        first = verdict.concerns[0]
+        if first.rule not in OVERRIDABLE_RULES:
+            return first.remedy
+        return f'{first.remedy}; or, at your own risk, override it: overrides = ["{first.rule}"]'
 
     async def _remember_hold(self) -> None:
         """Note durably from where on WAL was not checked against the standby, or that all is;
@@ -202,7 +209,8 @@ class VersionCheck:
                 LogshipError(
                     Code.COMPATIBILITY,
                     f"the standby is not allowed to replay: {self.verdict.summary()}",
-                    "WAL is received and stored meanwhile; shipper status NAME shows the remedy",
+                    "WAL is received and stored meanwhile; "
+                    f"shipper status {instance.name} shows the remedy",
                 )
             )
         else:

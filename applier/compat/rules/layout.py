@@ -8,11 +8,19 @@ _SAME_POSTGRESQL = "install the same PostgreSQL on both sides: one of the two is
 
 
 def catalog_version(case: Case) -> Answer:
-    return equal(case.primary.catalog_version, case.standby.catalog_version, _SAME_POSTGRESQL)
+    return equal(case.primary.catalog_version, case.standby.catalog_version, _alike(case))
 
 
 def control_file_version(case: Case) -> Answer:
-    return equal(case.primary.control_version, case.standby.control_version, _SAME_POSTGRESQL)
+    return equal(case.primary.control_version, case.standby.control_version, _alike(case))
+
+
+def _alike(case: Case) -> str:
+    if case.primary.major != case.standby.major:
+        return (
+            f"install PostgreSQL {case.primary.major} on the recovery server: majors differ in it"
+        )
+    return _SAME_POSTGRESQL
 
 
 def block_size(case: Case) -> Answer:

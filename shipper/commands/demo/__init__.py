@@ -5,15 +5,17 @@ seeds a standby, lets concurrent writers commit and remember what was acknowledg
 primary with SIGKILL in mid-write, promotes, and counts what is there.  Leaves nothing behind.
 With --instances 3 all of it happens to three clusters at once, of as many majors if there are
 so many, on one applier.
-
-    story     the steps, in order
-    site      the temporary directory, the clusters, the applier and the shippers
-    cluster   one primary
-    settings  what the processes are told, for either road
-    s3_server the S3 server between them, with `--transport s3`
-    writers   concurrent transactions that are remembered once acknowledged
-    outcome   the comparison, as a table and as JSON
 """
+
+# What lives here, which `shipper demo --help` need not say:
+#
+#     story     the steps, in order
+#     site      the temporary directory, the clusters, the applier and the shippers
+#     cluster   one primary
+#     settings  what the processes are told, for either road
+#     s3_server the S3 server between them, with `--transport s3`
+#     writers   concurrent transactions that are remembered once acknowledged
+#     outcome   the comparison, as a table and as JSON
 
 from __future__ import annotations
 
@@ -79,6 +81,14 @@ def run(args: argparse.Namespace) -> int:
             Code.USAGE,
             f"--instances {count} is out of range",
             f"protect 1 to {MAX_INSTANCES} clusters",
+        )
+    from logship.wal import PAGE_MAGIC
+
+    if args.postgres is not None and args.postgres not in PAGE_MAGIC:
+        raise UsageError(
+            Code.USAGE,
+            f"there is no demo with PostgreSQL {args.postgres}",
+            f"give one of {', '.join(map(str, PAGE_MAGIC))}",
         )
     import asyncio
 

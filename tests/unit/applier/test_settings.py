@@ -50,6 +50,19 @@ def test_instances_share_no_port_and_no_key(extra: str, key: str, what: str) -> 
     assert what in said
 
 
+@pytest.mark.parametrize(
+    ("rule", "what"),
+    [
+        ("minor-oder", "there is no version rule 'minor-oder'"),
+        ("system-identifier", "the version rule 'system-identifier' can't be overridden"),
+    ],
+)
+def test_only_rules_that_may_be_are_overridden(rule: str, what: str) -> None:
+    ((_, key, said),) = problems(f"{ONE}overrides = ['minor-order', '{rule}']\n")
+    assert (key, said) == ("instances.one.overrides", f"instances.one.overrides: {what}")
+    assert parse(f"{ONE}overrides = ['minor-order']\n").instances["one"].overrides
+
+
 def test_a_key_as_text_is_not_shared_either() -> None:
     two = f"[instances.a]\nport=1\npublic_key='{KEY}'\n[instances.b]\nport=2\npublic_key='{KEY}'\n"
     assert problems(two)[0][:2] == (6, "instances.b.public_key")

@@ -105,6 +105,12 @@ BLOCKING = [
         "install PostgreSQL 17.11 or a later minor on the recovery server",
     ),
     ("catalog-version", PRIMARY, standby_with(catalog_version=1), SAME_POSTGRESQL),
+    (
+        "catalog-version",
+        PRIMARY,
+        standby_with(catalog_version=1, server_version_num=180006),
+        "install PostgreSQL 17 on the recovery server: majors differ in it",
+    ),
     ("control-file-version", PRIMARY, standby_with(control_version=1800), SAME_POSTGRESQL),
     ("block-size", PRIMARY, standby_with(block_size=16384), f"{BUILT_WITH}--with-blocksize"),
     (

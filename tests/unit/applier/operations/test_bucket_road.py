@@ -16,6 +16,7 @@ from applier.operations.buckets import Buckets
 from applier.operations.instance import Instance
 from applier.operations.state import instance_status
 from applier.receivers.bucket import succession
+from applier.receivers.bucket.reader import BucketReader
 from applier.receivers.bucket.receiver import BucketReceiver
 from applier.receivers.seed.placement import SeedPlaced
 from applier.service import Service
@@ -65,7 +66,17 @@ async def receiver(
     instance.bucket.is_open = True
     instance.bucket.wake = lambda: made.wake("orders")
     instance.bucket.hurry = lambda: made.hurry("orders")
+    proved, prove = asyncio.Event(), BucketReader._prove
+
+    async def proving(reader: BucketReader) -> LogshipError | None:
+        error = await prove(reader)
+        proved.set()
+        return error
+
+    monkeypatch.setattr(BucketReader, "_prove", proving)
     made.start(["orders"])
+    # One that is away before it was opened once stays alarmed until it is.
+    await proved.wait()
     yield made
     await made.stop()
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from applier.compat import Finding, Outcome, Verdict
 from applier.operations.instance import Instance
 from applier.operations.promotion import describe_loss, promote
 from applier.operations.record import Heard, Promotion
 from logship.errors import Code, RefusedError
 from logship.frames import SeedBegin
+from logship.postgres.installations import Installation
 from tests.support.link_frames import SEGMENT_BYTES, hello
 from tests.support.waiting import until
 from tests.unit.applier.operations.conftest import Listener
@@ -87,6 +90,26 @@ async def test_nothing_is_fenced_when_nothing_can_be_opened(
     assert caught.value.code is Code.PROMOTE_REFUSED
     assert instance.record.fence is None
     assert not [name for name, _ in listener.told if name == "fenced"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "hint"),
+    [
+        ("minor-order", 'mend it; or, at your own risk, override it: overrides = ["minor-order"]'),
+        ("system-identifier", "mend it"),
+    ],
+)
+async def test_what_the_version_check_blocks_is_refused_with_what_mends_it(
+    instance: Instance, listener: Listener, rule: str, hint: str
+) -> None:
+    await instance.hello(hello(), listener)
+    version_check = instance.following._version_check
+    version_check.installation = Installation(Path("/x"), 170009, "configured")
+    version_check.verdict = Verdict((Finding(rule, Outcome.BLOCK, "17.9", "", "why", "mend it"),))
+    with pytest.raises(RefusedError) as caught:
+        version_check.refuse_promotion()
+    assert caught.value.what.endswith(f"blocked: {rule} (17.9 / -)")
+    assert caught.value.hint == hint
 
 
 async def test_a_second_promotion_beside_the_first_is_refused_and_harms_nothing(

@@ -55,3 +55,11 @@ def test_too_many_or_too_few_are_refused(count: str) -> None:
     demo.add_arguments(parser)
     with pytest.raises(UsageError, match="--instances"):
         demo.run(parser.parse_args(["--instances", count]))
+
+
+def test_a_major_that_is_not_supported_is_refused() -> None:
+    parser = argparse.ArgumentParser()
+    demo.add_arguments(parser)
+    with pytest.raises(UsageError) as caught:
+        demo.run(parser.parse_args(["--postgres", "13"]))
+    assert caught.value.hint == "give one of 14, 15, 16, 17, 18"
