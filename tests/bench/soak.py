@@ -21,6 +21,7 @@ from tests.bench import machine
 from tests.bench.receivers import ToolFinder
 from tests.bench.site import INSTANCE, Site
 from tests.bench.sizes import MB, QUICK
+from tests.support.arguments import minutes
 from tests.support.installations import postgres_dir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,7 @@ Sample = dict[str, float]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--minutes", type=minutes, default=60.0)
     parser.add_argument("--postgres", type=int, default=17)
     args = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="logship-soak-"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.fuzz.target import HERE, load, names
+from tests.support.arguments import count
 
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "fuzz"
@@ -74,9 +75,9 @@ def fuzz(name: str, inputs: Path, findings: Path, *options: str) -> Outcome:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--seconds", type=count, default=60, help="for each target")
     parser.add_argument("--target", action="append", choices=names(), help="only this one")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1)
     options = parser.parse_args()
 
     def run(name: str) -> Outcome:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -16,6 +18,7 @@ from psycopg import errors
 
 from tests.conftest import PrimaryFactory
 from tests.support import forks
+from tests.support.arguments import count, minutes
 from tests.support.directories import remove_left_over
 from tests.support.forks import Forked, start_forked
 from tests.support.installations import MAJORS, all_majors, older_minor_dir, postgres_dir, wheel_dir
@@ -274,3 +277,16 @@ def test_what_a_cgroup_has_left_counts_as_room_in_memory(tmp_path: Path) -> None
 def test_waiting_names_what_did_not_come() -> None:
     with pytest.raises(TimeoutError, match="no rain"):
         wait_until(lambda: False, 0.05, "rain")
+
+
+@pytest.mark.parametrize(
+    ("take", "good", "bad"),
+    [(count, ["1", "20"], ["0", "-5", "x", "1.5"]), (minutes, ["0.1", "60"], ["0", "-1", "inf"])],
+)
+def test_none_of_it_is_no_number_of_rounds(
+    take: Callable[[str], float], good: list[str], bad: list[str]
+) -> None:
+    assert [take(each) for each in good] == [float(each) for each in good]
+    for each in bad:
+        with pytest.raises(argparse.ArgumentTypeError):
+            take(each)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.scenario import Outcome, describe, run
+from tests.support.arguments import count
 
 TAIL_LINES = 60
 CHUNK_SEEDS = 50
@@ -20,9 +21,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
     parser.add_argument("--seed", type=int, help="play this one seed")
     parser.add_argument("--steps", action="store_true", help="print all that happens in it")
-    parser.add_argument("--seeds", type=int, default=2000, help="how many to play")
+    parser.add_argument("--seeds", type=count, default=2000, help="how many to play")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first of them")
-    parser.add_argument("--jobs", type=int, default=1, help="processes to play them in")
+    parser.add_argument("--jobs", type=count, default=1, help="processes to play them in")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at a failure")
     arguments = parser.parse_args()
     if arguments.seed is not None:

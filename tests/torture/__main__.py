@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.support.arguments import minutes
 from tests.support.clusters import ClusterTemplates
 from tests.support.processes import give_to_server
 from tests.torture.plan import make_plan
@@ -17,7 +18,7 @@ from tests.torture.round import Round
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="start rounds for so long")
+    parser.add_argument("--minutes", type=minutes, default=10.0, help="start rounds for so long")
     parser.add_argument("--seed", type=int, help="run this seed alone, told as it goes")
     parser.add_argument("--first", type=int, help="run the seeds from this one on")
     parser.add_argument("--keep-going", action="store_true", help="go on after a failed round")
