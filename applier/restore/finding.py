@@ -190,7 +190,8 @@ def _find_name(records: Records, window: Window, name: str) -> Stop:
     if not found:
         raise _unreachable(
             f"no restore point {name!r} is in the WAL that can be restored",
-            "names are told apart by case; `applier window NAME` shows what there is",
+            "names are told apart by case; or restore to a time or an LSN in what "
+            "`applier window NAME` shows",
         )
     if len(found) > 1:
         listing = ", ".join(

@@ -95,11 +95,24 @@ def run(args: argparse.Namespace) -> int:
             "plan": plan._asdict(),
             "month": estimated._asdict(),
             "cost": cost,
+            "assumes": _assumed(settings),
         }
         print_json(document)
     else:
-        print("\n".join(shown(rate, plan, estimated, cost)))
+        print("\n".join([*_assumed(settings), *shown(rate, plan, estimated, cost)]))
     return ExitCode.DONE
+
+
+def _assumed(settings: ShipperSettings) -> list[str]:
+    """What the settings at hand are not."""
+    if settings.bucket is None:
+        return ["there is no [bucket]: this is for one with its defaults, which gets all WAL"]
+    if settings.bucket.role == "spill":
+        return [
+            'bucket.role is "spill": this is for one that gets all WAL; it takes so much only '
+            "while it stands in for the link"
+        ]
+    return []
 
 
 def _rate(
@@ -121,7 +134,10 @@ def _rate(
 
 
 def _number(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
     if not 0 <= number < 1e15:
         raise argparse.ArgumentTypeError(f"{text} is no sensible number")
     return number

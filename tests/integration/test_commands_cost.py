@@ -44,8 +44,25 @@ async def test_a_rate_that_is_told_asks_no_primary(tmp_path: Path) -> None:
     assert outcome.document["cost"] == pytest.approx(month["put"] / 1000 * 0.5)
     text = await run("shipper", "cost", "--config", file, "--wal-mb-per-hour", "360")
     assert "360.0 MB of WAL an hour" in text.out and "at the prices" not in text.out
-    wrong = await run("shipper", "cost", "--config", file, "--wal-mb-per-hour", "-1")
-    assert wrong.code == 2
+    assert outcome.document["assumes"] == [] and "bucket.role" not in text.out
+    for number in ("-1", "x"):
+        wrong = await run("shipper", "cost", "--config", file, "--wal-mb-per-hour", number)
+        assert wrong.code == 2 and "_number" not in wrong.err
+
+
+async def test_it_says_what_the_settings_at_hand_are_not(tmp_path: Path) -> None:
+    link = {
+        "link.address": "tcp://127.0.0.1:1",
+        "link.applier_public_key": "a" * 40,
+        "link.secret_key_file": "/nonexistent",
+    }
+    spill = settings_file(tmp_path, "host=/nonexistent", **{**link, "bucket.role": "spill"})
+    said = await run("shipper", "cost", "--config", spill, "--wal-mb-per-hour", "360")
+    assert said.out.startswith('bucket.role is "spill": this is for one that gets all WAL'), said
+    lines = spill.read_text().splitlines(keepends=True)
+    spill.write_text("".join(line for line in lines if not line.startswith("bucket.")))
+    said = await run("shipper", "cost", "--config", spill, "--wal-mb-per-hour", "360")
+    assert said.out.startswith("there is no [bucket]"), said
 
 
 @pytest.mark.parametrize("major", [MAJORS[0], MAJORS[-1]])

@@ -22,7 +22,7 @@ from logship.applier_client import ApplierClient
 from logship.errors import LogshipError
 from logship.link.keys import generate
 from logship.lsn import Lsn
-from logship.postgres.postmaster import remove_shared_memory
+from logship.postgres.postmaster import remove_shared_memory, running_postmaster
 from logship.status import InstanceStatus
 from tests.support.as_installed import AS_INSTALLED
 from tests.support.directories import OF_THE_RUN, directory_of_the_run
@@ -422,8 +422,11 @@ class Pair:
                 process.stop(signal.SIGKILL)
         _copy_answers(self._installations, _known_installations())
         for pid_file in self.directory.glob("*/instances/*/*/data/postmaster.pid"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                _kill_tree(int(pid_file.read_text().split()[0]))
+            # Its number may be another process's by now.
+            server = running_postmaster(pid_file.parent)
+            if server is not None:
+                with contextlib.suppress(OSError):
+                    _kill_tree(server.pid)
             remove_shared_memory(pid_file.parent)
 
 

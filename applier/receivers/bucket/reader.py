@@ -411,7 +411,7 @@ def no_seed(store: ObjectStore, instance: str) -> RefusedError:
     return RefusedError(
         Code.SEED_FAILED,
         f"{store.name} has no complete seed of {instance} that can be recovered",
-        f"have one taken on the production host; applier seed {instance} --from link asks for it",
+        "have one taken on the production host: shipper seed",
     )
 
 
@@ -423,7 +423,7 @@ def would_lose(store: ObjectStore, instance: str, refused: Loss) -> RefusedError
         f"the seed {seed.begin.seed_id} of {store.name} begins at "
         f"{Position(seed.timeline, seed.start_lsn)}, where WAL is not held any more, and what "
         f"leads from there to {end} is not all there: the standby that runs would be cut off",
-        f"have a newer one taken: applier seed {instance} --from link; or order it again when the "
+        "have a newer one taken on the production host (shipper seed), or order it again when the "
         f"bucket has all WAL up to {end}",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from logship.redaction import redact
@@ -60,7 +61,8 @@ def table_lines(report: Report, width: int | None = None) -> list[Line]:
 
 def _printable(text: str) -> str:
     """Without what a terminal would obey: much of it is what servers said."""
-    return "".join(each if each.isprintable() else "?" for each in text)
+    one_line = re.sub(r"\s*[\r\n]\s*", " ", text)
+    return "".join(each if each.isprintable() else "?" for each in one_line)
 
 
 def _fitting_table(

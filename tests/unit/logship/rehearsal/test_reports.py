@@ -15,7 +15,7 @@ from logship.rehearsal.outcome import Observation, Outage, Proof, Report, Result
 from logship.rehearsal.reports.document import document_of
 from logship.rehearsal.reports.html import check_html_can_be_made, html_page
 from logship.rehearsal.reports.junit import junit_xml
-from logship.rehearsal.reports.table import table_lines
+from logship.rehearsal.reports.table import _printable, table_lines
 from logship.rehearsal.reports.words import summary
 from tests.support.sample_report import WELL, bad_report, good_report, refused_report
 
@@ -87,6 +87,10 @@ def test_the_table_fits_a_terminal(report: Report) -> None:
     assert max(map(len, (header, *rows))) <= 80
     for number, step in enumerate(report.steps):
         assert any(line.startswith(f"{number}  {step.title}") for line in lines)
+
+
+def test_what_servers_said_in_several_lines_is_told_in_one() -> None:
+    assert _printable("refused\r\n\tIs it running?  \x1b[1m") == "refused Is it running?  ?[1m"
 
 
 def test_a_narrow_table_counts_the_proofs() -> None:
