@@ -225,7 +225,7 @@ async def test_one_too_old_for_the_wal_that_is_held_is_refused_while_a_standby_n
     await until(lambda: intake.of_kind("bucket_dry") or intake.of_kind("gap"), "it is read")
     with pytest.raises(LogshipError, match=r"ab01 .* 1:0/5\S+ .* leads from there to 1:0/C") as no:
         await reader.usable_seed()
-    assert no.value.code is Code.SEED_FAILED and "--from link" in no.value.hint
+    assert no.value.code is Code.SEED_FAILED and "shipper seed" in no.value.hint
     reader.order_seed(SeedOrder("an operator asked"))
     await until(lambda: intake.of_kind("bucket_failed"), "the order is refused")
     assert intake.of_kind("seed_begin") == [] and intake.wal_of(1) == wal_bytes(1, 8 * S, 4 * S)
