@@ -421,11 +421,12 @@ async def test_one_that_can_not_be_removed_is_tried_again_though_others_could(
     collected = await collect(source, 1, 3 * S)
     remove, asked = removal.Removal._remove_shipped, Counter[str]()
 
-    def refused_once(self: removal.Removal, name: str) -> object:
+    def refused_once(self: removal.Removal, path: Path) -> object:
+        name = path.name
         asked[name] += 1
         if name == named(1, 1) and asked[name] == 1:
             return "Permission denied"
-        return removal._TOO_YOUNG if asked[name] == 1 else remove(self, name)
+        return removal._TOO_YOUNG if asked[name] == 1 else remove(self, path)
 
     monkeypatch.setattr(removal.Removal, "_remove_shipped", refused_once)
     source.acknowledge(collected.end, collected.end, Lsn(0))
@@ -465,8 +466,9 @@ async def test_what_comes_back_while_it_is_removed_is_not_forgotten(
     remove = removal.Removal._remove_shipped
     came_back: list[str] = []
 
-    def slowly(self: removal.Removal, name: str) -> object:
-        outcome = remove(self, name)
+    def slowly(self: removal.Removal, path: Path) -> object:
+        name = path.name
+        outcome = remove(self, path)
         if outcome is None and not came_back:
             came_back.append(name)
             box.archive(1, 1)

@@ -152,9 +152,9 @@ class Removal:
         self._left = {name: until for name, until in self._left.items() if until > now}
         return list(islice((name for name in may_go if name not in self._left), _BATCH))
 
-    async def _remove(self, names: list[str], remove: Callable[[str], _Outcome]) -> None:
+    async def _remove(self, names: list[str], remove: Callable[[Path], _Outcome]) -> None:
         going = self._outbox.going = set(names)
-        outcomes = await asyncio.to_thread(lambda: [remove(name) for name in names])
+        outcomes = await asyncio.to_thread(lambda: [self._tried(remove, name) for name in names])
         for name, outcome in zip(names, outcomes, strict=True):
             if outcome is None:
                 if name in going:
@@ -175,54 +175,52 @@ class Removal:
         elif outcome is not _TOO_YOUNG and self._reminder.due(outcome):
             log.error("can't remove a shipped file from the outbox", name=name, why=outcome)
 
-    def _remove_shipped(self, name: str) -> _Outcome:
-        path = self._outbox.directory / name
+    def _tried(self, remove: Callable[[Path], _Outcome], name: str) -> _Outcome:
         try:
-            seen = files.look(path)
-            if seen is None:
-                return None
-            if 0 <= time.time() - seen.ctime_ns / 1e9 < GRACE_SECONDS:
-                return _TOO_YOUNG
-            given = self._outbox.memory.get(name)
+            return remove(self._outbox.directory / name)
+        except OSError as error:
+            return error.strerror or str(error)
+        except files.NotWholeError as error:
+            return error.why
+
+    def _remove_shipped(self, path: Path) -> _Outcome:
+        seen = files.look(path)
+        if seen is None:
+            return None
+        if 0 <= time.time() - seen.ctime_ns / 1e9 < GRACE_SECONDS:
+            return _TOO_YOUNG
+        given = self._outbox.memory.get(path.name)
+        why: _Outcome = None
+        try:
             if given is not None:
                 if files.same_again(path, given) is None:
                     return None
-            elif not self._may_go(path, name):
-                if self._outbox.is_leftover(name):
-                    return self._remove_leftover(name)
-                return "it is not WAL of this cluster"
-            path.unlink(missing_ok=True)
+            elif not self._may_go(path):
+                why = "it is not WAL of this cluster"
         except LogshipError as error:
-            return self._remove_leftover(name) if self._outbox.is_leftover(name) else error
-        except OSError as error:
-            return error.strerror or str(error)
-        except files.NotWholeError as error:
-            return error.why
+            why = error
+        if why is not None:
+            return self._remove_leftover(path) if self._outbox.is_leftover(path.name) else why
+        path.unlink(missing_ok=True)
         return None
 
-    def _remove_leftover(self, name: str) -> _Outcome:
+    def _remove_leftover(self, path: Path) -> _Outcome:
         """It may have been given its size before its contents."""
-        path = self._outbox.directory / name
         now, clock = time.monotonic(), time.time()
-        try:
-            seen = files.look(path)
-            if seen is None:
-                return None
-            if self._settling.wait_seconds(name, seen, padded=True, now=now, clock=clock):
-                return _TOO_YOUNG
-            if not self._outbox.is_leftover(name):
-                return _PAST_THE_SWITCH
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            return error.strerror or str(error)
-        except files.NotWholeError as error:
-            return error.why
-        self._settling.forget(name)
+        seen = files.look(path)
+        if seen is None:
+            return None
+        if self._settling.wait_seconds(path.name, seen, padded=True, now=now, clock=clock):
+            return _TOO_YOUNG
+        if not self._outbox.is_leftover(path.name):
+            return _PAST_THE_SWITCH
+        path.unlink(missing_ok=True)
+        self._settling.forget(path.name)
         return None
 
-    def _may_go(self, path: Path, name: str) -> bool:
+    def _may_go(self, path: Path) -> bool:
         """Of a file that is not remembered: it is at least what its name says."""
-        file = parse(name, self._line.segment_bytes)
+        file = parse(path.name, self._line.segment_bytes)
         if isinstance(file, Segment | Partial):
             return files.is_of_line(path, file.start_lsn, file.timeline, self._line)
         return True
