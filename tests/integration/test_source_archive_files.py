@@ -24,7 +24,7 @@ from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
 from logship.wal import History, HistoryEntry, WalLine, history_name, segment_name
 from shipper.sources import HistoryFile, WalBytes
-from shipper.sources.archive import ArchiveSource, notices, removal, settling
+from shipper.sources.archive import ArchiveSource, files, notices, removal, settling
 from shipper.sources.archive.names import partial_name
 from tests.integration.source_contract import Collected, read_until
 from tests.support.link_frames import at, profile
@@ -546,6 +546,33 @@ async def test_what_a_promoted_server_never_wrote_of_its_old_timeline_goes(
     assert not [each for each in logs if each["log_level"] == "error"]
     (said,) = [each for each in logs if "past the end of its timeline" in each["event"]]
     assert (said["count"], said["example"]) == (2, named(1, 6))
+
+
+async def test_what_was_never_written_is_no_error_while_a_history_is_on_its_way(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.archive(1, 1, 2)
+    source = await box.started()
+    await collect(source, 1, 3 * S)
+    looked: list[str] = []
+
+    def open_segment(path: Path, *of: Any) -> files.Checked | None:
+        looked.append(path.name)
+        return real(path, *of)
+
+    real = files.open_segment
+    monkeypatch.setattr(files, "open_segment", open_segment)
+    box.put(partial_name(1, 3 * S, S), box.segment(1, 3))
+    box.archive(2, 3)
+    with capture_logs() as logs:
+        async with reading(source) as came:
+            with (box.outbox / history_name(2)).open("wb") as history:
+                history.write(TWO_TEXT)
+                history.flush()
+                box.put(named(1, 3), box.segment(1, 0))
+                await until(lambda: looked, "it was looked at")
+            await until(lambda: len(came) >= 3, "the history, and WAL to the switch and on")
+    assert not [each for each in logs if each["log_level"] == "error"]
 
 
 async def test_what_could_not_be_removed_or_noted_is_tried_again(

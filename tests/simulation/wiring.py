@@ -33,6 +33,7 @@ import shipper.agent.shipping as shipping_module
 import shipper.backoff as backoff_module
 import shipper.destinations.link as destination_module
 import shipper.sources.stream as stream_module
+from applier.compat import Finding, Outcome, Verdict
 from applier.operations.following import Following
 from applier.operations.record import InstanceRecord, save_record
 from applier.operations.sender import Sender
@@ -339,12 +340,21 @@ class SimVersionCheck(VersionCheck):
     def _was_removed(self) -> bool:
         return False
 
-    async def compare(self, *_: Any, **__: Any) -> Any:
+    async def compare(self, *_: Any, **__: Any) -> Verdict:
         profile: Any = self._instance.record.profile
         await asyncio.sleep(0.001)
-        blocked = profile.max_connections > machine().allowed_connections
-        return SimpleNamespace(
-            blocked=blocked, summary=lambda: "simulated", outcome="pass", concerns=(), lacking=()
+        allowed = machine().allowed_connections
+        blocked = profile.max_connections > allowed
+        return Verdict(
+            (
+                Finding(
+                    "parameter-floors",
+                    Outcome.BLOCK if blocked else Outcome.PASS,
+                    str(profile.max_connections),
+                    str(allowed),
+                    "simulated",
+                ),
+            )
         )
 
     def _look_for_client_rules(self, *_: Any) -> None:

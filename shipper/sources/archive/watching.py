@@ -342,8 +342,10 @@ class Outbox:
                 piece.end_lsn - start,
             )
         except (files.NotWholeError, LogshipError, OSError) as error:
-            others = any(other in self.index for other in piece.names if other != name)
-            if not (others and await asyncio.to_thread(self.is_leftover, name)):
+            elsewhere = any(other in self.index for other in piece.names if other != name)
+            # A history that is still being written may tell that nothing of it is wanted.
+            not_due = elsewhere or bool(self._unread)
+            if not (not_due and await asyncio.to_thread(self.is_leftover, name)):
                 self._not_usable(name, error)
             return None
         if checked is None:
