@@ -327,6 +327,8 @@ class Recorder:
     def finish(self) -> Recording:
         recording, server = self.recording, self.recording.server
         server.execute("CHECKPOINT")  # restore points are not flushed by themselves
+        # At once: what the query below writes is flushed by whole pages, amid a record.
+        recording.end = Lsn.parse(server.current_wal_lsn())
         rows = server.execute(
             "SELECT writer, number,"
             " (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::int8,"
@@ -335,7 +337,6 @@ class Recorder:
         recording.rows = [Committed(*row) for row in rows]
         in_table = {(row.writer, row.number) for row in recording.rows}
         assert recording.acknowledged_by(_now()) == in_table, "the server lost or made up rows"
-        recording.end = Lsn.parse(server.current_wal_lsn())
         recording.ended_at = time.time()
         self._collect(1 if recording.fork is None else 2, server)
         return recording
