@@ -116,7 +116,7 @@ async def test_a_step_that_can_not_be_made_ends_it_with_3(
     assert "step 2 (primary: image 99.1) will not be made: this host has no PostgreSQL" in ahead
     document = json.loads(out)
     assert not document["protected"]
-    assert document["summary"].startswith("not shown whether protection would survive: 2 of 4")
+    assert document["summary"].startswith("not shown whether protection would survive: 2 of 3")
     before, made, lacking, after = document["steps"]
     for step in (before, made):
         assert step["state"] == "protected"

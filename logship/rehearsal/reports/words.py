@@ -99,9 +99,11 @@ def summary(report: Report) -> str:
     for step in report.steps:
         if step.unseen:
             return f"not shown whether protection would survive: {_unseen(step)}"
-    left_out = len(report.steps) - len(known)
+    # Before the first step nothing is made.
+    steps = [each for each in report.steps if each.step is not None]
+    left_out = sum(bool(each.not_run) for each in steps)
     if left_out:
-        counted = f"{left_out} of {len(report.steps)} steps"
+        counted = f"{left_out} of {len(steps)} steps" if len(steps) > 1 else "the step"
         return f"not shown whether protection would survive: {counted} could not be made"
     seen = [each for step in known for each in step.observations]
     lacking = {each.proof for each in seen if each.result is Result.NOT_RUN}

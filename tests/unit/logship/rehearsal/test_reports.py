@@ -60,7 +60,10 @@ def test_the_summary_says_where_protection_ends() -> None:
     report = good_report()
     left_out = replace(report.steps[-1], not_run="this host has one operating system")
     assert summary(replace(report, steps=(*report.steps[:-1], left_out))) == (
-        "not shown whether protection would survive: 1 of 3 steps could not be made"
+        "not shown whether protection would survive: 1 of 2 steps could not be made"
+    )
+    assert summary(replace(report, steps=(report.steps[0], left_out))) == (
+        "not shown whether protection would survive: the step could not be made"
     )
     assert summary(replace(report, steps=())) == "nothing was rehearsed"
 
