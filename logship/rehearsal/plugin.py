@@ -85,12 +85,25 @@ class Rehearsing:
         `logship.rehearsal.plan.flags.Flags`).  What was made for it is gone afterwards.
 
         Skips the test without a container engine.  Raises LogshipError for a plan that is
-        wrong, or that could not be rehearsed at all.
+        wrong, or that could not be rehearsed at all, and TypeError for other keywords: pytest
+        shows either at the test's own line.
         """
+        from logship.errors import LogshipError
+
+        __tracebackhide__ = True
+        try:
+            planned = self._plan_of(plan, flags)
+        except (LogshipError, TypeError) as error:
+            raise error.with_traceback(None) from None
+        try:
+            return self._rehearsed(planned)
+        except LogshipError as error:
+            raise error.with_traceback(None) from None
+
+    def _rehearsed(self, planned: Plan) -> Rehearsed:
         from logship.errors import Code, LogshipError
         from logship.rehearsal.running import open_engine, rehearse
 
-        planned = self._plan_of(plan, flags)
         try:
             engine = open_engine(self._engine_name)
         except LogshipError as error:

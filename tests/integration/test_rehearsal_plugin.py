@@ -68,20 +68,32 @@ def test_failures_show_the_table_and_without_an_engine_rehearsals_are_skipped(
                 rehearsal(from_image="postgres:16.9")
             with pytest.raises(TypeError, match="not both"):
                 rehearsal("plan.toml", from_image="postgres:16.9")
+
+        def test_no_plan(rehearsal):
+            rehearsal("none.toml")
+
+        def test_no_flag(rehearsal):
+            rehearsal(of_image="postgres:16.9")
         """
     )
     (run.path / "plan.toml").write_text('[start]\nprimary = "postgres:16.9"\n')
     # The other plugins take longer to load than all of this to run.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     result = run.runpytest_subprocess("-p", "logship.rehearsal.plugin", "-rs")
-    result.assert_outcomes(passed=2, failed=1, skipped=2)
+    result.assert_outcomes(passed=2, failed=3, skipped=2)
     result.stdout.fnmatch_lines(
         [
             "E *AssertionError: protection would break: held after primary*",
             "*STEP*CHECK*FLOW*",
             "*2  primary: shared_preload_libraries*block*FAILED*held*",
             "*protection would break: held after primary: shared_preload_libraries*",
+            '>*rehearsal("none.toml")',
+            "E *SettingsError: *none.toml: there is no such plan*",
+            '>*rehearsal(of_image="postgres:16.9")',
+            "E *TypeError: *of_image*",
             "SKIPPED*no rehearsal: *",
         ]
     )
-    assert "plugin.py" not in result.stdout.str().partition("short test summary")[0]
+    shown = result.stdout.str().partition("short test summary")[0]
+    for ours in ("plugin.py", "reading.py", "During handling", "direct cause"):
+        assert ours not in shown
