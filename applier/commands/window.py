@@ -36,13 +36,14 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_SETTINGS_FILE,
         help="the applier's settings file (default: %(default)s)",
     )
-    parser.add_argument(
+    bucket = parser.add_mutually_exclusive_group()
+    bucket.add_argument(
         "--from-bucket",
         metavar="URL",
         default="",
         help="another bucket than the settings': s3://BUCKET/PREFIX or file:///DIRECTORY",
     )
-    parser.add_argument(
+    bucket.add_argument(
         "--no-bucket", action="store_true", help="only what is on this machine's disks"
     )
     parser.add_argument(

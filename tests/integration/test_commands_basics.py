@@ -120,6 +120,17 @@ async def test_init_of_the_applier_takes_many_instances(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("window", "main"), ("restore", "main", "--latest", "--into", "/nowhere/x")],
+    ids=["window", "restore"],
+)
+async def test_a_bucket_is_not_named_and_left_out_at_once(arguments: tuple[str, ...]) -> None:
+    outcome = await run("applier", *arguments, "--from-bucket", "file:///b", "--no-bucket")
+    assert outcome.code == 2
+    assert "--no-bucket: not allowed with argument --from-bucket" in outcome.err
+
+
 @pytest.mark.parametrize("arguments", [("Bad",), ("a", "a")])
 async def test_init_refuses_names_that_can_not_be(arguments: tuple[str, ...]) -> None:
     assert (await run("applier", "init", "--instance", *arguments)).code == 2
