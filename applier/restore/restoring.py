@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -398,11 +399,22 @@ class _Restore:
         stop, place, layout = self._stop, self._place, self._place.layout
         assert self._served is not None
         last = stop.last_commit_time
-        stop_command = f"{installation.bin_dir / 'pg_ctl'} stop -D {layout.data}"
-        start_command = (
-            f"{installation.bin_dir / 'pg_ctl'} start -D {layout.data} -l {layout.log_file} "
-            f"-o '-c config_file={layout.config_file} -c hba_file={layout.hba_file}'"
+        run_as, pg_ctl = self._machine.run_as, installation.bin_dir / "pg_ctl"
+        files = {"config_file": layout.config_file, "hba_file": layout.hba_file}
+        # pg_ctl passes them through a shell.
+        options = shlex.join(
+            word for key, file in files.items() for word in ("-c", f"{key}={file}")
         )
+        start: list[str | Path] = [
+            pg_ctl,
+            "start",
+            "-D",
+            layout.data,
+            "-l",
+            layout.log_file,
+            "-o",
+            options,
+        ]
         return {
             "name": self._sources.name,
             "target": str(target),
@@ -420,10 +432,10 @@ class _Restore:
             "socket_directory": str(layout.socket_directory),
             "port": place.port,
             "superuser": self._profile.bootstrap_superuser,
-            "run_as": self._machine.run_as.name,
+            "run_as": run_as.name,
             "version": installation.version,
-            "stop_command": stop_command,
-            "start_command": start_command,
+            "stop_command": run_as.shell_line([pg_ctl, "stop", "-D", layout.data]),
+            "start_command": run_as.shell_line(start),
             "seconds": {name: round(each, 3) for name, each in self._seconds.items()},
         }
 

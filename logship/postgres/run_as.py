@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -66,6 +68,12 @@ class RunAs:
         if not self.changes:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": list(self.groups)}
+
+    def shell_line(self, command: Sequence[str | Path]) -> str:
+        """A program and its arguments as a line for the shell of whoever runs us, that starts it
+        under this account."""
+        change = ("runuser", "-u", self.name, "--") if self.changes else ()
+        return shlex.join([*change, *map(str, command)])
 
     def environment(self) -> dict[str, str]:
         """Our environment without what would change a server's or libpq's behaviour.

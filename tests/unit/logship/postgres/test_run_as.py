@@ -67,3 +67,15 @@ def test_a_servers_environment_has_no_settings_of_ours(monkeypatch: pytest.Monke
     assert "PGPORT" not in environment
     assert "NOTIFY_SOCKET" not in environment
     assert environment["LANG"] == "C.UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (True, "runuser -u postgres -- pg_ctl stop -D '/my data'"),
+        (False, "pg_ctl stop -D '/my data'"),
+    ],
+)
+def test_a_line_for_a_shell_changes_to_the_account(changes: bool, line: str) -> None:
+    run_as = RunAs("postgres", 101, 104, (104,), changes)
+    assert run_as.shell_line(["pg_ctl", "stop", "-D", Path("/my data")]) == line
