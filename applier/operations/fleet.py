@@ -29,6 +29,7 @@ from applier.fleet.removal import directories_of, remove_instance
 from applier.fleet.report import describe
 from applier.operations.host import Host
 from applier.operations.instance import Instance
+from applier.operations.parameters import check_parameters
 from applier.operations.record import known_places, load_record
 from applier.operations.roads import Roads
 from applier.retention.leases import running_restores
@@ -117,6 +118,7 @@ class Fleet:
                 settings["port"] = await self._allot_port(host, name)
             own = settings_of(name, settings)
             self._check(host.settings, name, own)
+            await check_parameters(host.installations, host.run_as, own.settings)
             if "port" in said and not host.places(name).home.exists():
                 await self._check_port_is_free(own.port)
             if own.has_link and self.roads is not None:
@@ -184,6 +186,10 @@ class Fleet:
             settings = rules.with_changes(entry.registration.settings, changes, unset)
             own = settings_of(name, settings)
             self._check(host.settings, name, own)
+            before = entry.settings.settings
+            new = {key: value for key, value in own.settings.items() if before.get(key) != value}
+            used = instance.following.installation
+            await check_parameters([used] if used else host.installations, host.run_as, new)
             if own.port != entry.settings.port:
                 found = await self._on_disk(host, instance)
                 rules.check_port_change(name, found, entry.settings.port, own.port)

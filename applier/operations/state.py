@@ -11,6 +11,7 @@ import msgspec
 from applier.compat import Outcome
 from applier.operations.exposure import exposure_bytes
 from applier.operations.instance import Instance
+from applier.operations.parameters import way_back
 from applier.operations.promotion import describe_loss
 from applier.standby.life import STEADY_SECONDS, LifeState
 from applier.standby.status import StandbyStatus
@@ -154,7 +155,10 @@ def _alarms(instance: Instance) -> list[status.Alarm]:
     if instance.record.promotion is not None or instance.alarms.has(Code.STANDBY_FAILED):
         return alarms
     what = f"the standby does not stay up; it was started again {server.restarts} times: {why}"
-    hint = f"shipper status {instance.name}; its log is in standby/ of its directory"
+    back = way_back(
+        instance.name, instance.settings.settings, instance.host.settings.standby.settings, why
+    )
+    hint = f"{back or f'shipper status {instance.name}'}; its log is in standby/ of its directory"
     return [*alarms, {"code": str(Code.STANDBY_FAILED), "what": what, "hint": hint}]
 
 

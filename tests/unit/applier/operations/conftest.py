@@ -13,6 +13,7 @@ from applier.receivers import FencedError
 from applier.service import Service
 from applier.settings import ApplierSettings, load_applier_settings
 from logship.lsn import Position
+from logship.postgres.installations import Installation
 from tests.support.fake_intake import new_keys
 from tests.support.waiting import free_port
 
@@ -59,6 +60,20 @@ def change_settings(instance: Instance, **changes: object) -> None:
     own = msgspec.structs.replace(instance.settings, **changes)
     instances = {**host.settings.instances, instance.name: own}
     host.settings = msgspec.structs.replace(host.settings, instances=instances)
+
+
+def picky_installation(directory: Path, major: int, *unknown: str) -> Installation:
+    """Its server knows all parameters but some, and complains as PostgreSQL does."""
+    bin_dir = directory / f"picky-{major}"
+    bin_dir.mkdir()
+    script = bin_dir / "postgres"
+    cases = "".join(
+        f"""*{name}=*) echo 'FATAL:  unrecognized configuration parameter "{name}"' >&2; exit 1;;"""
+        for name in unknown
+    )
+    script.write_text(f'#!/bin/sh\ncase "$*" in {cases} esac\n')
+    script.chmod(0o755)
+    return Installation(bin_dir, major * 10000, "configured")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tests.support.fake_intake import new_keys
 from tests.support.link_frames import SEGMENT_BYTES, hello
 from tests.support.waiting import free_port
 from tests.support.wal_factory import WalFactory, wal_line
-from tests.unit.applier.operations.conftest import Listener
+from tests.unit.applier.operations.conftest import Listener, picky_installation
 
 NAME = "billing"
 SEED = SeedBegin(seed_id="s1", timeline=1, start_lsn=SEGMENT_BYTES, estimated_bytes=0)
@@ -178,6 +178,26 @@ async def test_of_two_that_add_one_name_at_once_one_is_refused(service: Service)
     first, second = await asyncio.gather(add(service), add(service), return_exceptions=True)
     assert isinstance(first, dict) and isinstance(second, RefusedError)
     assert second.code is Code.INSTANCE_EXISTS
+
+
+async def test_a_parameter_that_no_server_knows_is_refused(
+    service: Service, shared_tmp_path: Path
+) -> None:
+    service.host.installations = [picky_installation(shared_tmp_path, 17, "work_memm")]
+    with pytest.raises(UsageError, match=r"settings.work_memm: PostgreSQL 17.0 says: "):
+        await add(service, settings={"work_memm": "1MB"})
+    assert NAME not in service.open_instances
+    service.host.installations = []
+    await add(service, settings={"work_memm": "1MB"})
+    instance = service.open_instances[NAME]
+    service.host.installations = [picky_installation(shared_tmp_path, 18, "work_memm", "jitt")]
+    with pytest.raises(UsageError, match=r"settings.jitt: PostgreSQL 18.0 says: "):
+        await service.change_instance(NAME, {"settings.jitt": "on"}, [])
+    # What is wrong already is in nobody's way.
+    await service.change_instance(NAME, {"seed": "manual"}, [])
+    assert instance.settings.settings == {"work_memm": "1MB"}
+    await service.change_instance(NAME, {}, ["settings.work_memm"])
+    assert instance.settings.settings == {}
 
 
 async def test_a_change_is_in_force_at_once_and_after_a_restart(

@@ -22,7 +22,7 @@ from logship.lsn import Lsn
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
 from tests.support.wal_factory import WalFactory, wal_line
-from tests.unit.applier.operations.conftest import Listener
+from tests.unit.applier.operations.conftest import Listener, change_settings
 
 S = SEGMENT_BYTES
 FACTORY = WalFactory(wal_line(17, S))
@@ -243,6 +243,24 @@ async def test_a_standby_that_is_started_again_and_again_is_an_alarm(instance: I
         assert alarms(4, LifeState.RUNNING, STEADY_SECONDS) == []
     finally:
         instance.following.standby = None
+
+
+def test_a_parameter_that_keeps_a_standby_down_is_named_with_the_way_back(
+    instance: Instance,
+) -> None:
+    change_settings(instance, settings={"work_memm": "1MB", "jit": False})
+    why = (
+        'LOG:  unrecognized configuration parameter "work_memm" in file "/jit/postgresql.conf"; '
+        "FATAL:  configuration file contains errors"
+    )
+    server = StandbyStatus(LifeState.WAITING, 1, 1.0, 4, why, None, False, ())
+    instance.following.standby = SimpleNamespace(status=lambda: server)  # type: ignore[assignment]
+    try:
+        (alarm,) = instance_status(instance)["alarms"]
+    finally:
+        instance.following.standby = None
+    assert alarm["hint"].startswith("applier change orders --unset settings.work_memm (")
+    assert "remove work_memm there" in alarm["hint"]
 
 
 async def test_a_gap_is_shown_until_wal_flows_again(instance: Instance, listener: Listener) -> None:
