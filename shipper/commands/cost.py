@@ -26,6 +26,7 @@ from shipper.settings_bucket import BucketSettings
 
 _SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _DEFAULT_COMMITS_PER_SECOND: Final = 1.0
+_DEFAULT_KEPT_SEEDS: Final = 2.0
 _DEFAULT_COMPRESSION: Final = 0.35
 """An example: WAL of a busy OLTP server.  Measure yours."""
 _HOURS_PER_MONTH: Final = 730.0
@@ -42,19 +43,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--commits-per-second",
         metavar="N",
         type=_number,
-        default=_DEFAULT_COMMITS_PER_SECOND,
-        help="that write, for --wal-mb-per-hour (default: %(default)g, an example)",
+        help="that write, for --wal-mb-per-hour "
+        f"(default: {_DEFAULT_COMMITS_PER_SECOND:g}, an example)",
     )
     for name, default, text in (
         ("--compression", _DEFAULT_COMPRESSION, "stored bytes for a byte; an example"),
         ("--appliers", 1.0, "that read the bucket"),
         ("--poll-seconds", 1.0, "bucket.poll_seconds of the appliers"),
         ("--kept-hours", 0.0, "WAL stays so long in the bucket; 0: for ever"),
-        ("--kept-seeds", 2.0, "so many stay, where --kept-hours is not 0"),
     ):
         parser.add_argument(
             name, metavar="N", type=_number, default=default, help=f"{text} (default: %(default)g)"
         )
+    parser.add_argument(
+        "--kept-seeds",
+        metavar="N",
+        type=_number,
+        help=f"so many stay, where --kept-hours is not 0 (default: {_DEFAULT_KEPT_SEEDS:g})",
+    )
     parser.add_argument(
         "--seed-gb", metavar="N", type=_number, help="one seed, compressed (else: as measured)"
     )
@@ -67,11 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _check(args)
     settings = load_shipper_settings(args.config)
     bucket = settings.bucket or BucketSettings(url="file:///nowhere")
     rate, seed_bytes, seconds = _rate(args, settings, bucket)
-    if args.poll_seconds <= 0:
-        raise UsageError(Code.USAGE, "--poll-seconds is 0", "appliers ask once in so many seconds")
     every_hours = settings.seed.every_hours
     plan = Plan(
         max_object_bytes=bucket.max_object_mb << 20,
@@ -81,8 +86,9 @@ def run(args: argparse.Namespace) -> int:
         seeds_per_month=_HOURS_PER_MONTH / every_hours if every_hours else 0.0,
         seed_bytes=args.seed_gb * 1e9 if args.seed_gb is not None else seed_bytes,
         kept_hours=args.kept_hours,
-        kept_seeds=int(args.kept_seeds) if args.kept_hours else 0,
+        kept_seeds=int(_given(args.kept_seeds, _DEFAULT_KEPT_SEEDS)) if args.kept_hours else 0,
     )
+    assumed = [*_assumed(settings), *_left_out(args, plan)]
     estimated = estimate(rate, plan)
     cost = price(
         estimated,
@@ -95,12 +101,38 @@ def run(args: argparse.Namespace) -> int:
             "plan": plan._asdict(),
             "month": estimated._asdict(),
             "cost": cost,
-            "assumes": _assumed(settings),
+            "assumes": assumed,
         }
         print_json(document)
     else:
-        print("\n".join([*_assumed(settings), *shown(rate, plan, estimated, cost)]))
+        print("\n".join([*assumed, *shown(rate, plan, estimated, cost)]))
     return ExitCode.DONE
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UsageError for arguments that make no estimate, or have no effect on it."""
+    if args.poll_seconds <= 0:
+        raise UsageError(Code.USAGE, "--poll-seconds is 0", "appliers ask once in so many seconds")
+    if args.kept_seeds is not None and not args.kept_hours:
+        raise UsageError(
+            Code.USAGE,
+            "--kept-seeds is of use with --kept-hours alone",
+            "without it nothing is ever removed, and all seeds stay",
+        )
+    if args.commits_per_second is not None and args.wal_mb_per_hour is None:
+        raise UsageError(
+            Code.USAGE,
+            "--commits-per-second is of use with --wal-mb-per-hour alone",
+            "without it the primary's own commits count",
+        )
+
+
+def _left_out(args: argparse.Namespace, plan: Plan) -> list[str]:
+    """Seeds whose size nobody knows."""
+    has_seeds = plan.seeds_per_month > 0 or args.kept_seeds is not None
+    if args.seed_gb is None and not plan.seed_bytes and has_seeds:
+        return ["the size of a seed is not known, so seeds are not in it: --seed-gb tells it"]
+    return []
 
 
 def _assumed(settings: ShipperSettings) -> list[str]:
@@ -122,7 +154,8 @@ def _rate(
     delay = bucket.max_delay_seconds
     if args.wal_mb_per_hour is not None:
         written = args.wal_mb_per_hour * 1e6 / 3600
-        windows = windows_of(args.commits_per_second if written else 0.0, delay)
+        commits = _given(args.commits_per_second, _DEFAULT_COMMITS_PER_SECOND)
+        windows = windows_of(commits if written else 0.0, delay)
         return WalRate(written, windows, _SEGMENT_BYTES), 0.0, None
     from shipper.commands.wal_rate import since_reset, watched
 
@@ -131,6 +164,10 @@ def _rate(
     else:
         measured = since_reset(settings, delay)
     return measured.rate, measured.database_bytes * args.compression, measured.seconds
+
+
+def _given(number: float | None, default: float) -> float:
+    return default if number is None else number
 
 
 def _number(text: str) -> float:

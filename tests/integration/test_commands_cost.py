@@ -50,6 +50,24 @@ async def test_a_rate_that_is_told_asks_no_primary(tmp_path: Path) -> None:
         assert wrong.code == 2 and "_number" not in wrong.err
 
 
+async def test_what_has_no_effect_is_refused_or_told(tmp_path: Path) -> None:
+    file = settings_file(tmp_path, "host=/nonexistent")
+    told = ("shipper", "cost", "--config", file, "--wal-mb-per-hour", "360", "--kept-seeds", "3")
+    refused = await run(*told)
+    assert refused.code == 2
+    assert "--kept-seeds is of use with --kept-hours alone" in refused.err
+    refused = await run("shipper", "cost", "--config", file, "--commits-per-second", "3")
+    assert refused.code == 2
+    assert "--commits-per-second is of use with --wal-mb-per-hour alone" in refused.err
+    kept = await run(*told, "--kept-hours", "24", "--json")
+    assert kept.document["plan"]["kept_seeds"] == 3
+    assert kept.document["assumes"] == [
+        "the size of a seed is not known, so seeds are not in it: --seed-gb tells it"
+    ]
+    kept = await run(*told, "--kept-hours", "24", "--seed-gb", "1", "--json")
+    assert kept.document["assumes"] == []
+
+
 async def test_it_says_what_the_settings_at_hand_are_not(tmp_path: Path) -> None:
     link = {
         "link.address": "tcp://127.0.0.1:1",
