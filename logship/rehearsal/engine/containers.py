@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from logship.errors import Code, LogshipError
@@ -38,6 +39,7 @@ from logship.rehearsal.engine.code_volumes import (
 )
 from logship.rehearsal.engine.connection import connect, engine_errors
 from logship.rehearsal.engine.exchange import (
+    Call,
     Conversation,
     begin,
     ended,
@@ -188,12 +190,8 @@ class ContainerMachine:
                 container.with_volume_mapping(tree.volume, str(MOUNT / tree.name), "ro")
             self._container = container.start()
         with engine_errors(f"machine {self.name} does not answer"):
-            answer = execute(
-                self._client,
-                self._container_id(),
-                supervision_command(self._probed, "prepare", str(self.home), ACCOUNT),
-                user="root",
-            )
+            prepare = supervision_command(self._probed, "prepare", str(self.home), ACCOUNT)
+            answer = execute(self._client, Call(self._container_id(), prepare, user="root"))
         self._owner = json.loads(checked(answer, f"{self.name} can't be prepared").stdout)
 
     def run(
@@ -210,7 +208,9 @@ class ContainerMachine:
             arguments = [attendant.PYTHON, str(timeout_seconds), "--", *program]
         else:
             arguments = ["run", str(timeout_seconds), str(len(given)), "--", *words]
-        answer = self._ask(arguments, python=python, stdin=given, environment=environment)
+        answer = self._attendants.ask(
+            arguments, python=python, stdin=given, environment=environment
+        )
         return Done(
             answer.returncode,
             answer.stdout.decode(errors="replace"),
@@ -227,17 +227,12 @@ class ContainerMachine:
         mark = f"{name}-{next(self._marks)}"
         pid_file = f"/tmp/rehearsal-{mark}.pid"
         log_file = self.home / "logs" / f"{name}.log"
+        started = supervision_command(
+            self._probed, "start", pid_file, str(log_file), "--", *map(str, command)
+        )
+        call = self._call(started, {**(environment or {}), supervision.MARK: mark})
         with engine_errors(f"{name} can't be started on machine {self.name}"):
-            execution = begin(
-                self._client,
-                self._container_id(),
-                supervision_command(
-                    self._probed, "start", pid_file, str(log_file), "--", *map(str, command)
-                ),
-                user=ACCOUNT,
-                environment={**self._environment(environment), supervision.MARK: mark},
-                directory=str(self.home),
-            )
+            execution = begin(self._client, call)
         return ContainerProcess(self, execution, mark, pid_file, log_file)
 
     def logship_command(self, program: str) -> list[str]:
@@ -259,7 +254,7 @@ class ContainerMachine:
         self.supervise("write", str(path), f"{mode:o}", str(len(data)), stdin=data)
 
     def read(self, path: PurePosixPath) -> bytes:
-        answer = self._ask(["read", str(path)])
+        answer = self._attendants.ask(["read", str(path)])
         if answer.returncode == supervision.NO_SUCH_FILE:
             raise FileNotFoundError(str(path))
         return checked(answer, f"{path} can't be read").stdout
@@ -327,29 +322,28 @@ class ContainerMachine:
 
     def supervise(self, *arguments: str, stdin: bytes = b"") -> Answer:
         """Raises LogshipError unless that ended well."""
-        answer = self._ask(arguments, stdin=stdin)
+        answer = self._attendants.ask(arguments, stdin=stdin)
         return checked(answer, f"{' '.join(arguments[:2])} failed on machine {self.name}")
 
-    def _ask(
-        self,
-        arguments: Sequence[str],
-        *,
-        python: tuple[str, ...] = (),
-        stdin: bytes = b"",
-        environment: Mapping[str, str] | None = None,
-    ) -> Answer:
-        with engine_errors(f"machine {self.name} does not answer"):
-            return self._attendants.ask(
-                arguments, python=python, stdin=stdin, environment=environment
-            )
-
     def _attended(self, python: tuple[str, ...]) -> Conversation:
-        return Conversation(
-            self._client,
+        call = self._call(attendant_command(self._probed, python))
+        with engine_errors(f"machine {self.name} does not answer"):
+            return Conversation(self._client, call)
+
+    def _call(
+        self, command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
+    ) -> Call:
+        """By the account, in its home."""
+        return Call(
             self._container_id(),
-            attendant_command(self._probed, python),
+            command,
             user=ACCOUNT,
-            environment=self._environment(None),
+            environment={
+                "HOME": str(self.home),
+                "USER": ACCOUNT,
+                "LOGNAME": ACCOUNT,
+                **environment,
+            },
             directory=str(self.home),
         )
 
@@ -363,9 +357,6 @@ class ContainerMachine:
     def _pythons(self) -> tuple[tuple[str, ...], ...]:
         """Whose programs need no interpreter of their own."""
         return tuple(python_command(each, self._probed) for each in {CURRENT_LOGSHIP, self.logship})
-
-    def _environment(self, further: Mapping[str, str] | None) -> dict[str, str]:
-        return {"HOME": str(self.home), "USER": ACCOUNT, "LOGNAME": ACCOUNT, **(further or {})}
 
 
 class ContainerProcess:

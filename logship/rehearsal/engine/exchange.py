@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from logship.rehearsal.engine import supervision
 from logship.rehearsal.engine.attendants import Answer
@@ -16,27 +16,39 @@ _END_SECONDS = 30.0
 _POLL_SECONDS = 0.02
 
 
-def execute(
-    client: Any,
-    container_id: str,
-    command: Sequence[str],
-    *,
-    user: str,
-    stdin: bytes = b"",
-    environment: Mapping[str, str] | None = None,
-    directory: str = "/",
-) -> Answer:
+class Call(NamedTuple):
+    """A program as it is called in a container that runs."""
+
+    container_id: str
+    command: Sequence[str]
+    user: str
+    environment: Mapping[str, str] = {}
+    directory: str = "/"
+
+    def prepare(self, client: Any, **streams: bool) -> str:
+        """Have the engine know it; returns the name by which it does.  Raises docker-py's
+        errors."""
+        made = client.api.exec_create(
+            self.container_id,
+            list(self.command),
+            user=self.user,
+            environment=dict(self.environment),
+            workdir=self.directory,
+            **streams,
+        )
+        return str(made["Id"])
+
+
+def execute(client: Any, call: Call, *, stdin: bytes = b"") -> Answer:
     """Run `supervision` to its end.
 
-    command: of which `supervision.GO` is waited for before it prints anything: what comes along
+    call: its command waits for `supervision.GO` before it prints anything: what comes along
     with the answer's headers would be lost.  It reads exactly `stdin` after that and does not wait
     for more: not every road to an engine can say that nothing follows.
 
     Raises docker-py's errors and OSError.
     """
-    talk = Conversation(
-        client, container_id, command, user=user, environment=environment, directory=directory
-    )
+    talk = Conversation(client, call)
     try:
         talk.send(supervision.GO + stdin)
         stdout, stderr = talk.everything()
@@ -48,29 +60,12 @@ def execute(
 class Conversation:
     """With a program that runs in a container; see `attendants.Line`.
 
-    It must not print anything before it was sent something: see `execute`.  All but `close` raises
-    docker-py's errors and OSError.
+    It must not print anything before it was sent something: see `execute`.  What begins it raises
+    docker-py's errors and OSError, all else but `close` OSError.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        container_id: str,
-        command: Sequence[str],
-        *,
-        user: str,
-        environment: Mapping[str, str] | None = None,
-        directory: str = "/",
-    ) -> None:
-        made = client.api.exec_create(
-            container_id,
-            list(command),
-            stdin=True,
-            user=user,
-            environment=dict(environment or {}),
-            workdir=directory,
-        )
-        self.execution = str(made["Id"])
+    def __init__(self, client: Any, call: Call) -> None:
+        self.execution = call.prepare(client, stdin=True)
         self._stream = client.api.exec_start(self.execution, socket=True)
         self._road = getattr(self._stream, "_sock", self._stream)
         self._road.settimeout(None)
@@ -135,27 +130,11 @@ def run_once(client: Any, image: str, command: Sequence[str], **how: Any) -> Ans
         container.remove(force=True, v=True)
 
 
-def begin(
-    client: Any,
-    container_id: str,
-    command: Sequence[str],
-    *,
-    user: str,
-    environment: Mapping[str, str],
-    directory: str,
-) -> str:
+def begin(client: Any, call: Call) -> str:
     """Start a program and leave it alone.  Returns how `is_running` and `ended` know it."""
-    made = client.api.exec_create(
-        container_id,
-        list(command),
-        stdout=False,
-        stderr=False,
-        user=user,
-        environment=dict(environment),
-        workdir=directory,
-    )
-    client.api.exec_start(made["Id"], detach=True)
-    return str(made["Id"])
+    execution = call.prepare(client, stdout=False, stderr=False)
+    client.api.exec_start(execution, detach=True)
+    return execution
 
 
 def is_running(client: Any, execution: str) -> bool:
