@@ -91,7 +91,8 @@ def _end(outcome: StepOutcome) -> str:
 
 
 def _look_ahead(plan: Plan, engine: Engine, say: Callable[[str], None]) -> None:
-    """Say before anything is built which steps name an image that can't be had.
+    """Say before anything is built which steps name an image that can't be had, or that lacks
+    the major to go to.
 
     Raises LogshipError for one of a container engine.  On a host the other steps may be worth
     their while: its one operating system is the limit of what can be made there.
@@ -99,7 +100,9 @@ def _look_ahead(plan: Plan, engine: Engine, say: Callable[[str], None]) -> None:
     for number, step in enumerate(plan.steps, start=1):
         if step.kind in (Kind.IMAGE, Kind.MAJOR):
             try:
-                engine.facts(step.to)
+                facts = engine.facts(step.to)
+                if step.kind is Kind.MAJOR:
+                    facts.bin_of(step.to_major, step.to)
             except LogshipError as error:
                 if engine.can_change_system:
                     raise

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
+from logship.errors import Code, LogshipError
+
 CURRENT_LOGSHIP = "current"
 """The Logship that runs the rehearsal, as the name of one to be rehearsed."""
 
@@ -40,6 +42,29 @@ class ImageFacts(NamedTuple):
     operating_system: str
     libc: str
     installations: Mapping[str, PurePosixPath]
+
+    @property
+    def majors(self) -> set[int]:
+        return {int(version.partition(".")[0]) for version in self.installations}
+
+    def bin_of(self, major: int, image: str) -> PurePosixPath:
+        """Of the newest of that major.  image: as it is called.
+
+        Raises LogshipError(NO_INSTALLATION).
+        """
+        fitting = {
+            tuple(map(int, version.split("."))): path
+            for version, path in self.installations.items()
+            if int(version.partition(".")[0]) == major
+        }
+        if not fitting:
+            raise LogshipError(
+                Code.NO_INSTALLATION,
+                f"{image} has no PostgreSQL {major} (it has: "
+                f"{', '.join(self.installations) or 'none'})",
+                "name an image that has it",
+            )
+        return fitting[max(fitting)]
 
 
 class Process(Protocol):

@@ -134,9 +134,8 @@ class Primary:
             self._cluster(self.major).adopt()
         else:
             self._make_directory()
-            majors = [_major_of(version) for version in self.machine.facts.installations]
             asked = self.database
-            cluster = self._cluster(min(majors))
+            cluster = self._cluster(min(self.machine.facts.majors))
             cluster.create(Initdb(asked.locale, asked.icu_locale, asked.initdb))
         self._cluster().write_parameters(self.parameters)
         self.start()
@@ -339,20 +338,7 @@ class Primary:
         return Cluster(self.machine, self.directory, bin_directory, self._copied)
 
     def _bin_of(self, major: int) -> PurePosixPath:
-        """Of the newest of that major.  Raises LogshipError(NO_INSTALLATION)."""
-        fitting = {
-            tuple(map(int, version.split("."))): path
-            for version, path in self.machine.facts.installations.items()
-            if _major_of(version) == major
-        }
-        if not fitting:
-            there = ", ".join(self.machine.facts.installations) or "none"
-            raise LogshipError(
-                Code.NO_INSTALLATION,
-                f"{self.machine.image} has no PostgreSQL {major} (it has: {there})",
-                "name an image that has it",
-            )
-        return fitting[max(fitting)]
+        return self.machine.facts.bin_of(major, self.machine.image)
 
     def _make_directory(self) -> None:
         self._run(["mkdir", "-p", self.directory])
@@ -379,10 +365,6 @@ class Primary:
     ) -> str:
         """What it printed.  Raises LogshipError."""
         return must_run(self.machine, command, timeout_seconds=timeout_seconds)
-
-
-def _major_of(version: str) -> int:
-    return int(version.partition(".")[0])
 
 
 def _initdb_arguments(nature: Sequence[Any], major: int) -> tuple[str, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any, cast
 
 import pytest
 
 from logship.errors import Code, LogshipError
 from logship.rehearsal import running
-from logship.rehearsal.engine import Engine
+from logship.rehearsal.engine import Engine, ImageFacts
 from logship.rehearsal.outcome import Observation, Outage, Proof, Report, Result, RuleSaid, Verdict
 from logship.rehearsal.plan import Kind, Plan, Side, Start, Step
 from logship.rehearsal.proving import Proven
@@ -151,3 +152,29 @@ def test_what_was_made_and_can_not_be_looked_at_is_not_told_as_not_made(
     assert not one.not_run and not one.protected
     assert (one.observations, one.verdict) == (seen, STANDING)
     assert two.not_run == "what came of a step before it could not be looked at"
+
+
+def test_an_image_without_the_major_is_told_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class WithImages(Anything):
+        can_change_system = True
+
+        def facts(self, image: str) -> ImageFacts:
+            return ImageFacts("", "", {"16.9": PurePosixPath("/16")})
+
+    def build(*_: object) -> Any:
+        raise AssertionError("it was built")
+
+    monkeypatch.setattr(running, "build", build)
+    step = Step(Kind.MAJOR, Side.PRIMARY, to="postgres:16.9", to_major=17)
+    plan, engine = Plan("one", Start("a", "a"), (step,)), WithImages()
+    with pytest.raises(LogshipError) as caught:
+        running.rehearse(plan, cast(Engine, engine), print)
+    assert caught.value.code is Code.NO_INSTALLATION
+    assert caught.value.what == "postgres:16.9 has no PostgreSQL 17 (it has: 16.9)"
+    engine.can_change_system = False
+    said: list[str] = []
+    with pytest.raises(AssertionError, match="it was built"):
+        running.rehearse(plan, cast(Engine, engine), said.append)
+    assert said[0].startswith(f"step 1 ({step.title}) will not be made: postgres:16.9 has no")
