@@ -72,6 +72,8 @@ def test_instances_come_change_and_go_while_the_applier_runs(
     # A change is in force at once; the next applier knows it all, and adopts the servers.
     fleet.applier("change", "main", "--set", "settings.work_mem=9MB")
     pair.wait_on_standby("main", "show work_mem", "9MB")
+    refused = fleet.applier("change", "main", "--set", "settings.work_memm=9MB", code=2)
+    assert 'unrecognized configuration parameter "work_memm"' in refused["error"]["what"]
     pids = {name: fleet.pid(name) for name in ("main", "twin")}
     fleet.applier("change", "twin", "--set", "run_standby=false")
     assert not is_alive(pids["twin"])
