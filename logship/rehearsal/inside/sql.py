@@ -1,35 +1,32 @@
-"""Runs statements on a server: `python3 -m logship.rehearsal.inside.sql`.
+"""Runs statements on a server.
 
-In: {"conninfo": TEXT, "statements": [TEXT, …]}.  A statement may be several commands with
-semicolons between them.  Each runs by itself.
-
-Out: {"rows": [[…], …]}, of the last statement that returned any; what JSON has no word for is
-there as text.  A refused statement: exit 1, and {"error": TEXT} on stdout.
+Takes `conninfo` and `statements`, of which each runs by itself; one may be several commands with
+semicolons between them.  Answers with `rows`, of the last statement that returned any; what JSON
+has no word for is there as text.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 
+from logship.errors import Code, LogshipError
 from logship.rehearsal.inside.databases import session
+from logship.rehearsal.inside.speaking import answer
 
 
-def main() -> int:
-    asked = json.load(sys.stdin)
+def run(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises LogshipError(REHEARSAL_FAILED): a statement is refused, or the server is not there."""
     rows: list[tuple[Any, ...]] = []
     try:
-        with session(asked["conninfo"]) as connection:
-            for statement in asked["statements"]:
+        with session(told["conninfo"]) as connection:
+            for statement in told["statements"]:
                 rows = _rows(connection.execute(statement.encode())) or rows
     except psycopg.Error as error:
-        print(json.dumps({"error": str(error).strip()}))
-        return 1
-    print(json.dumps({"rows": rows}, default=str))
-    return 0
+        raise LogshipError(Code.REHEARSAL_FAILED, str(error).strip()) from error
+    return {"rows": rows}
 
 
 def _rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -43,4 +40,4 @@ def _rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(answer(run))

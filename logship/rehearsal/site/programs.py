@@ -46,12 +46,12 @@ def ask_tool(
 ) -> dict[str, Any]:
     """The answer of a program of `logship.rehearsal.inside`.
 
-    Raises LogshipError with what it said, if it failed.
+    Raises LogshipError with its code, where it failed and what it said.
     """
     done = machine.run(
         machine.tool_command(module), stdin=json.dumps(document), timeout_seconds=timeout_seconds
     )
-    return _answer(machine, module, done, (0,))
+    return _answer(machine, module, done, (0,), where=f"{module} on {machine.name}: ")
 
 
 def ask_logship(
@@ -76,7 +76,10 @@ def ask_logship(
     return _answer(machine, f"{program} {arguments[0]}", done, fine)
 
 
-def _answer(machine: Machine, what: str, done: Done, fine: Sequence[int]) -> dict[str, Any]:
+def _answer(
+    machine: Machine, what: str, done: Done, fine: Sequence[int], *, where: str = ""
+) -> dict[str, Any]:
+    """where: is told before what an error says, which does not say it itself."""
     try:
         document = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
@@ -84,9 +87,7 @@ def _answer(machine: Machine, what: str, done: Done, fine: Sequence[int]) -> dic
     if isinstance(document, dict):
         error = document.get("error")
         if isinstance(error, dict):
-            raise _error_of(error, done.returncode)
-        if error:
-            raise LogshipError(Code.REHEARSAL_FAILED, f"{what} on {machine.name}: {error}")
+            raise _error_of(error, done.returncode, where)
         if done.returncode in fine:
             return document
     said = (done.stderr.strip() or done.stdout.strip() or "it said nothing")[-_SAID_CHARACTERS:]
@@ -95,8 +96,8 @@ def _answer(machine: Machine, what: str, done: Done, fine: Sequence[int]) -> dic
     )
 
 
-def _error_of(error: Mapping[str, Any], returncode: int) -> LogshipError:
-    what = str(error.get("what", ""))
+def _error_of(error: Mapping[str, Any], returncode: int, where: str) -> LogshipError:
+    what = f"{where}{error.get('what', '')}"
     try:
         code = Code(str(error.get("code")))
     except ValueError:
