@@ -27,6 +27,23 @@ IMAGE = "17"
 INSTANCE = "main"
 FLOW_SECONDS = 60.0
 MAX_CONNECTIONS = {"max_connections": "40"}
+SEQUENCES = (
+    "create sequence untouched",
+    "create sequence seeded",
+    "select nextval('seeded')",
+    "create sequence ids",
+    "select nextval('ids') from generate_series(1, 40)",
+    "create sequence down increment -3 cache 5",
+    "create sequence ends maxvalue 10",
+    "create sequence set_back",
+)
+USED_LATER = (
+    "select nextval('ids')",
+    "select nextval('ids')",
+    "select nextval('down') from generate_series(1, 7)",
+    "select nextval('ends')",
+    "select setval('set_back', 70, false)",
+)
 
 
 class Site:
@@ -42,6 +59,7 @@ class Site:
             "insert into germans values (1, 'Zeppelin'), (2, 'Ähre')",
             "create index germans_name on germans (name)",
             "create extension pg_stat_statements",
+            *SEQUENCES,
         )
         self.recovery = Recovery.create(
             engine.machine("recovery", IMAGE), INSTANCE, self.primary.shipper_public_key()
@@ -49,6 +67,10 @@ class Site:
         self.recovery.start()
         self.primary.write_settings(self.recovery.link_address, self.recovery.applier_public_key)
         self.primary.start_shipper()
+        self.reference = take_reference(self.primary.server)
+        self.check_it_follows()
+        # Since the seed: of one the last WAL is older than what is compared, of others not.
+        self.primary.sql("checkpoint", *USED_LATER)
         self.reference = take_reference(self.primary.server)
         self.check_it_follows()
 
@@ -142,6 +164,7 @@ def look_at_a_promoted_copy(copy: Recovery, reference: Reference) -> None:
     seen = by_proof(look_at_opened(copy.server, lacking, promoted))
     assert seen[Proof.CONTENTS].symptoms == {Symptom.CONTENTS}
     assert "postgres.public.germans: 3 " in seen[Proof.CONTENTS].said
+    assert "sequence postgres.public.ids: at 41 (step 1, " in seen[Proof.CONTENTS].said
     assert seen[Proof.AMCHECK].symptoms == {Symptom.INDEXES}
     assert "germans_name" in seen[Proof.AMCHECK].said
     assert seen[Proof.COLLATIONS].symptoms == {Symptom.COLLATION_VERSION}
@@ -157,6 +180,7 @@ def break_everything(opened: Server) -> None:
         index.format("false"),
         "insert into germans values (3, 'not in the index')",
         index.format("true"),
+        "select setval('ids', 41)",
         "update pg_collation set collversion = '0' where collname = 'german'",
         "update pg_proc set probin = '$libdir/gone' where proname = 'pg_stat_statements_reset'",
     )

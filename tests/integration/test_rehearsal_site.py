@@ -97,8 +97,10 @@ def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
     check_writer_ends_while_it_waits(primary)
 
     whole = contents_of(primary.server)
-    assert whole["rehearsal.public.people"].startswith("100 ")
-    assert {"rehearsal_schema.public.orders", "other.public.here"} < whole.keys()
+    assert whole.tables["rehearsal.public.people"].startswith("100 ")
+    assert {"rehearsal_schema.public.orders", "other.public.here"} < whole.tables.keys()
+    (writes,) = whole.sequences.values()
+    assert writes.is_called and writes.last_value >= written.commits
     primary.stop()
     copy = primary.fork("copy", image=str(postgres_dir(17)))
     primary.start()
@@ -106,7 +108,9 @@ def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
     assert copy.sql("show server_version") != primary.sql("show server_version")
     copy.sql("update people set name = name || '.' where id = 7", database="rehearsal")
     other = contents_of(copy.server)
-    assert [name for name in whole if whole[name] != other[name]] == ["rehearsal.public.people"]
+    others = [name for name, said in whole.tables.items() if said != other.tables[name]]
+    assert others == ["rehearsal.public.people"]
+    assert other.sequences == whole.sequences
     assert contents_of(primary.server) == whole
 
     check_profile(primary)
@@ -134,7 +138,7 @@ def test_what_a_recovery_server_kept_becomes_a_primary(
     assert restored.sql("show archive_mode") == [["off"]]
     assert restored.sql("select pg_switch_wal() is null") == [[False]]
     assert restored.sql("select rolname from pg_roles where oid = 10") == [["root_of_all"]]
-    assert contents_of(restored.server)["rehearsal.public.people"].startswith("10 ")
+    assert contents_of(restored.server).tables["rehearsal.public.people"].startswith("10 ")
     assert (real.data / "pg_hba.conf").read_text() == "local all all reject\n"
 
     # Promoted, it would take the changes that the publisher has for the real one.
@@ -170,7 +174,7 @@ def test_pg_upgrade_and_checksums(engine: LocalEngine, shared_tmp_path: Path) ->
 
     primary.upgrade_major(upgrading.NEW_MAJOR)
     assert primary.major == upgrading.NEW_MAJOR
-    assert contents_of(primary.server) == whole
+    assert contents_of(primary.server).tables == whole.tables
     assert primary.sql("show wal_segment_size") == [["4MB"]]
     assert primary.sql("show work_mem") == [["5MB"]]
     assert primary.sql("show data_checksums") == [["off"]]

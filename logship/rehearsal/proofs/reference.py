@@ -4,20 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from logship.rehearsal.site.server import Server
 
 DIGEST_SECONDS = 900.0
 
 
+class SequenceState(NamedTuple):
+    """As the sequence itself has it, with its increment.  log_cnt: how many further numbers it may
+    give before it has to write WAL again."""
+
+    last_value: int
+    log_cnt: int
+    increment: int
+    is_called: bool
+
+
+class Contents(NamedTuple):
+    """Of a server, by database, schema and name.  tables: count and digest of each."""
+
+    tables: Mapping[str, str]
+    sequences: Mapping[str, SequenceState]
+
+
 @dataclass(frozen=True)
 class Reference:
-    """contents: count and digest of each table, by database, schema and name.  orders: as
-    `inside.order` answers.  checksums: `data_checksums`.  preload: `shared_preload_libraries`."""
+    """orders: as `inside.order` answers.  checksums: `data_checksums`.  preload:
+    `shared_preload_libraries`."""
 
     lsn: str
-    contents: Mapping[str, str]
+    contents: Contents
     orders: Mapping[str, Mapping[str, Any]]
     checksums: str
     preload: str
@@ -36,7 +53,8 @@ def take_reference(primary: Server) -> Reference:
     return Reference(str(lsn), contents, orders, str(checksums), str(preload))
 
 
-def contents_of(server: Server) -> dict[str, str]:
-    """Count and digest of each table of a server.  Raises LogshipError."""
-    tables: dict[str, str] = server.ask("digest", timeout_seconds=DIGEST_SECONDS)["tables"]
-    return tables
+def contents_of(server: Server) -> Contents:
+    """Raises LogshipError."""
+    found = server.ask("digest", timeout_seconds=DIGEST_SECONDS)
+    sequences = {name: SequenceState(**state) for name, state in found["sequences"].items()}
+    return Contents(found["tables"], sequences)

@@ -9,10 +9,11 @@ import pytest
 from logship.rehearsal.inside.order import sample
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
 from logship.rehearsal.proofs import amcheck, collations, contents, extensions, flow
-from logship.rehearsal.proofs.reference import Reference
+from logship.rehearsal.proofs.reference import Contents, Reference, SequenceState
 from logship.rehearsal.site.recovery import Progress
 
-REFERENCE = Reference("0/3000060", {"app.public.t": "2 abc"}, {}, "on", "pg_stat_statements")
+CONTENTS = Contents({"app.public.t": "2 abc"}, {})
+REFERENCE = Reference("0/3000060", CONTENTS, {}, "on", "pg_stat_statements")
 ORDER = {"recorded": "2.36", "actual": "2.36", "order": [0, 1, 2]}
 
 
@@ -44,15 +45,80 @@ def test_equal_contents_pass() -> None:
 
 
 def test_contents_that_differ_are_named() -> None:
-    observation = contents.compare(REFERENCE, {"app.public.u": "1 x"}, "on")
+    observation = contents.compare(REFERENCE, Contents({"app.public.u": "1 x"}, {}), "on")
     assert seen(observation) == (Result.FAILED, {Symptom.CONTENTS})
     assert "app.public.t: not there, on the primary 2 abc" in observation.said
     assert "app.public.u: 1 x, on the primary none" in observation.said
 
 
 def test_many_tables_that_differ_are_counted() -> None:
-    reference = replace(REFERENCE, contents={f"t{number}": "1 x" for number in range(9)})
-    assert contents.compare(reference, {}, "on").said.endswith("; and 4 more")
+    tables = {f"t{number}": "1 x" for number in range(9)}
+    reference = replace(REFERENCE, contents=Contents(tables, {}))
+    assert contents.compare(reference, Contents({}, {}), "on").said.endswith("; and 4 more")
+
+
+def sequences_seen(primary: SequenceState | None, opened: SequenceState | None) -> Observation:
+    on_both = [
+        Contents({}, {"app.public.ids": state} if state else {}) for state in (primary, opened)
+    ]
+    return contents.compare(replace(REFERENCE, contents=on_both[0]), on_both[1], "on")
+
+
+UP = SequenceState(last_value=7, log_cnt=26, increment=1, is_called=True)
+DOWN = SequenceState(last_value=-10, log_cnt=31, increment=-5, is_called=True)
+NEW = SequenceState(last_value=1, log_cnt=0, increment=1, is_called=False)
+
+
+@pytest.mark.parametrize(
+    ("primary", "opened"),
+    [
+        (UP, UP),  # a seed has it so
+        (UP, UP._replace(last_value=33, log_cnt=0)),  # and WAL so
+        (UP, UP._replace(last_value=9, log_cnt=24)),
+        (DOWN, DOWN),
+        (DOWN, DOWN._replace(last_value=-165, log_cnt=0)),
+        (NEW, NEW),
+    ],
+)
+def test_sequences_that_go_on_where_the_wal_says_pass(
+    primary: SequenceState, opened: SequenceState
+) -> None:
+    observation = sequences_seen(primary, opened)
+    assert seen(observation) == (Result.PASSED, set())
+    assert observation.said == "0 tables are equal, sequences go on (1)"
+
+
+@pytest.mark.parametrize(
+    ("primary", "opened"),
+    [
+        (UP, UP._replace(last_value=6, log_cnt=27)),  # would give 7 again
+        (UP, UP._replace(last_value=34, log_cnt=0)),  # further than anything logged
+        (UP, UP._replace(last_value=32, log_cnt=0)),  # the last record of WAL is missing
+        (UP, UP._replace(last_value=7, log_cnt=0)),
+        (UP, UP._replace(increment=2)),
+        (UP, NEW),
+        (NEW, NEW._replace(is_called=True)),
+        (NEW, NEW._replace(last_value=2)),
+        (DOWN, DOWN._replace(last_value=-5, log_cnt=32)),
+        (DOWN, DOWN._replace(last_value=-17, log_cnt=30)),
+        (DOWN, DOWN._replace(last_value=-170, log_cnt=0)),
+        (UP, None),
+        (None, UP),
+    ],
+)
+def test_sequences_that_do_not_are_named(
+    primary: SequenceState | None, opened: SequenceState | None
+) -> None:
+    observation = sequences_seen(primary, opened)
+    assert seen(observation) == (Result.FAILED, {Symptom.CONTENTS})
+    assert observation.said.startswith("sequence app.public.ids: ")
+
+
+def test_where_a_sequence_is_can_be_read() -> None:
+    assert sequences_seen(UP, NEW).said == (
+        "sequence app.public.ids: begins with 1, on the primary at 7 (step 1, logged to 33)"
+    )
+    assert sequences_seen(UP, None).said.startswith("sequence app.public.ids: not there, on the")
 
 
 def test_other_data_checksums_are_a_fault_of_their_own() -> None:
