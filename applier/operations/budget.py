@@ -154,6 +154,11 @@ class Budget:
             cgroups = self._sharing.cgroups
             self.is_contained = cgroups.contain(self._instance.name, pid, limit_mb)
 
+    def release(self) -> None:
+        """The server was stopped.  Blocks shortly."""
+        self._sharing.cgroups.remove(self._instance.name)
+        self.is_contained = False
+
     # --- turns: seeds -------------------------------------------------------------------------
 
     def may_seed(self) -> bool:

@@ -264,6 +264,8 @@ class Fleet:
         if not removal.keep_data and not _is_bucket(self._declared):
             extra.append(self._declared.seeds_directory / name)
         remove_instance(directories_of(self._declared, places, volumes), removal, extra)
+        cgroups = host.sharing.cgroups
+        (cgroups.lift if removal.keep_server else cgroups.remove)(name)
 
     async def _on_disk(self, host: Host, instance: Instance) -> rules.OnDisk:
         restores = len(await asyncio.to_thread(running_restores, instance.directory))

@@ -37,6 +37,7 @@ def make_standby(instance: Instance, installation: Installation, *, opened: bool
         ),
         opened=opened,
         contain=instance.budget.contain,
+        release=instance.budget.release,
     )
 
 

@@ -77,6 +77,39 @@ class Cgroups:
             return False
         return True
 
+    def remove(self, name: str) -> None:
+        """That server was stopped: nothing of its limit stays.  Never raises: what is in use by a
+        process that ends later stays, empty, until the server is stopped the next time."""
+        if self.parent is None:
+            return
+        group = self.parent / (PREFIX + name)
+        try:
+            group.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning(
+                "a cgroup can't be removed", instance=name, cgroup=str(group), why=str(error)
+            )
+
+    def lift(self, name: str) -> None:
+        """That server runs on, and is not ours any more: the kernel holds it to nothing.  Never
+        raises."""
+        if self.parent is None:
+            return
+        group = self.parent / (PREFIX + name)
+        try:
+            for limit in ("memory.high", "memory.max"):
+                if group.is_dir():
+                    _write(group / limit, "max")
+        except OSError as error:
+            log.warning(
+                "the kernel still limits a server's memory",
+                instance=name,
+                cgroup=str(group),
+                why=str(error),
+            )
+
 
 def _own_directory(proc: Path) -> Path | None:
     """Ours in the file system; None: it is none of version 2, or the topmost that is seen here."""

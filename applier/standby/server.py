@@ -62,7 +62,7 @@ class Standby:
     tablespaces: whose notes are kept up to date while the server runs.  opened: whether the
     server may be out of recovery, because a promotion was begun.  Without it a data directory
     that is no standby any more is not started.  contain: is called in a thread with the process
-    id of each server that was started or adopted.
+    id of each server that was started or adopted; release: so when it was stopped.
 
     Make sure first that the version check passes and that `prepare` was called once for the
     seed.  Then either keep `watch` running as a task, or call the other methods on their own
@@ -81,10 +81,12 @@ class Standby:
         *,
         opened: bool = False,
         contain: Callable[[int], None] = lambda pid: None,
+        release: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._contain = contain
+        self._release = release
         self._layout = layout
         self._server = server
         self._tablespaces = tablespaces
@@ -437,6 +439,7 @@ class Standby:
                 )
             else:
                 self._unwatch_pid()
+                await asyncio.to_thread(self._release)
                 return [Exited("stopped")]
         # `_look` sees its end, should it come.
         return []

@@ -49,10 +49,20 @@ def test_the_kernel_holds_a_server_and_its_processes_to_the_share(
     process: int, group: Path
 ) -> None:
     cgroups = Cgroups.find()
-    assert cgroups.contain(group.name.removeprefix(PREFIX), process, SHARE_MB)
+    name = group.name.removeprefix(PREFIX)
+    assert cgroups.contain(name, process, SHARE_MB)
     limits = [int((group / name).read_text()) for name in ("memory.high", "memory.max")]
     assert limits == [SHARE_MB << 20, MAX_PER_HIGH * SHARE_MB << 20]
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     inside = (group / "cgroup.procs").read_text().split()
     assert sorted(inside) == sorted([str(process), *children])
     assert len(inside) == 2
+
+    cgroups.lift(name)
+    assert {(group / f"memory.{each}").read_text() for each in ("high", "max")} == {"max\n"}
+    cgroups.remove(name)
+    assert group.is_dir(), "they are still in it"
+    os.killpg(process, signal.SIGKILL)
+    wait_until(lambda: not (group / "cgroup.procs").read_text(), 10, "they have ended")
+    cgroups.remove(name)
+    assert not group.exists()

@@ -69,6 +69,8 @@ class Site:
         self.server = Server(installation, self.layout.data, self.run_as)
         self.port = free_port()
         self._standbys: list[Standby] = []
+        self.limits: list[str] = []
+        """What was said of the kernel's."""
 
     def seed(self) -> None:
         """What a seed leaves: a base backup of the running primary."""
@@ -99,6 +101,8 @@ class Site:
             self.profile,
             tablespaces,
             opened=opened,
+            contain=lambda pid: self.limits.append(f"{pid} is held"),
+            release=lambda: self.limits.append("none"),
         )
         self._standbys.append(standby)
         return standby
@@ -278,8 +282,12 @@ async def test_the_next_applier_adopts_the_running_standby(site: Callable[[int],
     await follows(fourth, place.primary)
     await fourth.close()
 
+    last_pid = fourth.status().pid
+    assert place.limits[:3] == [f"{pid} is held"] * 3, "the third found it so, and starts it anew"
+    assert place.limits[-1] == f"{last_pid} is held"
     await place.standby(settings={"work_mem": "8MB"}).stop()
     assert place.server.running_pid() is None
+    assert place.limits[-2:] == [f"{last_pid} is held", "none"]
 
 
 async def test_a_killed_standby_is_started_again_and_a_session_not_kept_for_nothing(

@@ -337,6 +337,19 @@ async def test_the_kernel_leaves_a_server_the_buffers_that_its_operator_gave_it(
     change_settings(orders, shared_buffers_mb=2048)
     orders.budget.contain(os.getpid())
     assert int(high.read_text()) > 4096 << 20
+    assert orders.budget.is_contained
+
+
+async def test_a_server_that_was_stopped_is_held_to_nothing(
+    service: Service, tmp_path: Path
+) -> None:
+    orders = service.open_instances["orders"]
+    service.host.sharing.cgroups = Cgroups(tmp_path)
+    (tmp_path / "logship-standby-orders").mkdir()
+    orders.budget.is_contained = True
+    orders.budget.release()
+    assert list(tmp_path.iterdir()) == []
+    assert not orders.budget.is_contained
 
 
 # --- the disk -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from applier.operations.record import Fence, Promotion
 from applier.retention.leases import HeldLease
 from applier.service import Service, promote_offline
 from applier.settings import ApplierSettings
+from applier.standby.cgroups import Cgroups
 from logship import durable
 from logship.errors import Code, LogshipError, RefusedError, UsageError
 from logship.frames import SeedBegin
@@ -69,6 +70,14 @@ def files_of(directory: Path) -> list[str]:
         for each in [*directories, *files]
         if NAME in str(Path(where) / each)
     )
+
+
+def cgroup(service: Service, directory: Path) -> Path:
+    """A directory in place of the one that the kernel would limit its server by."""
+    service.host.sharing.cgroups = Cgroups(directory / "cgroup")
+    group = directory / "cgroup" / f"logship-standby-{NAME}"
+    group.mkdir(parents=True)
+    return group
 
 
 def promoted() -> dict[str, object]:
@@ -253,10 +262,12 @@ async def test_what_is_removed_is_gone_everywhere(
     await fill(service.open_instances[NAME], listener)
     kept = service.settings.seeds_directory / NAME / "1-17" / "seeds"
     kept.mkdir(parents=True)
+    group = cgroup(service, shared_tmp_path)
     assert files_of(shared_tmp_path)
     removed = await service.remove_instance(NAME, keep_data=False, promoted=False)
     assert removed == {"name": NAME, "removed": True, "keep_data": False, "keep_server": False}
     assert files_of(shared_tmp_path) == []
+    assert not group.exists() and group.parent.is_dir()
     assert list(service.open_instances) == list(service.host.settings.instances) == ["orders"]
     await add(service)
     assert service.open_instances[NAME].record.incarnation is None
@@ -305,8 +316,11 @@ async def test_a_promoted_one_is_not_removed_by_a_slip(
     assert service.open_instances[NAME] is instance and instance.failure is None
     sharing, told = service.host.sharing, [""]
     sharing.promoted(NAME, lambda: told.append("a server that nobody here keeps any more"))
+    group = cgroup(service, shared_tmp_path)
     kept = await service.remove_instance(NAME, keep_data=True, promoted=False)
     assert kept["keep_server"]
+    assert (group / "memory.max").read_text() == "max", "it is held to nothing any more"
+    shutil.rmtree(group)
     sharing.promoted("orders", lambda: None)
     assert told == [""]
     assert (await add(service))["port"] == 6543, "where its clients are"

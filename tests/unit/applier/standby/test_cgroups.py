@@ -75,6 +75,41 @@ def test_a_server_gets_a_cgroup_beside_our_own_with_its_share_as_limit(
     assert (group / "memory.high").read_text() == str(400 * MEGABYTE)
 
 
+def without_files(group: Path) -> None:
+    """The kernel's own are no obstacle to a directory's end."""
+    for file in group.iterdir():
+        file.unlink()
+
+
+def test_what_was_made_for_a_server_goes_with_it(host: Host, process: int) -> None:
+    cgroups = host.find()
+    cgroups.remove("orders")
+    assert cgroups.contain("orders", process, 100)
+    group = host.parent / "logship-standby-orders"
+    cgroups.remove("orders")  # as where a process is still in it
+    assert (group / "memory.max").read_text() == str(200 * MEGABYTE)
+    without_files(group)
+    cgroups.remove("stock")
+    assert group.is_dir()
+    cgroups.remove("orders")
+    assert not group.exists()
+    Cgroups(None).remove("orders")
+
+
+def test_a_server_that_is_left_to_another_is_held_to_nothing(host: Host, process: int) -> None:
+    cgroups = host.find()
+    cgroups.lift("orders")
+    group = host.parent / "logship-standby-orders"
+    assert not group.exists()
+    assert cgroups.contain("orders", process, 100)
+    cgroups.lift("orders")
+    assert {(group / f"memory.{name}").read_text() for name in ("high", "max")} == {"max"}
+    (group / "memory.max").unlink()
+    (group / "memory.max").mkdir()
+    cgroups.lift("orders")
+    Cgroups(None).lift("orders")
+
+
 def test_who_is_alone_in_what_is_seen_of_the_cgroups_has_no_place(tmp_path: Path) -> None:
     cgroups = Host(tmp_path, own="/").find()
     assert cgroups.parent is None
