@@ -64,6 +64,8 @@ def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
     ends it.
     """
     begun_at, began = time.time(), time.monotonic()
+    for line in engine.remove_left_behind():
+        say(line)
     for note in plan.notes:
         say(note)
     _look_ahead(plan, engine, say)

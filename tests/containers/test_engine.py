@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +19,18 @@ from logship.rehearsal.running import rehearse
 from tests.containers.engine_contract import EngineContract
 from tests.support.base_images import BaseImages
 
+REHEARSES = """
+import sys, time
+from logship.rehearsal.engine.containers import ContainerEngine
+engine = ContainerEngine()
+engine.machine("primary", sys.argv[1])
+print(engine.session, flush=True)
+time.sleep(600)
+"""
 
-def left_of(engine: ContainerEngine, client: Any) -> list[str]:
-    wanted = {"label": f"{SESSION_LABEL}={engine.session}"}
+
+def left_of(session: str, client: Any) -> list[str]:
+    wanted = {"label": f"{SESSION_LABEL}={session}"}
     return [
         each.name
         for group in (
@@ -36,7 +49,7 @@ class TestContainers(EngineContract):
         engine = ContainerEngine()
         yield engine
         engine.close()
-        assert left_of(engine, container_client) == []
+        assert left_of(engine.session, container_client) == []
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -66,6 +79,37 @@ def test_an_image_with_a_server_and_nothing_else(
     assert len(own) == 2
     machine.remove()
     assert own.isdisjoint(volume.name for volume in container_client.volumes.list())
+
+
+def test_what_a_killed_rehearsal_left_goes_and_nothing_of_one_that_lives(
+    container_client: Any,
+    base_images: BaseImages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    image = base_images.bare()
+    engine = ContainerEngine()
+    try:
+        living = engine.machine("primary", image)
+        command = [sys.executable, "-c", REHEARSES, image]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            session = other.stdout.readline().strip()
+            try:
+                assert engine.remove_left_behind() == ()
+            finally:
+                other.kill()
+        assert len(left_of(session, container_client)) == 3, "a container, its home, a network"
+        (said,) = engine.remove_left_behind()
+        assert said.endswith(f"with the label {SESSION_LABEL}={session}")
+        assert left_of(session, container_client) == []
+        assert engine.remove_left_behind() == ()
+        assert living.run(["true"]).returncode == 0
+    finally:
+        engine.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_image_without_a_server_is_refused(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from logship.rehearsal.engine.local import LocalEngine
 from logship.rehearsal.engine.local_code import copy_dependencies, copy_python
 from tests.containers.engine_contract import EngineContract
 from tests.support.installations import older_minor_dir, postgres_dir
-from tests.support.processes import server_run_as
+from tests.support.processes import processes_below, server_run_as
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -69,6 +72,43 @@ class TestLocal(EngineContract):
         assert fork.run(["readlink", "link", "outside"]).stdout == f"{fork.home}/space\n/etc\n"
         fork.remove()
         machine.remove()
+
+
+REHEARSES = """
+import sys, time
+from logship.rehearsal.engine.local import LocalEngine
+machine = LocalEngine().machine("primary", sys.argv[1])
+machine.write(machine.home / "file", "")
+machine.start(["sh", "-c", "setsid tail -f $PWD/file; true"], "reader")
+print(machine.home, flush=True)
+time.sleep(300)
+"""
+
+
+def test_what_a_killed_rehearsal_left_goes_and_nothing_of_one_that_lives(
+    shared_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(shared_tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    engine = LocalEngine()
+    living = engine.machine("primary", str(postgres_dir(16)))
+    command = [sys.executable, "-c", REHEARSES, str(postgres_dir(16))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        home = Path(other.stdout.readline().strip())
+        try:
+            wait_until(lambda: processes_below(home), 30, "what it started")
+            assert engine.remove_left_behind() == ()
+        finally:
+            other.kill()
+    assert home.is_dir() and processes_below(home)
+    (said,) = engine.remove_left_behind()
+    assert said == f"removed what was left of a rehearsal that was killed: {home.parent}"
+    assert not home.parent.exists() and not processes_below(home)
+    assert engine.remove_left_behind() == ()
+    assert living.run(["true"]).returncode == 0
+    engine.close()
+    assert list(shared_tmp_path.iterdir()) == []
 
 
 @pytest.mark.on_disk  # hundreds of MB

@@ -2,6 +2,7 @@
 
     containers  machines that are containers (Docker, Podman), by testcontainers
     local       machines that are directories and processes of this host
+    left_behind what a rehearsal leaves that is killed
 
 Everything else sees them by the protocols here.  All of it blocks: a rehearsal is one thread
 with a few watchers beside it.
@@ -191,5 +192,10 @@ class Engine(Protocol):
 
     def facts(self, image: str) -> ImageFacts:
         """What is in an image, as `machine` takes it.  Raises LogshipError as that does."""
+
+    def remove_left_behind(self) -> tuple[str, ...]:
+        """Remove what is left of rehearsals of this host and account that were killed; what is of
+        one that lives stays.  Returns what a person is to be told, a line each.  Never raises
+        LogshipError."""
 
     def close(self) -> None: ...

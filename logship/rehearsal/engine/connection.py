@@ -27,7 +27,8 @@ def connect() -> Any:
     try:
         import docker
         from testcontainers.core.config import testcontainers_config
-        from testcontainers.core.docker_client import get_docker_host
+
+        host = engine_host()
     except ImportError as error:
         raise LogshipError(
             Code.NO_CONTAINER_ENGINE,
@@ -36,7 +37,6 @@ def connect() -> Any:
         ) from error
     # It would clean up after us with an image of a registry, which is not always to be had.
     testcontainers_config.ryuk_disabled = True
-    host = get_docker_host() or "unix:///var/run/docker.sock"
     try:
         _knock(host)
         client = docker.DockerClient(
@@ -55,6 +55,13 @@ def connect() -> Any:
         ) from error
     client.api.timeout = _REQUEST_SECONDS
     return client
+
+
+def engine_host() -> str:
+    """Where the engine is looked for.  Raises ImportError: testcontainers is not installed."""
+    from testcontainers.core.docker_client import get_docker_host
+
+    return get_docker_host() or "unix:///var/run/docker.sock"
 
 
 def _knock(host: str) -> None:

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from logship.errors import Code, LogshipError
+from logship.redaction import redact
 from logship.rehearsal.engine import (
     CURRENT_LOGSHIP,
     RUN_SECONDS,
@@ -37,7 +38,7 @@ from logship.rehearsal.engine.code_volumes import (
     python_command,
     supervision_command,
 )
-from logship.rehearsal.engine.connection import connect, engine_errors
+from logship.rehearsal.engine.connection import connect, engine_errors, engine_host
 from logship.rehearsal.engine.exchange import (
     Call,
     Conversation,
@@ -48,6 +49,12 @@ from logship.rehearsal.engine.exchange import (
     run_once,
 )
 from logship.rehearsal.engine.images import Images, Probed
+from logship.rehearsal.engine.left_behind import (
+    DIRECTORY,
+    Note,
+    remove_directory,
+    remove_left_behind,
+)
 
 HOME = PurePosixPath("/var/lib/rehearsal")
 ACCOUNT = "postgres"
@@ -68,6 +75,8 @@ class ContainerEngine:
         """Raises LogshipError(NO_CONTAINER_ENGINE) if there is none."""
         self.client = connect()
         self.session = uuid.uuid4().hex[:12]
+        self._kind = f"{SESSION_LABEL} at {redact(engine_host())}"
+        self._note = Note(self._kind, self.session)
         self.labels = {SESSION_LABEL: self.session}
         self.images = Images(self.client, self.labels)
         self.code = CodeVolumes(self.client, self.labels)
@@ -117,22 +126,38 @@ class ContainerEngine:
                 self._network = Network(docker_network_kw={"labels": self.labels}).create()
         return self._network
 
+    def remove_left_behind(self) -> tuple[str, ...]:
+        # A copy of an instance is made in a directory of this host.
+        return remove_left_behind({DIRECTORY: remove_directory, self._kind: self._remove_session})
+
     def close(self) -> None:
         """Removes all that has this rehearsal's label, whatever is known of it here."""
         for machine in self._machines:
             with suppress(LogshipError):  # what is left is found by its label
                 machine.remove()
-        with engine_errors("not all of a rehearsal could be removed"):
-            wanted = {"label": f"{SESSION_LABEL}={self.session}"}
-            for container in self.client.containers.list(all=True, filters=wanted):
-                _remove(container, v=True)
-            for volume in self.client.volumes.list(filters=wanted):
-                _remove(volume)
-            if self._network is not None:
-                self._network.remove()
-                self._network._docker.client.close()
-                self._network = None
+        self._remove_session(self.session)
+        if self._network is not None:
+            self._network._docker.client.close()
+            self._network = None
+        self._note.withdraw()
         self.client.close()
+
+    def _remove_session(self, session: str) -> str:
+        """All that has the label of a rehearsal; see `left_behind.Remove`."""
+        label = f"{SESSION_LABEL}={session}"
+        wanted = {"label": label}
+        with engine_errors("not all of a rehearsal could be removed"):
+            containers = self.client.containers.list(all=True, filters=wanted, ignore_removed=True)
+            for container in containers:
+                _remove(container, force=True, v=True)
+            volumes = self.client.volumes.list(filters=wanted)
+            for volume in volumes:
+                _remove(volume, force=True)
+            networks = self.client.networks.list(filters=wanted)
+            for network in networks:
+                _remove(network)
+        there_was_any = containers or volumes or networks
+        return f"containers, volumes and networks with the label {label}" if there_was_any else ""
 
 
 class ContainerMachine:
@@ -311,7 +336,7 @@ class ContainerMachine:
             engine_errors(f"machine {self.name} can't be removed"),
             suppress(docker.errors.NotFound),
         ):
-            _remove(self._client.volumes.get(self.volume))
+            _remove(self._client.volumes.get(self.volume), force=True)
 
     def _end(self) -> None:
         self._attendants.end()
@@ -415,4 +440,4 @@ def _remove(thing: Any, **how: bool) -> None:
     import docker
 
     with suppress(docker.errors.NotFound):
-        thing.remove(force=True, **how)
+        thing.remove(**how)

@@ -29,6 +29,12 @@ from logship.rehearsal.engine import (
     attendant,
 )
 from logship.rehearsal.engine.attendants import Attendants, Imports, program_of
+from logship.rehearsal.engine.left_behind import (
+    DIRECTORY,
+    NotedDirectory,
+    remove_directory,
+    remove_left_behind,
+)
 from logship.rehearsal.engine.local_code import CodeDirectory
 from logship.rehearsal.engine.local_processes import LocalLine, LocalProcess, kill_below
 
@@ -50,9 +56,8 @@ class LocalEngine:
 
     def __init__(self) -> None:
         self._run_as = _account()
-        # Short, as paths of unix sockets must be; open, as another account goes through it.
-        self._directory = Path(tempfile.mkdtemp(prefix="logship-"))
-        self._directory.chmod(0o755)
+        self._noted = NotedDirectory()
+        self._directory = self._noted.path
         code = self._directory / "code"
         code.mkdir(mode=0o755)
         self._code = CodeDirectory(code, self._run_as)
@@ -67,9 +72,12 @@ class LocalEngine:
         self._machines.append(machine)
         return machine
 
+    def remove_left_behind(self) -> tuple[str, ...]:
+        return remove_left_behind({DIRECTORY: remove_directory})
+
     def close(self) -> None:
         with contextlib.ExitStack() as all_of_them:  # whatever one of them raises
-            all_of_them.callback(shutil.rmtree, self._directory, ignore_errors=True)
+            all_of_them.callback(self._noted.remove)
             for machine in self._machines:
                 all_of_them.callback(machine.remove)
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from logship.errors import Code, LogshipError
 from logship.postgres.process import stop_server
+from logship.rehearsal.engine.left_behind import NotedDirectory
 from logship.rehearsal.plan import Database
 
 _APPLIER = "from applier.commands import main; raise SystemExit(main())"
@@ -35,10 +34,8 @@ def copy_of(database: Database) -> Iterator[Path | None]:
     if not database.instance:
         yield None
         return
-    directory = Path(tempfile.mkdtemp(prefix="logship-"))
-    # The server's account goes through it.
-    directory.chmod(0o755)
-    data = directory / "restored" / "data"
+    directory = NotedDirectory()
+    data = directory.path / "restored" / "data"
     try:
         _restore(database, data.parent)
         stop_server(data)
@@ -47,7 +44,7 @@ def copy_of(database: Database) -> Iterator[Path | None]:
     finally:
         with contextlib.suppress(LogshipError):
             stop_server(data, "immediate")
-        shutil.rmtree(directory, ignore_errors=True)
+        directory.remove()
 
 
 def _restore(database: Database, into: Path) -> None:
@@ -56,9 +53,15 @@ def _restore(database: Database, into: Path) -> None:
         *("--into", into, "--port", str(_free_port()), "--listen", "", "--json"),
     ]
     if database.applier_settings is not None:
-        command += ["--config", database.applier_settings]
+        command += ["--config", database.applier_settings.absolute()]
+    # Where it works it is found by whoever removes what we leave if we are killed.
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=into.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         out, err = process.communicate()

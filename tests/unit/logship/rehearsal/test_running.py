@@ -35,6 +35,9 @@ class Anything:
 
     def say(self, text: str) -> None: ...
 
+    def remove_left_behind(self) -> tuple[str, ...]:
+        return ("removed what was left",)
+
     def wait_protected(self) -> None: ...
 
     def compat(self) -> Verdict:
@@ -101,13 +104,16 @@ def rehearsed_with(monkeypatch: pytest.MonkeyPatch, changes: Changes) -> Report:
     return running.rehearse(plan, cast(Engine, Anything()), print)
 
 
-def test_all_steps_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_steps_are_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = rehearsed(monkeypatch, "")
     before, one, two = report.steps
     assert report.protected
     assert one.observations == (SEEN_APART, *WELL.observations)
     assert (one.outage, one.details) == (Outage(writes_seconds=1.0), {"a": 1})
     assert [each.rule for each in before.findings] == ["known-bad-minors"]
+    assert capsys.readouterr().out.startswith("removed what was left\n")
     assert (one.findings, two.findings) == ((), ()), "a standing warning is told once"
 
 
