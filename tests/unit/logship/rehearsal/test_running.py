@@ -183,4 +183,4 @@ def test_an_image_without_the_major_is_told_before_anything_is_built(
     said: list[str] = []
     with pytest.raises(AssertionError, match="it was built"):
         running.rehearse(plan, cast(Engine, engine), said.append)
-    assert said[0].startswith(f"step 1 ({step.title}) will not be made: postgres:16.9 has no")
+    assert said[-1].startswith(f"step 1 ({step.title}) will not be made: postgres:16.9 has no")
