@@ -7,8 +7,8 @@ and a new one made with a new hello.
 - `keys`: CURVE key files.
 - `transport`: `Dealer` and `Router`, plain pyzmq sockets on the event loop (`pump`).
 - `shipper_session`, `applier_session`: the protocol; `events` is what they return,
-  `states` their tables, `windows` the byte accounts and the seed's outbox, `acks` the
-  applier's acknowledgements.
+  `states` their tables, `windows` the byte accounts and the seed's outbox, `wal_inbox` and
+  `seed_inbox` the applier's accounts of what came, `acks` its acknowledgements.
 - `alarm`: the timer that a session's shell needs.
 - `instances`: which connection holds an instance, and which key may.
 

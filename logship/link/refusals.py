@@ -46,3 +46,12 @@ def version_mismatch(theirs: tuple[int, int], ours: tuple[int, int]) -> LogshipE
         f"this applier {low} to {high}",
         f"upgrade the {older}: neighbouring versions talk to each other",
     )
+
+
+def bad_frame(why: str) -> LogshipError:
+    """A shipper's frame that ends its session."""
+    return LogshipError(
+        Code.BAD_FRAME,
+        f"the shipper sent what the protocol does not allow: {why}",
+        "check that both sides run versions of Logship that may talk",
+    )

@@ -15,7 +15,6 @@ from collections import deque
 from typing import Final
 
 from logship.frames import (
-    MAX_PAYLOAD_BYTES,
     SEED_WINDOW_BYTES,
     Payload,
     SeedBegin,
@@ -155,63 +154,3 @@ class SeedOutbox:
         if seed_id or self.acked_sequence:
             return None
         return [(self.begin, None), *self._items]
-
-
-class SeedInbox:
-    """The applier's account of a seed: which chunk is next, and how much waits to be used."""
-
-    def __init__(self) -> None:
-        self.seed_id = ""
-        """The seed in progress, or ""."""
-        self.forgotten_id = ""
-        """The last one that ended or was given up: late chunks of it are no offence."""
-        self.chain_begins_for = ""
-        """The seed whose begin was handed up and not answered: acks would be of the chain
-        before it."""
-        self.epoch = 0
-        self.expected = 0
-        self.acked = 0
-        self._costs: deque[int] = deque()  # of the chunks from `acked` on
-        self._size_bytes = 0
-
-    def begin(self, seed_id: str) -> None:
-        self.resume(seed_id, 0)
-        self.chain_begins_for = seed_id
-        self.epoch += 1
-
-    def resume(self, seed_id: str, sequence: int) -> None:
-        self.seed_id = seed_id
-        self.expected = self.acked = sequence
-        self._costs.clear()
-        self._size_bytes = 0
-
-    def forget(self, seed_id: str) -> None:
-        if seed_id == self.seed_id:
-            self.resume("", 0)
-            self.epoch += 1
-        self.forgotten_id = seed_id
-
-    def add(self, payload: Payload) -> bool:
-        """Chunk `expected` is here.  False if the sender has overrun the window."""
-        self._costs.append(seed_item_cost(payload))
-        self._size_bytes += self._costs[-1]
-        self.expected += 1
-        return self._size_bytes <= SEED_WINDOW_BYTES + MAX_PAYLOAD_BYTES + SEED_ITEM_COST_BYTES
-
-    def settle(self, next_sequence: int) -> None:
-        """Chunks below `next_sequence` are done with.  Raises ValueError if they never came."""
-        if not self.acked <= next_sequence <= self.expected:
-            raise ValueError(f"{next_sequence} acked, {self.expected} is expected next")
-        while self.acked < next_sequence:
-            self._size_bytes -= self._costs.popleft()
-            self.acked += 1
-
-    def set_back(self, sequence: int) -> bool:
-        """Chunk `sequence` and all after it must come again.  False if that is so already."""
-        if not self.acked <= sequence < self.expected:
-            return False
-        while self.expected > sequence:
-            self._size_bytes -= self._costs.pop()
-            self.expected -= 1
-        self.epoch += 1
-        return True

@@ -26,7 +26,7 @@ from applier.store.evidence import Evidence
 from applier.store.positions import ChainPositions, Extent, Fits, Gap
 from applier.store.segments import SegmentFiles
 from logship import wal
-from logship.link.applier_session import ApplierSession
+from logship.link.wal_inbox import WalInbox
 from logship.lsn import Lsn, Position
 from shipper.sources.stream import StreamSource
 
@@ -68,7 +68,7 @@ def accept_other_bytes() -> Any:
 def accept_a_gap() -> Any:
     """A span that starts beyond the end is taken for the next one."""
     honest = ChainPositions.accept
-    honest_span = ApplierSession._on_span
+    honest_take = WalInbox.take
 
     def accept(self: Any, timeline: int, start: int, size: int, histories: Any) -> Any:
         verdict = honest(self, timeline, start, size, histories)
@@ -85,17 +85,17 @@ def accept_a_gap() -> Any:
         first = wal.segment_start(start, self._line.segment_bytes)
         return current is None or (current.timeline, current.start_lsn) != (timeline, first)
 
-    def on_span(self: Any, span: Any, payload: Any, now: float) -> Any:
+    def take(self: Any, span: Any, payload: Any, now: float) -> Any:
         here = Position(span.timeline, Lsn(span.start_lsn))
-        if self._expected is not None and here > self._expected:
-            self._expected = here
-        return honest_span(self, span, payload, now)
+        if self.expected is not None and here > self.expected:
+            self.expected = here
+        return honest_take(self, span, payload, now)
 
     return _all(
         patch(ChainPositions, "accept", accept),
         patch(ChainPositions, "advance", advance),
         patch(SegmentFiles, "opens_segment", opens_segment),
-        patch(ApplierSession, "_on_span", on_span),
+        patch(WalInbox, "take", take),
     )
 
 

@@ -234,8 +234,8 @@ class ApplierMachine(RuleBasedStateMachine):
     @invariant()
     def what_it_holds_is_bounded(self) -> None:
         session = self.session
-        assert session._flight.size_bytes <= WINDOW_BYTES
-        assert session._repeated_bytes <= 2 * WINDOW_BYTES + S
+        assert session._wal.flight.size_bytes <= WINDOW_BYTES
+        assert session._wal.repeated_bytes <= 2 * WINDOW_BYTES + S
         assert session._frames <= MAX_WAITING_FRAMES + 1
         assert session._seed._size_bytes <= SEED_WINDOW_BYTES + 2 * (8 << 20)
         assert len(session._seed._costs) <= 2 + SEED_WINDOW_BYTES // SEED_ITEM_COST_BYTES * 2

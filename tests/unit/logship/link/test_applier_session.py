@@ -30,8 +30,8 @@ from logship.frames import (
     TimelineHistory,
     encode,
 )
+from logship.link.acks import ACK_DELAY_SECONDS
 from logship.link.applier_session import (
-    ACK_DELAY_SECONDS,
     DECIDING_HEARTBEAT_SECONDS,
     HELLO_TIMEOUT_SECONDS,
     MAX_WAITING_FRAMES,
