@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from applier.operations.instance import Instance
-from applier.receivers.link import MAX_CORRUPT_SPANS, LinkReceiver
+from applier.receivers.link import LinkReceiver
+from applier.receivers.link_connection import MAX_CORRUPT_SPANS
 from applier.service import Service
 from applier.settings import load_applier_settings
 from applier.store import Store

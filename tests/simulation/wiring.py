@@ -27,6 +27,7 @@ import applier.operations.record as record_module
 import applier.operations.sender as sender_module
 import applier.operations.version_check as version_check_module
 import applier.receivers.link as receiver_module
+import applier.receivers.link_connection as link_connection_module
 import applier.store.store as store_module
 import logship.wal as wal_module
 import shipper.agent.shipping as shipping_module
@@ -399,7 +400,7 @@ def _replacements(random: Random) -> list[Any]:
         patch(stream_module, "PrimaryQueries", SimPrimaryQueries),
         patch(stream_module, "EnvironmentWatch", SimEnvironmentWatch),
         patch(receiver_module, "Router", SimRouter),
-        patch(receiver_module, "time", SimClock),
+        patch(link_connection_module, "time", SimClock),
         patch(instance_module, "Store", SimStore),
         patch(arrival_module, "SeedReceiver", SimSeedReceiver),
         patch(instance_module, "Following", SimFollowing),
