@@ -13,5 +13,4 @@ promotion  open the standby, online or offline, and say what was lost
 apply_age  how old the oldest WAL is that the standby has not replayed
 pace       how fast a seed arrives
 state      the document that `shipper status` shows
-service    the process: all instances, the link, the API
 """

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.integration
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from applier.service import _become_owner
-_become_owner(Path(sys.argv[1]))
+from applier.service.offline import become_owner
+become_owner(Path(sys.argv[1]))
 Path(sys.argv[1], "made").write_text("x")
 print(os.geteuid(), os.getegid())
 """

@@ -14,9 +14,8 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from applier import service as service_module
 from applier.operations.record import InstanceRecord, Promotion, record_path, save_record
-from applier.service import Service
+from applier.service import Service, looking
 from applier.settings import load_applier_settings
 from applier.settings_budgets import BudgetsSettings
 from tests.support.fake_intake import new_keys
@@ -139,8 +138,8 @@ async def test_an_instance_that_is_slow_to_be_checked_again_does_not_keep_the_ot
     at_once: int,
     patience_seconds: float,
 ) -> None:
-    monkeypatch.setattr(service_module, "OPEN_AT_ONCE", at_once)
-    monkeypatch.setattr(service_module, "CHECK_AGAIN_SECONDS", patience_seconds)
+    monkeypatch.setattr(looking, "CHECK_AT_ONCE", at_once)
+    monkeypatch.setattr(looking, "CHECK_AGAIN_SECONDS", patience_seconds)
     service = make("slow", "other")
     await service.open(["slow", "other"])
     gate, checked = asyncio.Event(), []
@@ -156,7 +155,7 @@ async def test_an_instance_that_is_slow_to_be_checked_again_does_not_keep_the_ot
 
     for name, instance in service.open_instances.items():
         monkeypatch.setattr(instance.following, "check_again", check_of(name))
-    changed = asyncio.create_task(service._packages_changed(service.host))
+    changed = asyncio.create_task(service.looking.packages_changed())
     await until(lambda: checked == ["other"], "the other is checked")
     gate.set()
     await asyncio.wait_for(changed, 5)
@@ -171,7 +170,7 @@ async def test_who_would_run_on_what_did_not_answer_is_checked_again_and_nobody_
     save_record(service.settings.directory / "instances" / "other", other)
     await service.open(["ours", "other"])
     quick = msgspec.structs.replace(service.settings.postgres, look_seconds=0.01)
-    service.settings = msgspec.structs.replace(service.settings, postgres=quick)
+    service.host.settings = msgspec.structs.replace(service.host.settings, postgres=quick)
     unanswered, checked = [set[int](), {17}, set(), {16, 17}, {18}], list[str]()
     monkeypatch.setattr(
         service.host, "take_unanswered_majors", lambda: unanswered.pop(0) if unanswered else set()
@@ -187,10 +186,10 @@ async def test_who_would_run_on_what_did_not_answer_is_checked_again_and_nobody_
     for name, instance in service.open_instances.items():
         monkeypatch.setattr(instance.following, "check_again", check_of(name))
     with capture_logs() as said:
-        looking = asyncio.create_task(service._keep_looking_at_packages(service.host))
+        task = asyncio.create_task(service.looking.keep_looking_at_packages())
         await until(lambda: len(checked) == 3 and not unanswered, "they are checked")
-        looking.cancel()
-        await asyncio.wait({looking})
+        task.cancel()
+        await asyncio.wait({task})
     assert (checked[0], sorted(checked[1:])) == ("ours", ["other", "ours"])
     assert [(each["event"], each["instances"]) for each in said] == [
         ("an installation did not answer: it is asked again", names)
@@ -201,7 +200,7 @@ async def test_who_would_run_on_what_did_not_answer_is_checked_again_and_nobody_
 def test_the_limit_of_open_files_is_raised_as_far_as_we_may() -> None:
     code = (
         "import resource as r\n"
-        "from applier.service import allow_many_files\n"
+        "from applier.service.process import allow_many_files\n"
         "r.setrlimit(r.RLIMIT_NOFILE, (100, 700))\n"
         "allow_many_files()\n"
         "print(*r.getrlimit(r.RLIMIT_NOFILE))"

@@ -12,7 +12,6 @@ from unittest import mock
 import msgspec
 import pytest
 
-from applier import service as service_module
 from applier.budgets.memory import MemoryRule
 from applier.compat import Verdict
 from applier.fleet.places import Volumes
@@ -24,6 +23,7 @@ from applier.operations.state import instance_status
 from applier.receivers.seed.placement import read_placement
 from applier.retention.leases import HeldLease
 from applier.service import Service
+from applier.service import service as service_module
 from applier.settings import ApplierSettings
 from applier.walserver.status import StandbyState, StandbyStatus
 from logship import durable

@@ -52,7 +52,11 @@ def test_the_running_logship_is_packed_without_what_python_made_of_it() -> None:
     first.seek(0)
     with tarfile.open(fileobj=first) as archive:
         found = set(archive.getnames())
-    assert {"code/logship/__init__.py", "code/applier/service.py", "code/shipper/py.typed"} <= found
+    assert {
+        "code/logship/__init__.py",
+        "code/applier/settings.py",
+        "code/shipper/py.typed",
+    } <= found
     assert not any("__pycache__" in name for name in found)
 
 

@@ -1,16 +1,11 @@
-"""The applier as a process: all instances, the WAL server, the link and the API, joined."""
+"""All instances, the WAL server and the roads, joined; what the API serves."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import itertools
 import os
-import pwd
-import resource
-import signal
-import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,28 +13,27 @@ from typing import Any
 import structlog
 
 from applier.api.operations import Report
-from applier.api.server import ApiServer
 from applier.enrolment.address import own_address
 from applier.enrolment.desk import EnrolmentDesk
 from applier.enrolment.fleet import FleetInstances
-from applier.fleet.registry import Registry
-from applier.fleet.rules import effective
 from applier.operations.compat_report import compat_report
 from applier.operations.fleet import Fleet
 from applier.operations.host import Host
 from applier.operations.instance import Instance
-from applier.operations.promotion import promote, resume
+from applier.operations.promotion import promote
 from applier.operations.record import load_record
 from applier.operations.roads import Roads
 from applier.operations.state import instance_status
 from applier.operations.stopping import data_directories, stop_servers
 from applier.operations.switching import switch_installation
+from applier.service.finishing import Finishing
+from applier.service.looking import Looking
 from applier.settings import ApplierSettings
 from applier.standby.packages import PackageWatch
 from applier.walserver.server import WalServer
 from applier.walserver.status import StandbyStatus
-from logship import __version__, durable, status
-from logship.errors import Code, LogshipError, RefusedError, UsageError
+from logship import durable, status
+from logship.errors import Code, LogshipError, UsageError
 from logship.identity import Incarnation, Profile
 from logship.link.keys import load_pair
 from logship.postgres.run_as import RunAs
@@ -47,24 +41,13 @@ from logship.postgres.run_as import RunAs
 log = structlog.get_logger(__name__)
 
 OPEN_AT_ONCE = 16
-"""Instances that are taken up, or checked again, at the same time: one whose server is slow to
-start, or whose disk is, must not keep all others waiting."""
+"""Instances that are taken up at the same time: one whose server is slow to start, or whose disk
+is, must not keep all others waiting."""
 
 OPEN_AGAIN_SECONDS = 10.0
 RETENTION_SECONDS = 3600.0
-CHECK_AGAIN_SECONDS = 60.0
-"""How long an instance that is checked again, and may be started by that, keeps its turn: it goes
-on by itself then."""
-LOOK_PAUSE_SECONDS = 2.0
-"""Between two rounds of asking which running standby is to be looked into."""
 BUCKET_RETENTION_TURNS = 24
 """Of the hourly turns, one in so many looks into the bucket, which lists it."""
-
-MANY_FILES = 65536
-
-FIRST_FINISH_PAUSE_SECONDS = 1.0
-MAX_FINISH_PAUSE_SECONDS = 30.0
-"""Between tries to finish a promotion that was interrupted."""
 
 
 class Service:
@@ -93,10 +76,10 @@ class Service:
         self.roads: Roads | None = None
         """None until `make_roads`."""
         self._host: Host | None = None
-        self._packages = PackageWatch({})
+        self._looking: Looking | None = None
         self._left: list[Path] = []
         """Data directories of the servers that `close` let go of."""
-        self._finishing: set[str] = set()
+        self._finishing = Finishing()
         self._changes: set[asyncio.Task[dict[str, Any]]] = set()
 
     async def open(
@@ -113,7 +96,8 @@ class Service:
         settings = await self._fleet.load()
         self._host = Host(settings, self._run_as, [], self.wal_server)
         # First, so that what is installed meanwhile counts as a change.
-        self._packages = PackageWatch(await asyncio.to_thread(self._host.packages))
+        packages = PackageWatch(await asyncio.to_thread(self._host.packages))
+        self._looking = Looking(self._host, self.open_instances, packages)
         await self._host.discover()
         await asyncio.to_thread(
             durable.make_directory, self._host.standby_socket_directory("x").parent, 0o711
@@ -179,8 +163,7 @@ class Service:
 
     async def _take_up(self, instance: Instance) -> None:
         await self._open(instance, again=True)
-        if _is_unfinished(instance):
-            self._finish_in_background(instance)
+        self._finishing.go_on_with(instance)
 
     async def _open(self, instance: Instance, *, again: bool) -> None:
         try:
@@ -207,15 +190,13 @@ class Service:
                     instance.alarms.raise_error(error)
                     continue
             log.info("the instance is open after all", instance=instance.name)
-            if _is_unfinished(instance):
-                self._finish_in_background(instance)
+            self._finishing.go_on_with(instance)
             return
 
     def finish_promotions(self) -> None:
         """Go on with what a crash interrupted."""
         for instance in self.open_instances.values():
-            if _is_unfinished(instance):
-                self._finish_in_background(instance)
+            self._finishing.go_on_with(instance)
 
     def keep_retention(self) -> None:
         """From now on remove, now and then, what nothing needs any more."""
@@ -231,58 +212,15 @@ class Service:
                 await instance.retention.run_quietly(with_bucket=with_bucket)
                 await instance.former.remove_expired()
 
+    @property
+    def looking(self) -> Looking:
+        """There once it is open."""
+        assert self._looking is not None, "open it first"
+        return self._looking
+
     def keep_looking(self) -> None:
         """From now on look, now and then, for changed packages and into running standbys."""
-        assert self._host is not None
-        self._host.spawn(self._keep_looking_at_packages(self._host))
-        self._host.spawn(self._keep_looking_into_standbys())
-
-    async def _keep_looking_at_packages(self, host: Host) -> None:
-        while True:
-            await asyncio.sleep(self.settings.postgres.look_seconds)
-            if self._packages.look(await asyncio.to_thread(host.packages)):
-                await self._packages_changed(host)
-            elif majors := await asyncio.to_thread(host.take_unanswered_majors):
-                await self._ask_again(majors)
-
-    async def _packages_changed(self, host: Host) -> None:
-        await host.discover()
-        found = [f"{one.version} in {one.bin_dir}" for one in host.installations]
-        log.info("installed software changed: the versions are checked again", found=found)
-        await self._check_again(list(self.open_instances.values()))
-
-    async def _ask_again(self, majors: set[int]) -> None:
-        """Check the instances again that would run on an installation that did not answer."""
-        concerned = [
-            instance
-            for instance in self.open_instances.values()
-            if (profile := instance.record.profile) is not None and profile.major in majors
-        ]
-        if not concerned:
-            return
-        names = [instance.name for instance in concerned]
-        log.info("an installation did not answer: it is asked again", instances=names)
-        await self._check_again(concerned)
-
-    async def _check_again(self, instances: Sequence[Instance]) -> None:
-        turns = asyncio.Semaphore(OPEN_AT_ONCE)
-
-        async def check_in_turn(instance: Instance) -> None:
-            async with turns:
-                if self.open_instances.get(instance.name) is not instance:
-                    return  # it was removed meanwhile
-                # The instance's own work: it ends when that is removed.
-                checking = instance.spawn(instance.following.check_again(start=True))
-                await asyncio.wait({checking}, timeout=CHECK_AGAIN_SECONDS)
-
-        await asyncio.gather(*map(check_in_turn, instances))
-
-    async def _keep_looking_into_standbys(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_PAUSE_SECONDS)
-            for instance in list(self.open_instances.values()):
-                if instance.following.is_look_due():
-                    await asyncio.wait({instance.spawn(instance.following.look())})
+        self.looking.keep()
 
     async def close(self) -> None:
         """Let go of everything; the standbys run on.  A change of the fleet that runs is waited
@@ -322,9 +260,9 @@ class Service:
         try:
             return await promote(instance, report, incarnation=incarnation)
         finally:
-            if _is_unfinished(instance) and not instance.promotion_turn.locked():
+            if not instance.promotion_turn.locked():
                 # It failed where PostgreSQL may already be opening: there is no way back.
-                self._finish_in_background(instance)
+                self._finishing.go_on_with(instance)
 
     async def request_seed(self, name: str, why: str, source: str = "") -> dict[str, Any]:
         self._named(name)
@@ -411,170 +349,7 @@ class Service:
                 f"instances here: {known}",
             ) from None
 
-    def _finish_in_background(self, instance: Instance) -> None:
-        if instance.name not in self._finishing:
-            self._finishing.add(instance.name)
-            finishing = instance.spawn(self._finish_promotion(instance))
-            finishing.add_done_callback(lambda _: self._finishing.discard(instance.name))
-
-    async def _finish_promotion(self, instance: Instance) -> None:
-        """Until it is done: nothing else may become of a fenced instance."""
-        pause_seconds = FIRST_FINISH_PAUSE_SECONDS
-        alarm: Code | None = None
-        while _is_unfinished(instance):
-            try:
-                await resume(
-                    instance, lambda step, facts: log.info("promotion", step=step, **facts)
-                )
-            except (LogshipError, OSError) as error:
-                # An operator's own try may be under way: that is no alarm.
-                if not instance.promotion_turn.locked():
-                    failure = _as_logship_error(instance, error)
-                    alarm = failure.code
-                    instance.alarms.raise_error(failure)
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, MAX_FINISH_PAUSE_SECONDS)
-        if alarm is not None:
-            instance.alarms.clear(alarm)
-
     def _standby_reported(self, name: str, reported: StandbyStatus) -> None:
         instance = self.open_instances.get(name)
         if instance is not None:
             instance.following.status_changed(reported)
-
-
-def _is_unfinished(instance: Instance) -> bool:
-    """Whether a promotion of it was begun that neither came to its end nor was taken back."""
-    return instance.record.fence is not None and instance.record.promotion is None
-
-
-def _as_logship_error(instance: Instance, error: LogshipError | OSError) -> LogshipError:
-    if isinstance(error, LogshipError):
-        return error
-    return LogshipError(
-        Code.PROMOTE_FAILED,
-        f"the promotion of {instance.name} can't be finished: {error}",
-        "mend the disk; it is tried again by itself",
-        retryable=True,
-    )
-
-
-def run(settings: ApplierSettings) -> None:
-    """The process: `serve` in an event loop of its own.  Raises LogshipError."""
-    allow_many_files()
-    asyncio.run(serve(settings))
-
-
-def allow_many_files() -> None:
-    """Raise our limit of open files, as far as we may: an instance takes five or so, and what
-    shells set (1024) is meant for programs that can't count further."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return
-    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-
-
-async def serve(settings: ApplierSettings) -> None:
-    """Receive, keep and replay until SIGTERM or SIGINT.  Raises LogshipError.
-
-    The servers run on, unless `standby.stop_with_applier` says otherwise.
-    """
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    log.info("applier starts", version=__version__)
-    async with contextlib.AsyncExitStack() as stack:
-        if settings.has_link:
-            load_pair(settings.link.secret_key_file)  # what is wrong with it is said at once
-        service = Service(settings)
-        await service.open()
-        if settings.standby.stop_with_applier:
-            stack.push_async_callback(service.stop_servers)
-        stack.push_async_callback(service.close)
-        stack.push_async_callback(service.close_roads)
-        roads = service.make_roads()
-        api = ApiServer(service, settings.api.socket, group=settings.api.group)
-        await api.start()
-        stack.push_async_callback(api.stop)
-        service.finish_promotions()
-        service.keep_retention()
-        service.keep_looking()
-        roads.start()
-        # What is here by now stays.  A full collection would look at all of it, for hundreds of
-        # instances a tenth of a second, in which nobody's commit gets on.
-        gc.collect()
-        gc.freeze()
-        log.info(
-            "applier is ready",
-            instances=sorted(service.open_instances),
-            api=str(settings.api.socket),
-        )
-        await stop.wait()
-        if settings.standby.stop_with_applier:
-            log.info("applier stops, and the standbys with it")
-        else:
-            log.info("applier stops; the standbys run on")
-
-
-def promote_offline(
-    settings: ApplierSettings, name: str, report: Report, incarnation: Incarnation | None = None
-) -> dict[str, Any]:
-    """Promote `name` while no applier runs, from this server's own disk alone.
-
-    incarnation: which of its clusters; None: the one that it is.
-
-    Raises RefusedError/LogshipError as `promote`, and STORE_LOCKED if an applier does run.
-    """
-    registered = Registry(settings.directory).load()
-    if name in registered.unreadable:
-        raise registered.unreadable[name]
-    instances = effective(settings, registered).instances
-    if name not in instances:
-        known = ", ".join(sorted(instances))
-        raise UsageError(
-            Code.UNKNOWN_INSTANCE, f"there is no instance {name!r}", f"instances here: {known}"
-        )
-    _become_owner(settings.directory)
-    try:
-        return asyncio.run(_promote_offline(settings, name, report, incarnation))
-    except LogshipError as error:
-        if error.code not in (Code.SOCKET_IN_USE, Code.STORE_LOCKED):
-            raise
-        raise RefusedError(
-            Code.STORE_LOCKED,
-            f"an applier is running on {settings.directory}",
-            f"let it do it: shipper promote {name}, without --offline",
-        ) from error
-
-
-def _become_owner(directory: Path) -> None:
-    """As root, go on as the user whose directory it is: what root would leave behind there, the
-    applier could not read any more."""
-    try:
-        owner = directory.stat().st_uid
-    except OSError:
-        return  # `open` says it better
-    if os.geteuid() != 0 or owner == 0:
-        return
-    account = pwd.getpwuid(owner)
-    os.initgroups(account.pw_name, account.pw_gid)
-    os.setgid(account.pw_gid)
-    os.setuid(owner)
-    os.environ["HOME"] = account.pw_dir
-
-
-async def _promote_offline(
-    settings: ApplierSettings, name: str, report: Report, incarnation: Incarnation | None
-) -> dict[str, Any]:
-    started_at = time.monotonic()
-    service = Service(settings)
-    # Whatever is wrong with the cluster that it is now, an older one may be sound.
-    await service.open([name], each_for_itself=incarnation is not None)
-    try:
-        instance = service.open_instances[name]
-        return await promote(
-            instance, report, offline=True, started_at=started_at, incarnation=incarnation
-        )
-    finally:
-        await service.close()
