@@ -3,6 +3,8 @@
 record     what is remembered of an instance over restarts (instance.json)
 instance   one instance: the receivers' intake, its store, WAL serving and standby
 following  its standby: version check, start, what holds it
+serving    what the WAL server gives its standbys, and what they say of themselves
+promoted   whom the server of a promoted cluster lets in, and its memory
 standby_gate, standby_making  how far it may be given WAL; its server with its settings
 tablespaces  what the primary makes of them: noted, and the standby held until it can follow
 incarnations  which cluster it is: another one may take its place, and an older one come back

@@ -52,6 +52,16 @@ class Alarms:
         elif wal_status in ("reserved", "extended"):
             self.clear(Code.SLOT_LOST)
 
+    def standby_files(self, error: LogshipError | OSError) -> None:
+        """The standby's files can't be used, or its server says what is wrong."""
+        if not isinstance(error, LogshipError):
+            error = LogshipError(
+                Code.STANDBY_FAILED,
+                f"the standby's files can't be used: {error}",
+                f"look at the disk; a new seed replaces them: applier seed {self._instance}",
+            )
+        self.raise_error(error)
+
     def as_list(self) -> list[status.Alarm]:
         return [
             {"code": str(error.code), "what": error.what, "hint": error.hint}

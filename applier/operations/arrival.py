@@ -106,7 +106,7 @@ class Arrival:
         if not from_bucket:
             self.asked_of_link = False
         await self.kept.begin(frame)
-        instance.following.chain_began()
+        instance.following.serving.chain_began()
         self._clear_alarm()
         log.info("a seed begins", instance=instance.name, seed_id=frame.seed_id, start=str(start))
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from applier.compat import Outcome, Verdict
-from applier.operations.apply_age import ApplyAge
 from applier.operations.live_check import LiveCheck
+from applier.operations.promoted import Promoted
+from applier.operations.serving import Serving
 from applier.operations.standby_gate import gate_of
-from applier.operations.standby_making import layout_of, make_standby, standby_settings
+from applier.operations.standby_making import layout_of, make_standby
 from applier.operations.version_check import VersionCheck
 from applier.receivers.seed.placement import (
     SeedPlaced,
@@ -24,7 +24,6 @@ from applier.receivers.seed.placement import (
 from applier.standby import LifeState, Standby, StandbyLayout, prepare
 from applier.store import Store
 from applier.walserver.gate import Gate
-from applier.walserver.status import StandbyStatus
 from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Profile
 from logship.lsn import Lsn
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from applier.operations.instance import Instance
 
 log = structlog.get_logger(__name__)
-
-REFUSAL_CODES = (Code.STANDBY_AHEAD_OF_FORK, Code.WAL_REMOVED, Code.HISTORY_MISSING)
-"""What the WAL server may turn a standby away with; over once it streams."""
 
 CONSISTENT_POLL_SECONDS = 1.0
 
@@ -57,11 +53,10 @@ class Following:
         self.placed: SeedPlaced | None = None
         self._version_check = VersionCheck(instance)
         self.live = LiveCheck(instance)
-        self._is_served = False
+        self.serving = Serving(instance, self._gate)
+        self.promoted = Promoted(instance, self)
         self.standby: Standby | None = None
         self._runs_on: Installation | None = None
-        self.applied_lsn = Lsn(0)
-        self._apply_age = ApplyAge()
         self._watcher: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
@@ -80,54 +75,13 @@ class Following:
         verdict = self.verdict
         return None if verdict is None else Verdict((*verdict.findings, *self.live.findings))
 
-    # --- the WAL server's side --------------------------------------------------------------
+    # --- what it may be given ---------------------------------------------------------------
 
     def serve(self, store: Store) -> None:
         """Let standbys stream from `store`, held until the version check has spoken."""
-        profile = self._instance.record.profile
-        assert profile is not None
-        version = f"{profile.major}.{profile.minor}"
-        gate = self._gate(store)
-        self._is_served = True
-        self.stored(store)
-        self._instance.host.wal_server.serve(self._instance.name, store, version, gate)
+        self.serving.serve(store)
         if self.standby is not None:
             self._instance.spawn(self.standby.retry_streaming())
-
-    def withdraw(self) -> None:
-        self._is_served = False
-        self._instance.host.wal_server.withdraw(self._instance.name)
-
-    def standby_status(self) -> StandbyStatus | None:
-        """Our standby as the WAL server knows it; None before it ever came."""
-        statuses = self._instance.host.wal_server.standbys(self._instance.name)
-        return next((s for s in statuses if s.application_name == self._instance.name), None)
-
-    def status_changed(self, status: StandbyStatus) -> None:
-        """The WAL server heard from a standby of this instance."""
-        if status.application_name != self._instance.name:
-            return
-        if status.refusal is not None:
-            refusal = status.refusal
-            self._instance.alarms.raise_error(
-                LogshipError(refusal.code, refusal.what, refusal.hint)
-            )
-        elif status.timeline:
-            for code in REFUSAL_CODES:
-                self._instance.alarms.clear(code)
-        if status.apply_lsn and status.apply_lsn != self.applied_lsn:
-            self.applied_lsn = status.apply_lsn
-            self._instance.standby_moved()
-        self._instance.former.standby_reported()
-
-    def stored(self, store: Store) -> None:
-        """More of `store` became durable."""
-        if store.durable is not None:
-            self._apply_age.stored(store.durable.lsn, self.applied_lsn, time.monotonic())
-
-    def apply_gap_seconds(self, durable_lsn: int) -> float | None:
-        """How long the oldest WAL has been here that is stored and not replayed."""
-        return self._apply_age.seconds(durable_lsn, self.applied_lsn, time.monotonic())
 
     def _gate(self, store: Store) -> Gate:
         return gate_of(
@@ -141,16 +95,7 @@ class Following:
     async def timeline_came(self) -> None:
         """A timeline's history is known, and none of its WAL is here yet."""
         await self._version_check.timeline_came()
-        self._set_gate()
-
-    def chain_began(self) -> None:
-        """A seed began another chain of WAL."""
-        self.stored(self._instance.opened_store)
-        self._set_gate()
-
-    def hold(self) -> None:
-        """What the standby may not be given yet has changed."""
-        self._set_gate()
+        self.serving.set_gate()
 
     # --- life -------------------------------------------------------------------------------
 
@@ -200,7 +145,7 @@ class Following:
                     await self.standby.set_profile(profile)
                 except (LogshipError, OSError) as error:
                     # A damaged standby is no reason to refuse its primary's WAL.
-                    self._alarm_of(error)
+                    self._instance.alarms.standby_files(error)
             await self._start()
             self.live.again()
 
@@ -297,15 +242,6 @@ class Following:
                 await self._check()
                 await self._start()
 
-    def _alarm_of(self, error: LogshipError | OSError) -> None:
-        if not isinstance(error, LogshipError):
-            error = LogshipError(
-                Code.STANDBY_FAILED,
-                f"the standby's files can't be used: {error}",
-                f"look at the disk; a new seed replaces them: applier seed {self._instance.name}",
-            )
-        self._instance.alarms.raise_error(error)
-
     async def seeded(self) -> None:
         """A seed was put in place: run the standby on it."""
         async with self._turn:
@@ -345,7 +281,7 @@ class Following:
             await self.standby.stop()
             await self.standby.close()
             self.standby = None
-        self.applied_lsn = Lsn(0)
+        self.serving.applied_lsn = Lsn(0)
 
     async def judge(self, installation: Installation) -> Verdict:
         """What the version check would say of the standby on `installation`."""
@@ -388,7 +324,7 @@ class Following:
             await self.standby.ensure_started()
             await self._take_up_tablespaces()
             self._instance.tablespaces.refuse_unready(end_lsn)
-            self._set_gate()
+            self.serving.set_gate()
             if self._watcher is None:
                 self._watcher = asyncio.create_task(self.standby.watch())
             return self.standby
@@ -398,7 +334,7 @@ class Following:
         held; look again."""
         async with self._turn:
             await self._take_up_tablespaces()
-            self._set_gate()
+            self.serving.set_gate()
             return self.standby is not None and bool(self._instance.tablespaces.unready)
 
     @property
@@ -416,48 +352,6 @@ class Following:
             if self._watcher is None:
                 self._watcher = asyncio.create_task(self.standby.watch())
             return self.standby
-
-    async def admit_clients(self) -> tuple[str, ...]:
-        """Let in whom the primary let in.  Returns what can't be; says it and never raises, as
-        the server is open in any case."""
-        instance = self._instance
-        if self.standby is None:
-            return ()
-        try:
-            complaints = await self.standby.admit_clients()
-        except (LogshipError, OSError) as error:
-            self._alarm_of(error)
-            return (f"clients are not admitted yet: {error}",)
-        instance.alarms.clear(Code.STANDBY_FAILED)
-        return complaints
-
-    async def take_promoted_memory(self) -> dict[str, Any] | None:
-        """Give the opened server what it has as a promoted one, and from now on what it has when
-        others share that with it.  Returns what that is; None: there is no rule for it.  Never
-        raises: the server is open in any case."""
-        instance = self._instance
-        instance.host.sharing.promoted(instance.name, self._share_changed)
-        memory = instance.budget.memory(promoted=True)
-        if self.standby is None or memory.share_mb is None:
-            return None
-        in_force = None
-        try:
-            settings = standby_settings(instance, promoted=True)
-            in_force = await self.standby.change_settings(settings)
-        except (LogshipError, OSError) as error:
-            self._alarm_of(error)
-        return {
-            "share_mb": memory.share_mb,
-            "parameters": memory.shown(),
-            "shared_buffers_in_force": in_force,
-        }
-
-    def _share_changed(self) -> None:
-        """There is one more promoted server to share with."""
-        self._instance.spawn(self._share_anew())
-
-    async def _share_anew(self) -> None:
-        await self.take_promoted_memory()
 
     def refuse_promotion_unless_ready(self) -> None:
         """Raise RefusedError(PROMOTE_REFUSED) if the version check or the data forbid it."""
@@ -484,13 +378,7 @@ class Following:
             runs=standby is not None and standby.status().state is LifeState.RUNNING,
         )
         if not self._version_check.passes:
-            self._set_gate()
-
-    def _set_gate(self) -> None:
-        instance = self._instance
-        # A promotion withdraws it while the store stays open.
-        if instance.store is not None and self._is_served:
-            instance.host.wal_server.set_gate(instance.name, self._gate(instance.store))
+            self.serving.set_gate()
 
     async def _start(self) -> None:
         """Start or adopt, if there is a seed and nothing forbids it."""
@@ -524,7 +412,7 @@ class Following:
         await self._take_up_tablespaces()
         if instance.tablespaces.unready:
             instance.tablespaces.keep_looking()
-        self._set_gate()
+        self.serving.set_gate()
 
     async def _take_up_tablespaces(self) -> None:
         tablespaces = self._instance.tablespaces
@@ -534,7 +422,7 @@ class Following:
         try:
             now = await self.standby.take_up_tablespaces()
         except (LogshipError, OSError) as error:
-            self._alarm_of(error)
+            self._instance.alarms.standby_files(error)
         else:
             await tablespaces.found_unready(before, now)
 
@@ -546,7 +434,7 @@ class Following:
         installation = self._version_check.choose_for_production()
         if installation is None or not self._instance.settings.run_standby:
             return
-        self._instance.host.sharing.promoted(self._instance.name, self._share_changed)
+        self.promoted.share()
         self.standby = self._make_standby(opened=True)
         try:
             await self.standby.ensure_started()
@@ -555,10 +443,7 @@ class Following:
         self._watcher = asyncio.create_task(self.standby.watch())
         if self.standby.admits_nobody:
             # A crash came between the promotion and letting clients in.
-            self._instance.spawn(self._admit_in_background())
-
-    async def _admit_in_background(self) -> None:
-        await self.admit_clients()
+            self._instance.spawn(self.promoted.admit_in_background())
 
     async def _stop_watching(self) -> None:
         watcher, self._watcher = self._watcher, None

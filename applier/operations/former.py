@@ -64,7 +64,7 @@ class FormerClusters:
     def _has_arrived(self) -> bool:
         """Whether the standby streams, and could be opened."""
         following = self._instance.following
-        placed, streamed = following.placed, following.standby_status()
+        placed, streamed = following.placed, following.serving.standby_status()
         return (
             placed is not None
             and streamed is not None

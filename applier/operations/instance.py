@@ -197,7 +197,7 @@ class Instance:
 
     async def close_store(self) -> None:
         """Call it with `store_turn` held, or when nothing else goes on any more."""
-        self.following.withdraw()
+        self.following.serving.withdraw()
         if self._indexing is not None:
             indexing, self._indexing = self._indexing, None
             await indexing.stop()
@@ -474,7 +474,7 @@ class Instance:
             return
         if self._listener is not None:
             self._listener.positions_changed()
-        self.following.stored(store)
+        self.following.serving.stored(store)
         self.sender.note_exposure()
         self.sender.save_now_and_then()
 
@@ -505,7 +505,7 @@ class Instance:
         store = self.store
         if store is None or store.written is None or store.durable is None:
             return None
-        return Positions(store.written, store.durable, self.following.applied_lsn)
+        return Positions(store.written, store.durable, self.following.serving.applied_lsn)
 
     def standby_moved(self) -> None:
         """The standby reported another position."""

@@ -84,7 +84,7 @@ class LiveCheck:
 
     def is_due_at(self, now: float) -> bool:
         """Whether to look, if there is a server."""
-        return self._turn.is_due(now, self._instance.following.applied_lsn)
+        return self._turn.is_due(now, self._instance.following.serving.applied_lsn)
 
     def looked_at(self, profile: Profile, applied_lsn: int) -> None:
         """A look at all was taken, of a standby of such a primary."""
@@ -100,7 +100,7 @@ class LiveCheck:
         profile = instance.record.profile
         assert profile is not None
         async with self._looking:
-            applied_lsn, server = instance.following.applied_lsn, self._server
+            applied_lsn, server = instance.following.serving.applied_lsn, self._server
             try:
                 facts = await inspect(
                     layout,

@@ -252,7 +252,7 @@ class _Job:
                 pass
             else:
                 return
-            status = instance.following.standby_status()
+            status = instance.following.serving.standby_status()
             if status is not None and status.refusal is not None:
                 refusal = status.refusal
                 raise LogshipError(refusal.code, refusal.what, refusal.hint)
@@ -299,9 +299,9 @@ class _Job:
         )
         await instance.remember(promotion=promotion, heard=heard)
         instance.bucket.wake()
-        instance.following.withdraw()
-        memory = await instance.following.take_promoted_memory()
-        complaints = await instance.following.admit_clients()
+        instance.following.serving.withdraw()
+        memory = await instance.following.promoted.take_memory()
+        complaints = await instance.following.promoted.admit_clients()
         promotion = await self._remember_warnings(promotion)
         answer: dict[str, Any] = msgspec.to_builtins(promotion, enc_hook=plain_lsn)
         answer |= {"opened_lsn": str(opened.lsn), "durable_lsn": str(durable.lsn)}

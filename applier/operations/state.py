@@ -121,7 +121,7 @@ def _store(instance: Instance) -> status.StoreStatus:
 def _standby(instance: Instance) -> status.StandbyStatus:
     following = instance.following
     server = following.standby.status() if following.standby is not None else None
-    streamed = following.standby_status()
+    streamed = following.serving.standby_status()
     installation = following.installation
     state = str(server.state) if server is not None else None
     if instance.record.promotion is not None:
@@ -132,7 +132,7 @@ def _standby(instance: Instance) -> status.StandbyStatus:
         "chosen": instance.record.installation or None,
         "port": instance.settings.port,
         "flush_lsn": _text(streamed.flush_lsn) if streamed else None,
-        "replay_lsn": _text(following.applied_lsn),
+        "replay_lsn": _text(following.serving.applied_lsn),
         "last_error": _failure_of(server),
     }
 
@@ -181,14 +181,15 @@ def _transfer_gap(instance: Instance) -> status.TransferGap:
 
 def _apply_gap(instance: Instance) -> status.ApplyGap:
     durable = instance.store.durable if instance.store is not None else None
-    applied = instance.following.applied_lsn
+    serving = instance.following.serving
+    applied = serving.applied_lsn
     if durable is None or not applied:
         return {"bytes": None, "seconds": None}
     # What a promotion left is no work that waits, however long ago it was.
     is_promoted = instance.record.promotion is not None
     return {
         "bytes": max(0, durable.lsn - applied),
-        "seconds": None if is_promoted else instance.following.apply_gap_seconds(durable.lsn),
+        "seconds": None if is_promoted else serving.apply_gap_seconds(durable.lsn),
     }
 
 

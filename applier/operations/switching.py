@@ -127,7 +127,7 @@ async def _try(
     instance: Instance, wanted: Installation, before: Installation | None, within_seconds: float
 ) -> None:
     following = instance.following
-    applied_before = following.applied_lsn
+    applied_before = following.serving.applied_lsn
     started_at = time.monotonic()
     try:
         await following.run_on(wanted)
@@ -160,7 +160,7 @@ async def _wait_until_it_streams(
     instance: Instance, started_at: float, applied_before: Lsn, within_seconds: float
 ) -> None:
     following = instance.following
-    while not streams(following.standby_status(), started_at, applied_before):
+    while not streams(following.serving.standby_status(), started_at, applied_before):
         server = following.standby.status() if following.standby is not None else None
         if server is None or server.state in (LifeState.WAITING, LifeState.STOPPED):
             why = server.last_failure if server is not None else ""

@@ -126,7 +126,7 @@ class Tablespaces:
                 )
             if new:
                 self.unready = _ordered((*self.unready, *new))
-                self._instance.following.hold()
+                self._instance.following.serving.set_gate()
                 self.keep_looking()
 
     # --- until it can be replayed -----------------------------------------------------------

@@ -352,4 +352,4 @@ class Service:
     def _standby_reported(self, name: str, reported: StandbyStatus) -> None:
         instance = self.open_instances.get(name)
         if instance is not None:
-            instance.following.status_changed(reported)
+            instance.following.serving.status_changed(reported)

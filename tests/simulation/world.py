@@ -345,7 +345,7 @@ class World:
     def _standby_reported(self, name: str, status: Any) -> None:
         instance = self.recovery.instances.get(name)
         if instance is not None:
-            instance.following.status_changed(status)
+            instance.following.serving.status_changed(status)
 
     def _wal_server(self) -> tuple[WalServer, Any] | None:
         recovery = self.recovery

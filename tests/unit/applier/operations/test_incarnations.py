@@ -248,7 +248,8 @@ async def replaced(
     instance.following.placed = msgspec.structs.replace(
         read_placement(directory_of(instance, OLD.incarnation)), seed_id="new", end_lsn=5 * S
     )
-    monkeypatch.setattr(instance.following, "standby_status", lambda: said[-1] if said else None)
+    serving = instance.following.serving
+    monkeypatch.setattr(serving, "standby_status", lambda: said[-1] if said else None)
     return said
 
 

@@ -359,7 +359,7 @@ async def test_a_hello_that_a_promotion_overtakes_is_fenced_not_a_bug(
 ) -> None:
     """A promotion stops to serve WAL while the store is still open."""
     await instance.hello(hello(), listener)
-    instance.following.withdraw()
+    instance.following.serving.withdraw()
     await instance.following.primary_changed(profile())
 
 

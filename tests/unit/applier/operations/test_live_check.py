@@ -38,7 +38,7 @@ async def test_a_sender_that_comes_again_is_no_reason_to_look_and_a_changed_prim
 ) -> None:
     """Each look is a process or more for every database: not at each cut of a bad network."""
     await instance.hello(hello(), Listener())
-    live, lsn = instance.following.live, instance.following.applied_lsn
+    live, lsn = instance.following.live, instance.following.serving.applied_lsn
     assert instance.record.profile is not None
     live.looked_at(instance.record.profile, lsn)
     await instance.hello(hello(), Listener())

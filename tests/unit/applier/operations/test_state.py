@@ -96,7 +96,7 @@ async def stream(instance: Instance, listener: Listener) -> None:
     await instance.hello(hello(flush_lsn=5 * S), listener)
     assert instance.store is not None
     await instance.store.begin_chain(1, 4 * S)
-    instance.following.chain_began()
+    instance.following.serving.chain_began()
     await instance.wal(1, 4 * S, FACTORY.wal(1, 4 * S, 4 * S + 50_000))
     await until(lambda: instance.store and instance.store.durable == (1, 4 * S + 50_000), "durable")
 
@@ -134,11 +134,11 @@ async def test_since_when_something_is_missing_is_not_known_after_a_restart(
 async def test_what_is_not_replayed_has_an_age(instance: Instance, listener: Listener) -> None:
     await stream(instance, listener)
     assert instance_status(instance)["apply_gap"] == {"bytes": None, "seconds": None}
-    instance.following.applied_lsn = Lsn(4 * S + 10)
+    instance.following.serving.applied_lsn = Lsn(4 * S + 10)
     gap = instance_status(instance)["apply_gap"]
     assert gap["bytes"] == 49_990
     assert gap["seconds"] is not None and 0 < gap["seconds"] < 60
-    instance.following.applied_lsn = Lsn(4 * S + 50_000)
+    instance.following.serving.applied_lsn = Lsn(4 * S + 50_000)
     assert instance_status(instance)["apply_gap"] == {"bytes": 0, "seconds": 0.0}
 
 
