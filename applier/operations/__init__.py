@@ -1,7 +1,9 @@
 """What the applier does with an instance: receive, keep, follow, promote.
 
 record     what is remembered of an instance over restarts (instance.json)
-instance   one instance: the receivers' intake, its store, WAL serving and standby
+instance   one instance: the receivers' intake, joined to its store and its standby
+keeping    its store: opened, closed, opened again
+primary    its primary, as its senders tell of it
 following  its standby: version check, start, what holds it
 serving    what the WAL server gives its standbys, and what they say of themselves
 promoted   whom the server of a promoted cluster lets in, and its memory

@@ -176,7 +176,7 @@ class BucketRoad:
     async def hello(self, hello: Hello, listener: IntakeListener) -> Resume:
         instance = self._instance
         believed = self._is_believed(hello)
-        resume = await instance.admit(hello, believed=believed, from_bucket=True)
+        resume = await instance.primary.admit(hello, believed=believed, from_bucket=True)
         self._listener = listener
         self._is_dry = False
         if not instance.is_connected:
@@ -231,7 +231,7 @@ class BucketRoad:
 
     async def profile(self, profile: Profile) -> None:
         if not self._instance.is_connected:
-            await self._instance.take_up(profile)
+            await self._instance.primary.take_up(profile)
 
     def heard_from(self, timeline: int, flush_lsn: int) -> None:
         """A bucket says nothing of now: `heard_with_span`."""

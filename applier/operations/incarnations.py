@@ -67,7 +67,7 @@ class Incarnations:
                 "forgetting a cluster that never shipped anything",
                 cluster=str(instance.record.incarnation),
             )
-            await instance.close_store()
+            await instance.keeping.close()
             instance.sender.begin_anew(None)
             await instance.remember(
                 incarnation=None,
@@ -195,7 +195,7 @@ class Incarnations:
     async def _undo(self, before: InstanceRecord) -> None:
         instance = self._instance
         assert before.incarnation is not None
-        async with instance.store_turn:
+        async with instance.keeping.turn:
             await instance.leave_cluster()
             await self._become(before.incarnation, lambda _: as_before(before))
             await self._take_up()
@@ -253,7 +253,7 @@ class Incarnations:
             )
             return changes if fence is None else changes | {"fence": fence}
 
-        async with instance.store_turn:
+        async with instance.keeping.turn:
             try:
                 await instance.arrival.give_up("another cluster takes this one's place")
                 # Who still waits for its server need not, and must not start it again.
@@ -261,7 +261,7 @@ class Incarnations:
                 await instance.following.stop()
                 # One that nothing installed can run, or that is not known, may run all the same.
                 await asyncio.to_thread(stop_server, instance.places.standby / "data", "fast")
-                await instance.close_store()
+                await instance.keeping.close()
                 await self._become(incarnation, changes_of)
             finally:
                 await instance.leave_cluster()
@@ -286,7 +286,7 @@ class Incarnations:
 
     async def _take_up_again(self) -> None:
         await asyncio.sleep(TAKE_UP_AGAIN_SECONDS)
-        async with self._instance.store_turn:
+        async with self._instance.keeping.turn:
             failure = self._instance.failure
             if failure is None:
                 return  # somebody else did it, or another cluster was taken up

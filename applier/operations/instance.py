@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
-from applier.fleet import volumes
 from applier.fleet.places import IncarnationPlaces, Volumes, check_mounted
-from applier.operations.admission import check_profile, check_same_segments, mismatch
 from applier.operations.alarms import Alarms
 from applier.operations.arrival import Arrival
 from applier.operations.bucket_road import BucketRoad
@@ -28,7 +25,9 @@ from applier.operations.former import FormerClusters
 from applier.operations.gaps import Gaps
 from applier.operations.host import Host
 from applier.operations.incarnations import Incarnations
+from applier.operations.keeping import Keeping
 from applier.operations.kept_incarnations import left_out
+from applier.operations.primary import Primary
 from applier.operations.record import (
     Fence,
     Heard,
@@ -43,7 +42,6 @@ from applier.receivers import FencedError, IntakeListener, Positions, Resume
 from applier.receivers.seed.placement import recover_placement
 from applier.settings import InstanceSettings
 from applier.store import Store
-from applier.store.commit_indexing import CommitIndexing
 from logship import durable
 from logship.errors import Code, LogshipError
 from logship.frames import (
@@ -55,7 +53,6 @@ from logship.frames import (
     ShipperHeartbeat,
 )
 from logship.identity import Incarnation, Profile
-from logship.wal import WalLine
 
 log = structlog.get_logger(__name__)
 
@@ -77,8 +74,8 @@ class Instance:
         self.alarms = Alarms(name)
         self.sender = Sender(self)
         self.record = InstanceRecord(name=name)
-        self.store: Store | None = None
-        self._indexing: CommitIndexing | None = None
+        self.keeping = Keeping(self)
+        self.primary = Primary(self)
         self.budget = Budget(self)
         self.gaps = Gaps(self)
         self.tablespaces = Tablespaces(self)
@@ -92,8 +89,6 @@ class Instance:
         self.leaving: LogshipError | None = None
         """That it is being removed; only who removes it may take that back."""
         self._listener: IntakeListener | None = None
-        self.store_turn = asyncio.Lock()
-        """Held while the store is opened or closed."""
         self._record_turn = asyncio.Lock()
         self.promotion_turn = asyncio.Lock()
         """Held while a promotion runs, or what must not run beside one."""
@@ -143,13 +138,13 @@ class Instance:
         if self.record.incarnation is not None and self.record.profile is not None:
             check_mounted(self.places, self.record.volumes)
             await asyncio.to_thread(recover_placement, self.incarnation_directory)
-            await self._open_store(self.record.profile)
+            await self.keeping.open(self.record.profile)
             await self.following.open()
 
     async def leave_cluster(self) -> None:
         """Its store is closed; its server is left as it is."""
         await self.following.close()
-        await self.close_store()
+        await self.keeping.close()
 
     async def close(self) -> None:
         """Leave the standby running, let go of everything else."""
@@ -176,35 +171,6 @@ class Instance:
         """Run something in the background that ends, at the latest, with the instance."""
         return self.host.spawn(work, self.name)
 
-    async def _open_store(self, profile: Profile) -> None:
-        line = WalLine(profile.system_identifier, profile.major, profile.wal_segment_size)
-        places = self.places
-        check_mounted(places, self.record.volumes)
-        for directory in places:
-            await asyncio.to_thread(durable.make_directory, directory, 0o711)
-        self.store = await asyncio.to_thread(self._make_store, places.wal, line)
-        for code in (Code.STORE_FAILED, Code.STORE_DAMAGED, Code.STORE_LOCKED):
-            self.alarms.clear(code)
-        # First, so that the standby's WAL is on its way before a sync is begun.
-        self.following.serve(self.store)
-        self.store.keep_flushing(partial(self._flushed, self.store))
-        self._indexing = CommitIndexing(self.store)
-        self._indexing.start()
-
-    def _make_store(self, directory: Path, line: WalLine) -> Store:
-        self.tablespaces.open(line)
-        return Store.open(directory, line, keep_free_bytes=self.host.keep_free_bytes)
-
-    async def close_store(self) -> None:
-        """Call it with `store_turn` held, or when nothing else goes on any more."""
-        self.following.serving.withdraw()
-        if self._indexing is not None:
-            indexing, self._indexing = self._indexing, None
-            await indexing.stop()
-        if self.store is not None:
-            store, self.store = self.store, None
-            await asyncio.to_thread(store.close)
-
     async def remember(self, **changes: object) -> None:
         """Change the record, durably, before returning.  A cancelled caller changes it too."""
         await self.revise(lambda _: changes)
@@ -221,12 +187,6 @@ class Instance:
             await asyncio.to_thread(save_record, self.directory, record)
             self.record = record
 
-    async def _ensure_store(self, profile: Profile) -> None:
-        async with self.store_turn:
-            self._check_usable()
-            if self.store is None:
-                await self._open_store(profile)
-
     @property
     def link(self) -> LinkState:
         return self.sender.link
@@ -236,94 +196,23 @@ class Instance:
         """The last that was heard of the primary's flush position."""
         return self.sender.heard
 
+    @property
+    def store(self) -> Store | None:
+        return self.keeping.store
+
     # --- Intake: who sends ----------------------------------------------------------------
 
     async def hello(self, hello: Hello, listener: IntakeListener) -> Resume:
-        resume = await self.admit(hello)
+        resume = await self.primary.admit(hello)
         self._listener = listener
         self.sender.connected(hello)
         self.bucket.link_came()
         return self.budget.sender_came(hello, resume)
 
-    async def admit(
-        self, hello: Hello, *, believed: bool | None = None, from_bucket: bool = False
-    ) -> Resume:
-        """Look whether the sender's cluster is ours, and where the sender goes on.
-
-        believed: whether its profile counts; None: as it is on a link.  Raises as `hello`, also
-        if a fence came meanwhile; who is not told of one from then on must not wait after this.
-        """
-        self._check_usable()
-        self._check_fence()
-        check_profile(hello.profile)
-        async with self.incarnations.turn:
-            self._check_usable()
-            self._check_fence()
-            await self.incarnations.admit(hello)
-            return await self._admit(hello, believed, from_bucket)
-
-    async def _admit(self, hello: Hello, believed: bool | None, from_bucket: bool) -> Resume:
-        profile = hello.profile
-        if self.record.profile is None:
-            await self._remember_primary(hello)
-        # Of its own: cut off in the middle, an opened store would hold its lock for ever.
-        await self.host.to_the_end(self._ensure_store(profile), self.name)
-        await self._settle_store()
-        if self.sender.is_believed(hello) if believed is None else believed:
-            await self._remember_primary(hello)
-            await self.following.primary_changed(profile)
-        # Who has no primary has no seed to begin either, and gives up nobody else's.
-        resuming = not hello.primary_reachable or await self.arrival.keep_or_give_up(
-            hello.seed_id, from_bucket=from_bucket
-        )
-        self._check_fence()
-        placed = self.following.placed
-        store = self.opened_store
-        seeder = self.arrival.seeder
-        same = seeder is not None and seeder.seed_id == hello.seed_id
-        return Resume(
-            position=store.durable,
-            known_timelines=tuple(store.histories()),
-            seed_wanted=self.arrival.is_wanted(from_bucket=from_bucket) and not resuming,
-            seed_id=seeder.seed_id if seeder is not None and same else "",
-            seed_sequence=seeder.next_sequence if seeder is not None and same else 0,
-            seed_done=placed is not None and placed.seed_id == hello.seed_id,
-        )
-
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
         """It could be opened, and is not being removed."""
         if self.failure is not None:
             raise self.failure
-
-    async def _settle_store(self) -> None:
-        """Before anything is decided by what the store holds: have all of it durable."""
-        store = self.opened_store
-        try:
-            await store.settle()
-        except LogshipError as error:
-            self._store_refused(store, error)
-            raise
-
-    async def _remember_primary(self, hello: Hello) -> None:
-        profile = hello.profile
-        changes: dict[str, object] = {"profile": profile, "protection": hello.protection}
-        if profile.incarnation != self.record.incarnation:
-            await self.host.to_the_end(self._settle_down(profile.incarnation, changes), self.name)
-        elif profile != self.record.profile or hello.protection != self.record.protection:
-            await self.remember(**changes)
-
-    async def _settle_down(self, incarnation: Incarnation, changes: dict[str, object]) -> None:
-        """Its volumes are remembered with an incarnation: it is never looked for elsewhere."""
-        host = self.host
-        # Who comes by the other road meanwhile must not choose again.
-        async with self.store_turn:
-            self._check_usable()
-            if self.record.incarnation == incarnation:
-                return
-            chosen = await asyncio.to_thread(
-                volumes.place, host.settings, host.places(self.name), incarnation
-            )
-            await self.remember(incarnation=incarnation, volumes=chosen, **changes)
 
     def lost(self, listener: IntakeListener, why: str) -> None:
         if listener is not self._listener:
@@ -363,42 +252,17 @@ class Instance:
         self.alarms.slot(heartbeat.slot_wal_status)
 
     async def profile(self, profile: Profile) -> None:
-        self._check_fence()
-        check_profile(profile)
-        self._check_same_cluster(profile)
-        if self.sender.is_news(profile):
-            await self.take_up(profile)
-
-    def _check_same_cluster(self, profile: Profile) -> None:
-        if self.record.incarnation != profile.incarnation:
-            assert self.record.incarnation is not None
-            raise mismatch(self.name, self.record.incarnation, profile.incarnation)
-        check_same_segments(self.record.profile, profile)
-
-    async def take_up(self, profile: Profile) -> None:
-        """The primary is so from here on, for all WAL that comes next."""
-        self._check_fence()
-        check_profile(profile)
-        self._check_same_cluster(profile)
-        if profile != self.record.profile:
-            await self.remember(profile=profile)
-            await self.following.primary_changed(profile)
-
-    async def _heed_set_aside(self, timeline: int) -> None:
-        """The sender's primary may be what writes, or seeds, what comes next on `timeline`."""
-        profile = self.sender.taken_up(timeline)
-        if profile is not None:
-            await self.profile(profile)
+        await self.primary.profile(profile)
 
     # --- Intake: WAL ----------------------------------------------------------------------
 
     async def history(self, timeline: int, content: bytes) -> None:
-        self._check_fence()
+        self.check_fence()
         store = self.opened_store
         try:
             await store.add_history(timeline, content)
         except LogshipError as error:
-            self._store_refused(store, error)
+            self.keeping.refused(store, error)
             raise
         await self.following.timeline_came()
         log.info("a new timeline", instance=self.name, timeline=timeline)
@@ -408,16 +272,16 @@ class Instance:
         if self.tablespaces.is_in(timeline, start_lsn, data):
             await self.tablespaces.note()
         while True:
-            self._check_fence()
+            self.check_fence()
             if self.sender.set_aside_profile is not None:
-                await self._heed_set_aside(timeline)
+                await self.primary.heed_set_aside(timeline)
             store = self.opened_store
             try:
                 await self.budget.check_room(len(data))
                 await store.append(timeline, start_lsn, data)
             except LogshipError as error:
                 if error.code not in NO_ROOM:
-                    self._store_refused(store, error)
+                    self.keeping.refused(store, error)
                     raise
                 self.alarms.raise_error(error)
                 await asyncio.sleep(FULL_DISK_RETRY_SECONDS)
@@ -426,7 +290,7 @@ class Instance:
         self._wal_came(store, len(data))
 
     def wal_at_once(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> bool:
-        self._check_fence()
+        self.check_fence()
         store = self.store
         if store is None or self.sender.set_aside_profile is not None:
             return False
@@ -440,7 +304,7 @@ class Instance:
         except LogshipError as error:
             if error.code == Code.DISK_FULL:
                 return False  # `wal` waits for room
-            self._store_refused(store, error)
+            self.keeping.refused(store, error)
             raise
         self._wal_came(store, len(data))
         return True
@@ -451,55 +315,18 @@ class Instance:
             self.alarms.clear(code)
         self.gaps.wal_came()
 
-    def _store_refused(self, store: Store, error: LogshipError) -> None:
-        if error.code in (
-            Code.WAL_CONFLICT,
-            Code.BAD_WAL_PAGE,
-            Code.STORE_FAILED,
-            Code.TIMELINE_DIVERGED,
-            Code.DISK_QUOTA,
-        ):
-            self.alarms.raise_error(error)
-        if error.code == Code.STORE_FAILED:
-            self.spawn(self._reopen_store(store))
+    @property
+    def opened_store(self) -> Store:
+        """Raises LogshipError (STORE_FAILED, retryable): it is being opened again."""
+        return self.keeping.opened
 
-    def _flushed(self, store: Store, error: LogshipError | None) -> None:
-        """`durable` has risen, or `store` can't be written any more."""
-        if self.store is not store:
-            return
-        if error is not None:
-            self.alarms.raise_error(error)
-            self.tell_failed(error)
-            self.spawn(self._reopen_store(store))
-            return
+    def became_durable(self, store: Store) -> None:
+        """More of what was received is on the disk."""
         if self._listener is not None:
             self._listener.positions_changed()
         self.following.serving.stored(store)
         self.sender.note_exposure()
         self.sender.save_now_and_then()
-
-    async def _reopen_store(self, failed: Store) -> None:
-        """After a failed fsync nothing in memory is believed: scan what is on the disk."""
-        assert self.record.profile is not None
-        async with self.store_turn:
-            if self.store is not failed:
-                return  # somebody else did it
-            await self.close_store()
-            while True:
-                try:
-                    await self._open_store(self.record.profile)
-                except LogshipError as error:
-                    self.alarms.raise_error(error)
-                    await asyncio.sleep(FULL_DISK_RETRY_SECONDS)
-                    continue
-                break
-        self.alarms.clear(Code.STORE_FAILED)
-
-    @property
-    def opened_store(self) -> Store:
-        if self.store is None:
-            raise LogshipError(Code.STORE_FAILED, "the store is being opened again", retryable=True)
-        return self.store
 
     def positions(self) -> Positions | None:
         store = self.store
@@ -531,14 +358,14 @@ class Instance:
 
     def check_seed_possible(self) -> None:
         """Raises RefusedError: one is arriving already."""
-        self._check_fence()
+        self.check_fence()
         self.arrival.check_possible()
 
     async def seed_begin(self, frame: SeedBegin, *, from_bucket: bool = False) -> None:
         if from_bucket:
             await self.budget.seed_comes_from_bucket()
         try:
-            self._check_fence()
+            self.check_fence()
             store = self.opened_store
             if from_bucket:
                 await self.remember(bucket_seed_id=frame.seed_id)
@@ -548,18 +375,18 @@ class Instance:
         try:
             await self.arrival.begin(frame, from_bucket=from_bucket)
         except LogshipError as error:
-            self._store_refused(store, error)
+            self.keeping.refused(store, error)
             raise
         self.alarms.clear(Code.DISK_QUOTA)
         self.gaps.over()
-        await self._heed_set_aside(frame.timeline)
+        await self.primary.heed_set_aside(frame.timeline)
 
     async def seed_chunk(self, frame: SeedChunk, payload: bytes | memoryview) -> None:
-        self._check_fence()
+        self.check_fence()
         await self.arrival.chunk(frame, payload)
 
     async def seed_end(self, frame: SeedEnd) -> None:
-        self._check_fence()
+        self.check_fence()
         await self.arrival.end(frame)
 
     async def seed_stopped(self, seed_id: str, code: str, what: str) -> None:
@@ -593,7 +420,8 @@ class Instance:
             listener.fenced(self._fenced_error())
         self.bucket.tell_fenced(self._fenced_error())
 
-    def _check_fence(self) -> None:
+    def check_fence(self) -> None:
+        """Raises FencedError."""
         if self.record.fence is not None:
             raise self._fenced_error()
 

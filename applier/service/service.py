@@ -179,7 +179,7 @@ class Service:
         while True:
             await asyncio.sleep(OPEN_AGAIN_SECONDS)
             # An older cluster of it may just be taken up, to be promoted.
-            async with instance.incarnations.turn, instance.store_turn:
+            async with instance.incarnations.turn, instance.keeping.turn:
                 if instance.failure is None:
                     return
                 await instance.close()

@@ -22,6 +22,7 @@ import structlog
 import applier.operations.arrival as arrival_module
 import applier.operations.following as following_module
 import applier.operations.instance as instance_module
+import applier.operations.keeping as keeping_module
 import applier.operations.promotion as promotion_module
 import applier.operations.record as record_module
 import applier.operations.sender as sender_module
@@ -401,15 +402,16 @@ def _replacements(random: Random) -> list[Any]:
         patch(stream_module, "EnvironmentWatch", SimEnvironmentWatch),
         patch(receiver_module, "Router", SimRouter),
         patch(link_connection_module, "time", SimClock),
-        patch(instance_module, "Store", SimStore),
+        patch(keeping_module, "Store", SimStore),
         patch(arrival_module, "SeedReceiver", SimSeedReceiver),
         patch(instance_module, "Following", SimFollowing),
         patch(instance_module, "durable", SimDurable),
+        patch(keeping_module, "durable", SimDurable),
         patch(instance_module, "time", SimClock),
         patch(instance_module, "Sender", SimSender),
         patch(sender_module, "time", SimClock),
         patch(instance_module, "save_record", sim_save_record),
-        patch(instance_module, "CommitIndexing", NoIndexing),
+        patch(keeping_module, "CommitIndexing", NoIndexing),
         patch(instance_module, "recover_placement", read_placement),
         patch(record_module, "durable", SimDurable),
         patch(promotion_module, "time", SimClock),

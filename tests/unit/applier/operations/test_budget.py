@@ -260,9 +260,9 @@ async def test_a_turn_that_comes_to_who_can_not_use_it_is_passed_on_and_harms_no
     await greet(stock)
     stock.arrival.asked_of_link = False
     assert turn(stock) == "waiting"
-    store, stock.store = stock.store, None  # it is just being opened again
+    store, stock.keeping.store = stock.store, None  # it is just being opened again
     users.lost(users_listener, "gone")
-    stock.store = store
+    stock.keeping.store = store
     assert turn(users) is None
     assert users.link.state == "lost"
 
@@ -272,10 +272,10 @@ async def test_a_seed_from_a_bucket_that_can_not_begin_gives_its_turn_back(
 ) -> None:
     orders, stock = service.open_instances["orders"], service.open_instances["stock"]
     await stock.bucket.hello(hello(instance="stock"), Listener())
-    store, stock.store = stock.store, None  # it is just being opened again
+    store, stock.keeping.store = stock.store, None  # it is just being opened again
     with pytest.raises(LogshipError):
         await stock.bucket.seed_begin(seed(stock))
-    stock.store = store
+    stock.keeping.store = store
     assert turn(stock) is None
     assert (await greet(orders))[1]
 
