@@ -13,6 +13,7 @@ native walreceiver, outlives the applier, and is adopted by the next one.
     files          writes those two for each start
     tablespaces    paths for those that the primary makes later; what of them is noted
     life           (pure) when to start, stop and restart, and after how long
+    acting         ... done: the server started and stopped
     probes         what it says of itself over SQL
     inspection     a look into each of its databases: text order, libraries that load
     server_log     why it failed; the log's size

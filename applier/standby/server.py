@@ -1,4 +1,4 @@
-"""`Standby`: the asyncio shell that keeps one standby as its `StandbyLife` says.
+"""`Standby`: the asyncio shell that keeps one standby up, asks it, and opens it.
 
 Idle costs nearly nothing: the server's end is an event (a pidfd), and every two seconds the
 control file's times are looked at, as PostgreSQL writes every change of the primary's
@@ -11,30 +11,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import structlog
 
 from applier.standby import probes, server_log
+from applier.standby.acting import START_TIMEOUT_SECONDS, Acting
 from applier.standby.configuration import StandbySettings
 from applier.standby.files import StandbyFiles
 from applier.standby.layout import StandbyLayout
 from applier.standby.life import (
-    Command,
     ConfigurationChanged,
-    Event,
     Exited,
     LifeState,
     StandbyLife,
-    Start,
-    Started,
     Tick,
     WantRunning,
     WantStopped,
 )
-from applier.standby.liveness import ProcessEnd
-from applier.standby.placement import undo_unfinished_opening
 from applier.standby.promotion import Opened, ReplayWatch, admit_clients, promote
 from applier.standby.session import Session
 from applier.standby.status import StandbyStatus
@@ -43,17 +37,13 @@ from logship.errors import Code, LogshipError
 from logship.identity import Profile
 from logship.lsn import Lsn
 from logship.postgres.control_file import read_control_file
-from logship.postgres.process import Server, StopMode
+from logship.postgres.process import Server
 
 _log = structlog.get_logger(__name__)
 
 _TICK_SECONDS = 2.0
-_START_TIMEOUT_SECONDS = 60.0
 _TICKS_PER_TRIM = 60
 _RETRY_SECONDS = 0.05
-_SERVER_THREADS = ThreadPoolExecutor(8, "standby-server")
-"""Of all standbys, for what may take a minute: starting and stopping.  In the loop's own threads
-a few servers that are slow to start would hold up every other instance's WAL."""
 
 
 class Standby:
@@ -86,29 +76,37 @@ class Standby:
     ) -> None:
         self._settings = settings
         self._contain = contain
-        self._release = release
         self._layout = layout
         self._server = server
         self._tablespaces = tablespaces
         self._given_up: tuple[Note, ...] = ()
-        self._may_be_open = opened
         self._clock = clock
-        self._life = StandbyLife(clock())
-        self._acting = asyncio.Lock()
-        self._wake = asyncio.Event()
-        self._process_end: ProcessEnd | None = None
         self._files = StandbyFiles(settings, layout, server.run_as, profile)
-        self._log_offset_bytes = 0
         self._session = Session(self._connect, clock)
+        self._acting = Acting(
+            settings.instance,
+            layout,
+            server,
+            self._files,
+            tablespaces,
+            self._session,
+            may_be_open=opened,
+            contain=contain,
+            release=release,
+            clock=clock,
+        )
         self._complaints: tuple[str, ...] = ()
 
-    # --- what an operator sees ------------------------------------------------------------
+    @property
+    def _life(self) -> StandbyLife:
+        return self._acting.life
 
     @property
     def is_opened(self) -> bool:
         """Whether PostgreSQL has left recovery for good: it removed standby.signal."""
-        layout = self._layout
-        return layout.control_file.exists() and not layout.signal_file.exists()
+        return self._acting.is_opened
+
+    # --- what an operator sees ------------------------------------------------------------
 
     def status(self) -> StandbyStatus:
         life, now = self._life, self._clock()
@@ -134,8 +132,8 @@ class Standby:
         Raises LogshipError(STANDBY_FAILED): it did not start (retryable, and `watch` does), or
         the data directory is no standby any more (not retryable).
         """
-        self._refuse_if_opened()
-        await self._handle(WantRunning())
+        self._acting.refuse_if_opened()
+        await self._acting.handle(WantRunning())
         if self._life.state is not LifeState.RUNNING:
             raise LogshipError(
                 Code.STANDBY_FAILED,
@@ -147,7 +145,7 @@ class Standby:
 
     async def stop(self) -> None:
         """Stop the server (fast) and leave it down.  Returns when it is down."""
-        await self._handle(WantStopped())
+        await self._acting.handle(WantStopped())
         if self._life.state is not LifeState.STOPPED:
             raise LogshipError(
                 Code.STANDBY_FAILED,
@@ -161,7 +159,7 @@ class Standby:
         ticks = 0
         try:
             while True:
-                await self._wait_for_tick()
+                await self._acting.wait(_TICK_SECONDS)
                 ticks += 1
                 try:
                     await self._look()
@@ -204,7 +202,7 @@ class Standby:
                 instance=self._settings.instance,
                 locations=[note.shown_location for note in unready],
             )
-            await self._handle(ConfigurationChanged())
+            await self._acting.handle(ConfigurationChanged())
             unready = await asyncio.to_thread(self._tablespaces.unready, self._life.pid)
             # What a new start could not give is no reason for another.
             self._given_up = unready
@@ -233,7 +231,7 @@ class Standby:
 
     async def close(self) -> None:
         """Let go of the server without stopping it."""
-        self._unwatch_pid()
+        self._acting.let_go()
         await self._session.end()
 
     # --- what it says ---------------------------------------------------------------------
@@ -291,7 +289,7 @@ class Standby:
 
         Clients are let in by `admit_clients`, afterwards.
         """
-        self._may_be_open = True
+        self._acting.may_be_open = True
         with self._session.in_use():
             connection = await self._connected_within(timeout_seconds)
             opened = await promote(
@@ -320,7 +318,7 @@ class Standby:
                 "promote it first",
             )
         with self._session.in_use(), probes.standby_errors():
-            connection = await self._connected_within(_START_TIMEOUT_SECONDS)
+            connection = await self._connected_within(START_TIMEOUT_SECONDS)
             self._complaints = await admit_clients(
                 connection, self._layout, self._files.profile.bootstrap_superuser
             )
@@ -333,7 +331,7 @@ class Standby:
         Returns shared_buffers as in force.  Raises UsageError(SETTINGS), OSError, and
         LogshipError(CONTROL_FILE, STANDBY_FAILED).
         """
-        async with self._acting:
+        async with self._acting.turn:
             self._settings = settings
             self._files.change_settings(settings)
             await asyncio.to_thread(self._files.write)
@@ -348,144 +346,26 @@ class Standby:
         """Whether the rules in force still are a standby's, which let no client in."""
         return self._files.is_closed()
 
-    # --- the one place that acts ----------------------------------------------------------
-
-    async def _handle(self, event: Event) -> None:
-        """Give `life` an event, perform its commands, give it what comes of them.
-
-        Goes on to the end when the caller is cancelled: a command whose outcome `life` never
-        learned of would leave it starting, or stopping, for ever.
-        """
-        acting = asyncio.ensure_future(self._act(event))
-        acting.add_done_callback(_mark_as_seen)
-        await asyncio.shield(acting)
-
-    async def _act(self, event: Event) -> None:
-        async with self._acting:
-            events: list[Event] = [event]
-            while events:
-                for command in self._life.handle(events.pop(0), self._clock()):
-                    events += await self._perform(command)
-
-    async def _perform(self, command: Command) -> list[Event]:
-        if isinstance(command, Start):
-            return await self._start()
-        return await self._stop()
-
-    async def _start(self) -> list[Event]:
-        changed = False
-        try:
-            self._refuse_if_opened()
-            changed = await asyncio.to_thread(self._files.write)
-            pid = await asyncio.to_thread(self._server.running_pid)
-            if pid is None:
-                changed = False
-                loop = asyncio.get_running_loop()
-                pid = await loop.run_in_executor(_SERVER_THREADS, self._start_server)
-            elif await asyncio.to_thread(self._server.runs_other_program):
-                # It may replay only what it was version-checked against.
-                changed = True
-        except (LogshipError, OSError) as error:
-            why = error.what if isinstance(error, LogshipError) else str(error)
-            pid = await asyncio.to_thread(self._server.running_pid)
-            # One that is slow to start goes on starting: killing it would only prolong it.
-            slow = isinstance(error, LogshipError) and error.retryable and pid is not None
-            _log.error(
-                "standby is slow to start" if slow else "standby does not start",
-                instance=self._settings.instance,
-                why=why,
-            )
-            if pid is None or not slow:
-                await self._learn()
-                return [Exited(why)]
-        self._watch_pid(pid)
-        await asyncio.to_thread(self._contain, pid)
-        _log.info("standby runs", instance=self._settings.instance, pid=pid)
-        # One that is open serves clients: only its operator may restart it.
-        if changed and not self.is_opened:
-            return [Started(pid), ConfigurationChanged()]
-        await self.retry_streaming()
-        return [Started(pid)]
-
-    def _start_server(self) -> int:
-        layout = self._layout
-        if undo_unfinished_opening(layout, self._server.run_as):
-            _log.warning("the server died while it opened", instance=self._settings.instance)
-        server_log.trim(layout.log_file)
-        self._log_offset_bytes = server_log.size_bytes(layout.log_file)
-        return self._tablespaces.start(
-            lambda private_paths: self._server.start(
-                config_file=layout.config_file,
-                hba_file=layout.hba_file,
-                log_file=layout.log_file,
-                timeout_seconds=_START_TIMEOUT_SECONDS,
-                private_paths=private_paths,
-            )
-        )
-
-    async def _stop(self) -> list[Event]:
-        await self._session.end()
-        loop = asyncio.get_running_loop()
-        modes: tuple[StopMode, ...] = ("fast", "immediate")
-        for mode in modes:
-            try:
-                await loop.run_in_executor(_SERVER_THREADS, self._server.stop, mode)
-            except LogshipError as error:
-                _log.error(
-                    "standby does not stop",
-                    instance=self._settings.instance,
-                    mode=mode,
-                    why=error.what,
-                )
-            else:
-                self._unwatch_pid()
-                await asyncio.to_thread(self._release)
-                return [Exited("stopped")]
-        # `_look` sees its end, should it come.
-        return []
-
     # --- looking --------------------------------------------------------------------------
-
-    async def _wait_for_tick(self) -> None:
-        now = self._clock()
-        due = now + _TICK_SECONDS if self._life.deadline is None else self._life.deadline
-        timer = asyncio.get_running_loop().call_later(max(due - now, 0.0), self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            timer.cancel()
-            self._wake.clear()
 
     async def _look(self) -> None:
         life = self._life
-        if life.pid is not None and await self._has_ended(pid := life.pid):
+        if life.pid is not None and await self._acting.has_ended(pid := life.pid):
             await self._session.end()
-            why = await self._why()
+            why = await self._acting.why()
             if life.state is LifeState.RUNNING:
                 _log.error("standby ended", instance=self._settings.instance, why=why)
-            await self._handle(Exited(why, pid))
+            await self._acting.handle(Exited(why, pid))
             # It may have ended for want of larger parameters, which are known now.
             await self._raise_floors()
-            if await self._learn():
-                await self._handle(ConfigurationChanged())
+            if await self._acting.learn():
+                await self._acting.handle(ConfigurationChanged())
         elif life.state is LifeState.RUNNING:
             if self._files.control_file_changed():
                 await self._raise_floors()
                 await asyncio.to_thread(self._tablespaces.settle)
         elif life.deadline is not None and self._clock() >= life.deadline:
-            await self._handle(Tick())
-
-    async def _learn(self) -> bool:
-        """Whether it ended on a tablespace's record that was not known before."""
-        return await asyncio.to_thread(
-            self._tablespaces.learn, self._layout.log_file, self._log_offset_bytes
-        )
-
-    async def _has_ended(self, pid: int) -> bool:
-        end = self._process_end
-        if end is not None and end.known:
-            return end.pid == pid and end.ended
-        return await asyncio.to_thread(self._server.running_pid) != pid
+            await self._acting.handle(Tick())
 
     async def _raise_floors(self) -> None:
         """Start anew if replay needs larger parameters than the server was started with."""
@@ -499,7 +379,7 @@ class Standby:
             instance=self._settings.instance,
             **needed._asdict(),
         )
-        await self._handle(ConfigurationChanged())
+        await self._acting.handle(ConfigurationChanged())
 
     async def _end_pause(self) -> None:
         """Somebody paused replay, or PostgreSQL did for want of larger parameters."""
@@ -507,20 +387,6 @@ class Standby:
         with self._session.in_use(), probes.standby_errors():
             connection = await self._session.connected()
             await connection.execute("select pg_wal_replay_resume()")
-
-    async def _why(self) -> str:
-        found = await asyncio.to_thread(
-            server_log.last_failures, self._layout.log_file, self._log_offset_bytes
-        )
-        return "; ".join(found) or "it ended without a word"
-
-    def _refuse_if_opened(self) -> None:
-        if self.is_opened and not self._may_be_open:
-            raise LogshipError(
-                Code.STANDBY_FAILED,
-                f"{self._layout.data} is no standby any more: its standby.signal is gone",
-                "if it was promoted by hand, stop protecting the instance here; else seed it anew",
-            )
 
     # --- what is held ---------------------------------------------------------------------
 
@@ -539,18 +405,3 @@ class Standby:
                     raise
             await self._look()
             await asyncio.sleep(_RETRY_SECONDS)
-
-    def _watch_pid(self, pid: int) -> None:
-        self._unwatch_pid()
-        self._process_end = ProcessEnd(pid, self._wake.set)
-
-    def _unwatch_pid(self) -> None:
-        if self._process_end is not None:
-            self._process_end.close()
-            self._process_end = None
-
-
-def _mark_as_seen(task: asyncio.Future[None]) -> None:
-    # Of a cancelled caller nobody asks for the error any more; asyncio would report it.
-    if not task.cancelled():
-        task.exception()
