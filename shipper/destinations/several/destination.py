@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import structlog
 
@@ -41,7 +41,8 @@ from shipper.destinations.several.commands import (
     Up,
 )
 from shipper.destinations.several.flow import BUDGET_SECONDS, Flow
-from shipper.destinations.several.members import Member, Role
+from shipper.destinations.several.members import Role
+from shipper.destinations.several.room import Room
 from shipper.destinations.several.seeds import SeveralSeeds
 from shipper.destinations.several.spill import SpillRule
 
@@ -112,8 +113,7 @@ class SeveralDestinations:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._clock: asyncio.Task[None] | None = None
         self._partings: dict[str, asyncio.Task[None]] = {}
-        self._asked: frozenset[str] = frozenset()
-        """Who has room for the next span."""
+        self._room = Room(self._flow, self._destinations, self._changed, self._do, self._check_open)
         self._reminders = {name: Reminder() for name in self._destinations}
 
     def away(self) -> dict[str, LogshipError | None]:
@@ -387,58 +387,16 @@ class SeveralDestinations:
     # --- sending --------------------------------------------------------------------------
 
     async def room(self, size_bytes: int) -> None:
-        while True:
-            self._check_open()
-            members = self._flow.takers(size_bytes)
-            if self._flow.is_void:
-                return  # what comes is dropped
-            if not members:
-                # Nobody has a place for it just now: one is on its way, or a Rewind.
-                await _leave_at_once()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(TICK_SECONDS):
-                        await self._changed.wait()
-                continue
-            asked: set[str] = set()
-            for member in members:
-                if not await self._room_at(member, size_bytes):
-                    break
-                asked.add(member.name)
-            else:
-                # Others may have come while it waited.
-                if all(each.name in asked for each in self._flow.takers(size_bytes)):
-                    self._asked = frozenset(asked)
-                    return
-
-    async def _room_at(self, member: Member, size_bytes: int) -> bool:
-        """Whether it has room; False: look again at who has to be waited for."""
-        flow, began_at = self._flow, self._loop.time()
-        may_be_left = flow.may_be_left(member)
-        limit_seconds = TICK_SECONDS
-        if may_be_left:
-            limit_seconds = min(limit_seconds, member.patience_seconds(began_at))
-        has_room = True
-        try:
-            if not _ends_at_once(self._destinations[member.name].room(size_bytes)):
-                await _leave_at_once()
-                async with asyncio.timeout(limit_seconds):
-                    await self._destinations[member.name].room(size_bytes)
-        except TimeoutError:
-            has_room = False
-        except LogshipError as error:
-            self._do(flow.lost(member.name, error, self._loop.time()))
-            return False
-        now = self._loop.time()
-        if may_be_left and now > began_at:
-            self._do(flow.waited(member.name, now - began_at, now))
-        return has_room and member.takes
+        await self._room.wait(size_bytes)
 
     def resume(self, position: Position) -> None:
         self._do(self._flow.resumed(position))
 
     def send_span(self, timeline: int, start_lsn: int, sealed: Sealed, flush_lsn: int) -> None:
         self._check_open()
-        pieces = self._flow.pieces(timeline, start_lsn, sealed.raw_bytes, flush_lsn, self._asked)
+        pieces = self._flow.pieces(
+            timeline, start_lsn, sealed.raw_bytes, flush_lsn, self._room.found
+        )
         for name, skipped_bytes in pieces:
             piece = _cut(sealed, skipped_bytes) if skipped_bytes else sealed
             start = Lsn(start_lsn + skipped_bytes)
@@ -504,22 +462,6 @@ class SeveralDestinations:
 
 def _closed() -> LogshipError:
     return LogshipError(Code.LINK_LOST, "no destination is connected", retryable=True)
-
-
-def _ends_at_once(waiting: Coroutine[Any, Any, None]) -> bool:
-    """Whether it ends without waiting; else nothing was done.  Raises what it raises."""
-    try:
-        waiting.send(None)
-    except StopIteration:
-        return True
-    waiting.close()
-    return False
-
-
-async def _leave_at_once() -> None:
-    """Where `room` was asked outside of a task, to be told at once whether there is room, it is
-    closed here: a time-out is for tasks alone."""
-    await asyncio.sleep(0)
 
 
 def _cut(sealed: Sealed, skipped_bytes: int) -> Sealed:

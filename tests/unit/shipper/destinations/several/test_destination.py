@@ -23,6 +23,7 @@ from shipper.destinations import (
     SeedWanted,
 )
 from shipper.destinations.several import destination as several_module
+from shipper.destinations.several import room as room_module
 from shipper.destinations.several.destination import SeveralDestinations, SeveralMember
 from shipper.destinations.several.members import Role
 from shipper.destinations.several.spill import SpillRule
@@ -109,6 +110,7 @@ class Run:
 @pytest.fixture
 async def run(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Run]:
     monkeypatch.setattr(several_module, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(room_module, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(several_module, "REFUSED_RETRY_SECONDS", 0.02)
     made = Run(link=Role.REQUIRED, bucket=Role.OPTIONAL)
     yield made
