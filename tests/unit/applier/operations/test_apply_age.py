@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from applier.operations.apply_age import MAX_PIECES, PIECE_SECONDS, ApplyAge
@@ -70,6 +70,7 @@ def test_memory_is_bounded_and_only_costs_precision() -> None:
         st.tuples(st.floats(0, 5), st.integers(1, 1000), st.floats(0, 1)), min_size=1, max_size=60
     )
 )
+@example(steps=[(2.7676615088360466, 1, 0.0), (0.01, 1, 0.5), (3.0, 1, 0.0), (5.0, 1, 0.0)])
 def test_an_age_is_never_understated(steps: list[tuple[float, int, float]]) -> None:
     age = ApplyAge()
     age.stored(0, 0, now=0.0)
@@ -84,7 +85,7 @@ def test_an_age_is_never_understated(steps: list[tuple[float, int, float]]) -> N
         true_age = next((now - at for end, at in arrivals if end > applied), 0.0)
         shown = age.seconds(durable, applied, now)
         assert shown is not None
-        assert true_age <= shown <= true_age + PIECE_SECONDS
+        assert true_age <= shown <= true_age + PIECE_SECONDS + 1e-6  # both are rounded
 
 
 def test_the_clock_of_two_calls_makes_no_negative_age() -> None:
