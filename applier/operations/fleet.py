@@ -37,6 +37,7 @@ from applier.settings import ApplierSettings, InstanceSettings
 from logship.errors import Code, LogshipError, RefusedError
 from logship.identity import Profile
 from logship.link.keys import load_pair, load_public
+from logship.postgres.installations import Installation
 from logship.settings_network import parse_tcp_endpoint
 
 log = structlog.get_logger(__name__)
@@ -118,7 +119,8 @@ class Fleet:
                 settings["port"] = await self._allot_port(host, name)
             own = settings_of(name, settings)
             self._check(host.settings, name, own)
-            await check_parameters(host.installations, host.run_as, own.settings)
+            if own.run_standby:
+                await check_parameters(host.installations, host.run_as, own.settings)
             if "port" in said and not host.places(name).home.exists():
                 await self._check_port_is_free(own.port)
             if own.has_link and self.roads is not None:
@@ -182,20 +184,21 @@ class Fleet:
             if entry.registration.removing is not None:
                 rules.check_new_name(name, self._declared, self.registered)  # raises
             instance = self._instances[name]
-            _refuse_while_promoting(instance)
             settings = rules.with_changes(entry.registration.settings, changes, unset)
             own = settings_of(name, settings)
             self._check(host.settings, name, own)
-            before = entry.settings.settings
-            new = {key: value for key, value in own.settings.items() if before.get(key) != value}
-            used = instance.following.installation
-            await check_parameters([used] if used else host.installations, host.run_as, new)
+            if own.run_standby:
+                before = entry.settings.settings.items()
+                new = dict(own.settings.items() - before)
+                await check_parameters(_may_run_on(instance), host.run_as, new)
             if own.port != entry.settings.port:
                 found = await self._on_disk(host, instance)
                 rules.check_port_change(name, found, entry.settings.port, own.port)
                 await self._check_port_is_free(own.port)
             if own.has_link and self.roads is not None:
                 self.roads.ensure_link()
+            # All of the above takes its time, and a promotion does not wait for it.
+            _refuse_while_promoting(instance)
             changed = msgspec.structs.replace(entry.registration, settings=settings)
             await self._register(host, changed, own)
             if self.roads is not None:
@@ -300,6 +303,15 @@ def describe_fleet(declared: ApplierSettings, registered: Registered) -> list[di
         with contextlib.suppress(LogshipError):  # the instance says it
             places[name] = known_places(declared.directory, name)
     return describe(declared, registered, places)
+
+
+def _may_run_on(instance: Instance) -> Sequence[Installation]:
+    """The installation of its standby, or those that it may be, oldest first."""
+    used, profile = instance.following.installation, instance.record.profile
+    if used is not None:
+        return [used]
+    found = instance.host.installations
+    return [each for each in found if profile is None or each.major == profile.major]
 
 
 def _refuse_while_promoting(instance: Instance) -> None:

@@ -31,7 +31,9 @@ async def check_parameters(
             refused = refused or UsageError(
                 Code.SETTINGS,
                 f"settings.{name}: PostgreSQL {installation.version} says: {complaint.what}",
-                complaint.hint or "give a name and a value that this PostgreSQL knows",
+                complaint.hint
+                or "give a name and a value that this PostgreSQL knows, or first install the one "
+                "that does",
             )
         else:
             if refused is not None:

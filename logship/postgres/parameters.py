@@ -1,7 +1,7 @@
 """What a server says of a parameter in its configuration, without a cluster.
 
-Given a parameter by `-c` and asked for another by `-C`, `postgres` takes the first as from its
-configuration file, prints the second and ends, before it looks at any data (`PostmasterMain` in
+Given a parameter by `-c` and asked for another by `-C`, `postgres` checks the first, prints the
+second and ends, before it looks at any data (`PostmasterMain` in
 `src/backend/postmaster/postmaster.c`).
 """
 

@@ -129,7 +129,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _left_out(args: argparse.Namespace, plan: Plan) -> list[str]:
     """Seeds whose size nobody knows."""
-    has_seeds = plan.seeds_per_month > 0 or args.kept_seeds is not None
+    has_seeds = plan.seeds_per_month > 0 or plan.kept_seeds > 0
     if args.seed_gb is None and not plan.seed_bytes and has_seeds:
         return ["the size of a seed is not known, so seeds are not in it: --seed-gb tells it"]
     return []

@@ -3,6 +3,7 @@
 Before it makes anything outside of its own process a rehearsal writes a note of it, and keeps that
 locked.  The kernel takes the lock away when the process ends, however it ends, so a note that can
 be locked is of a rehearsal that is gone: no process id is compared, which may be another's by now.
+Of a directory the name is known only once it is made: killed in between, an empty one stays.
 Who lives is left alone, also one in a container that has the directory of notes from this host.
 """
 
@@ -51,7 +52,8 @@ class NotedDirectory:
     be, and open, as servers of other accounts go through it."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="logship-"))
+        # Processes below it are found by their directory, as the kernel tells it.
+        self.path = Path(tempfile.mkdtemp(prefix="logship-")).resolve()
         self.path.chmod(0o755)
         self._note = Note(DIRECTORY, str(self.path))
 
@@ -64,8 +66,8 @@ class NotedDirectory:
 
 def remove_left_behind(kinds: Mapping[str, Remove]) -> tuple[str, ...]:
     """Remove what this account's rehearsals left that were killed, and of what kind there is
-    somebody who can.  Returns what a person is to be told, a line each.  Never raises
-    LogshipError: it can be removed by hand."""
+    somebody who can.  Returns what a person is to be told, a line each.  Never raises for what
+    can't be removed: it can be by hand."""
     removed: list[str] = []
     lines: list[str] = []
     for path, kind, name in _of_the_dead():
@@ -73,7 +75,7 @@ def remove_left_behind(kinds: Mapping[str, Remove]) -> tuple[str, ...]:
             continue
         try:
             removed.append(kinds[kind](name))
-        except LogshipError as error:
+        except (LogshipError, OSError) as error:
             lines.append(f"what a killed rehearsal left can't be removed: {error}")
         else:
             path.unlink(missing_ok=True)

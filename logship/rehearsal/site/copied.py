@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -20,7 +21,12 @@ from logship.postgres.process import stop_server
 from logship.rehearsal.engine.left_behind import NotedDirectory
 from logship.rehearsal.plan import Database
 
-_APPLIER = "from applier.commands import main; raise SystemExit(main())"
+_APPLIER = """
+import sys
+sys.path[:0] = sys.argv.pop(1).split(":")
+from applier.commands import main
+raise SystemExit(main())
+"""
 _END_SECONDS = 60.0
 
 
@@ -49,7 +55,9 @@ def copy_of(database: Database) -> Iterator[Path | None]:
 
 def _restore(database: Database, into: Path) -> None:
     command: list[str | Path] = [
-        *(sys.executable, "-c", _APPLIER, "restore", database.instance, "--latest"),
+        # Ours: it works elsewhere, and may not find what was found from here.
+        *(sys.executable, "-c", _APPLIER, ":".join(map(os.path.abspath, sys.path))),
+        *("restore", database.instance, "--latest"),
         *("--into", into, "--port", str(_free_port()), "--listen", "", "--json"),
     ]
     if database.applier_settings is not None:

@@ -26,7 +26,7 @@ from logship.frames import SeedBegin
 from logship.link.keys import generate, load_pair
 from tests.support.fake_intake import new_keys
 from tests.support.link_frames import SEGMENT_BYTES, hello
-from tests.support.waiting import free_port
+from tests.support.waiting import free_port, until
 from tests.support.wal_factory import WalFactory, wal_line
 from tests.unit.applier.operations.conftest import Listener, picky_installation
 
@@ -194,11 +194,13 @@ async def test_a_parameter_that_no_server_knows_is_refused(
 ) -> None:
     service.host.installations = [picky_installation(shared_tmp_path, 17, "work_memm")]
     with pytest.raises(UsageError, match=r"settings.work_memm: PostgreSQL 17.0 says: "):
-        await add(service, settings={"work_memm": "1MB"})
+        await add(service, run_standby=True, settings={"work_memm": "1MB"})
     assert NAME not in service.open_instances
-    service.host.installations = []
+    # No server is started with it here.
     await add(service, settings={"work_memm": "1MB"})
     instance = service.open_instances[NAME]
+    service.host.installations = []
+    await service.change_instance(NAME, {"run_standby": True}, [])
     service.host.installations = [picky_installation(shared_tmp_path, 18, "work_memm", "jitt")]
     with pytest.raises(UsageError, match=r"settings.jitt: PostgreSQL 18.0 says: "):
         await service.change_instance(NAME, {"settings.jitt": "on"}, [])
@@ -206,6 +208,31 @@ async def test_a_parameter_that_no_server_knows_is_refused(
     await service.change_instance(NAME, {"seed": "manual"}, [])
     assert instance.settings.settings == {"work_memm": "1MB"}
     await service.change_instance(NAME, {}, ["settings.work_memm"])
+    assert instance.settings.settings == {}
+    # Of another major than its primary's nobody asks.
+    assert hello().profile.major != 18
+    await instance.hello(hello(instance=NAME), Listener())
+    await service.change_instance(NAME, {"settings.jitt": "on"}, [])
+
+
+async def test_a_change_that_a_promotion_overtakes_is_refused(
+    service: Service, shared_tmp_path: Path
+) -> None:
+    await add(service, run_standby=True)
+    instance = service.open_instances[NAME]
+    asked = picky_installation(shared_tmp_path, 16)
+    asked.bin_dir.chmod(0o777)  # for whichever account asks
+    (asked.bin_dir / "postgres").write_text(
+        "#!/bin/sh\ntouch asked\nuntil [ -e answer ]; do sleep 0.01; done\n"
+    )
+    service.host.installations = [asked]
+    changing = asyncio.create_task(service.change_instance(NAME, {"settings.jit": "off"}, []))
+    await until((asked.bin_dir / "asked").exists, "the server is asked")
+    async with instance.promotion_turn:
+        (asked.bin_dir / "answer").touch()
+        with pytest.raises(RefusedError) as caught:
+            await changing
+    assert caught.value.code is Code.PROMOTE_REFUSED
     assert instance.settings.settings == {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,14 +77,18 @@ def test_only_what_is_of_a_process_that_is_gone_is_removed(place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
-def test_what_can_not_be_removed_is_said_and_tried_again(place: Path) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [LogshipError(Code.REHEARSAL_FAILED, "it does not end"), PermissionError(1, "it is not yours")],
+)
+def test_what_can_not_be_removed_is_said_and_tried_again(place: Path, error: Exception) -> None:
     def fail(name: str) -> str:
-        raise LogshipError(Code.REHEARSAL_FAILED, f"{name} does not end")
+        raise error
 
     with noting("thing", "one"):
         pass
     (said,) = remove_left_behind({"thing": fail})
-    assert said.startswith("what a killed rehearsal left can't be removed: one does not end")
+    assert said.startswith(f"what a killed rehearsal left can't be removed: {error}")
     removed: list[str] = []
     assert remove_left_behind({"thing": taking(removed)}) and removed == ["one"]
     assert list(place.iterdir()) == []
@@ -121,6 +126,21 @@ def test_a_directory_goes_with_its_note(place: Path) -> None:
     (directory.path / "file").touch()
     directory.remove()
     assert list(place.iterdir()) == []
+
+
+def test_what_works_in_a_directory_is_found_also_through_a_link(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, link = place / "real", place / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    monkeypatch.setenv("TMPDIR", str(link))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    directory = NotedDirectory()
+    with subprocess.Popen(["sleep", "300"], cwd=directory.path) as working:
+        assert remove_directory(str(directory.path))
+        assert working.wait(30) == -signal.SIGKILL
+    directory.remove()
 
 
 class Things:
