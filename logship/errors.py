@@ -93,6 +93,7 @@ class Code(StrEnum):
     EPOCH_LOST = "epoch-lost"
     IDENTITY_MISSING = "identity-missing"
     WAL_IN_BUCKET = "wal-in-bucket"
+    SHIPPER_SILENT = "shipper-silent"
     # Promotion
     PROMOTE_REFUSED = "promote-refused"
     PROMOTE_FAILED = "promote-failed"

@@ -53,7 +53,7 @@ class ProtectionStatus(TypedDict):
 
 class PrimaryStatus(TypedDict):
     """As last heard from the shipper, at `heard_at`; through a bucket: when it was written there,
-    by the shipper's clock."""
+    by the shipper's clock, or put with a sign of life."""
 
     flush_lsn: str | None
     timeline: int | None
@@ -150,12 +150,18 @@ class OtherRoadStatus(TypedDict):
     what: str | None
 
 
+BucketState = Literal["idle", "reading", "up-to-date", "failed"]
+
+
 class BucketStatus(TypedDict):
     """The instance's bucket.  state: idle (not needed, and not asked), reading, up-to-date (all
     that is there was read), failed (`error`; it is tried again)."""
 
-    state: Literal["idle", "reading", "up-to-date", "failed"]
+    state: BucketState
     error: str | None
+    alive_at: float | None
+    """Of the shipper's newest sign of life there, by its clock; None: it gives none, or the link
+    is listened to in its place."""
 
 
 class MemoryStatus(TypedDict):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
 from logship import settings_bucket
 from logship.settings_bucket import check_recipients
+from logship.settings_schema import Contradiction
+
+MIN_ALIVE_SECONDS: Final = 10.0
 
 
 class BucketSettings(settings_bucket.BucketSettings, frozen=True, kw_only=True):
@@ -77,3 +81,30 @@ class BucketSettings(settings_bucket.BucketSettings, frozen=True, kw_only=True):
             le=604800,
         ),
     ] = 60.0
+    alive_every_seconds: Annotated[
+        float,
+        Meta(
+            description=(
+                "A sign of life is put so often, whether or not there is WAL, so that an applier "
+                "that has the bucket alone can tell a shipper that is dead from a primary that "
+                "writes nothing. 0: none; else at least 10."
+            ),
+            ge=0,
+            le=86400,
+        ),
+    ] = 0.0
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        yield from super().contradictions()
+        if 0 < self.alive_every_seconds < MIN_ALIVE_SECONDS:
+            yield Contradiction(
+                ("alive_every_seconds",),
+                f"bucket.alive_every_seconds is {self.alive_every_seconds:g}",
+                f"give {MIN_ALIVE_SECONDS:g} at least, or 0 for none: each is a request",
+            )
+        if self.alive_every_seconds and self.role == "spill":
+            yield Contradiction(
+                ("alive_every_seconds",),
+                'bucket.alive_every_seconds is given, and bucket.role is "spill"',
+                "the link tells that the shipper lives; leave it out",
+            )

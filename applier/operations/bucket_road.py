@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from applier.receivers import FencedError, Held, IntakeListener, Positions, Resume
+from applier.operations.shipper_sign import SignOfShipper
+from applier.receivers import FencedError, Held, IntakeListener, Positions, Resume, ShipperSign
 from applier.receivers.bucket.attachment import StartOver
 from logship import status
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, Hello, SeedBegin, SeedChunk, SeedEnd, ShipperHeartbeat
 from logship.identity import Incarnation, Profile
+from logship.status import BucketState
 
 if TYPE_CHECKING:
     from applier.operations.instance import Instance
@@ -35,6 +37,7 @@ class BucketRoad:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
+        self.sign = SignOfShipper(instance)
         self.is_open = False
         """Whether the instance is attached to a bucket, and the process reads it."""
         self.wake: Callable[[], None] = lambda: None
@@ -76,12 +79,16 @@ class BucketRoad:
     def link_came(self) -> None:
         """It says anew what it lacks."""
         self._instance.gaps.forget_hole()
+        self.sign.seen(None)
         self.wake()
 
     def link_went(self) -> None:
         self._instance.gaps.forget_hole()
         self._link_lost_at = time.monotonic()
         self.wake()
+
+    def signed(self, seen: ShipperSign | None) -> None:
+        self.sign.seen(seen)
 
     def bucket_dry(self) -> None:
         self._is_dry = True
@@ -147,15 +154,18 @@ class BucketRoad:
         """As the status document shows it."""
         if not self.is_open:
             return None
-        failure = self._failure
-        if failure is not None:
-            return {"state": "failed", "error": failure.what}
+        error = self._failure.what if self._failure is not None else None
+        return {"state": self._state(), "error": error, "alive_at": self.sign.sent_at}
+
+    def _state(self) -> BucketState:
+        if self._failure is not None:
+            return "failed"
         if not self.is_attached:
             start = self.read_from()
             # Nothing of the instance may be there yet: it is looked for.
             wanted = start is not None and start <= time.monotonic()
-            return {"state": "reading" if wanted else "idle", "error": None}
-        return {"state": "up-to-date" if self._is_dry else "reading", "error": None}
+            return "reading" if wanted else "idle"
+        return "up-to-date" if self._is_dry else "reading"
 
     # --- Intake -----------------------------------------------------------------------------
 
@@ -199,6 +209,7 @@ class BucketRoad:
 
     def tell_fenced(self, error: FencedError) -> None:
         listener, self._listener = self._listener, None
+        self.sign.seen(None)
         if listener is not None:
             listener.fenced(error)
         self.wake()

@@ -153,6 +153,15 @@ class Sender:
             self.heard = heard
             self.note_exposure()
 
+    def heard_in_sign(self, timeline: int, flush_lsn: int, at: float, *, reachable: bool) -> None:
+        """As `heard_then`, by a sender that says whether it reaches its primary: else what is
+        known already is not true of `at`."""
+        known = self.heard
+        if reachable or known is None or (timeline, flush_lsn) > (known.timeline, known.lsn):
+            self.heard_then(timeline, flush_lsn, at)
+        if self.behind_since is not None:
+            self.save_now_and_then()
+
     def heartbeat(self, heartbeat: ShipperHeartbeat) -> None:
         self.link.primary_reachable = heartbeat.primary_reachable
         self.link.sync_state = heartbeat.sync_state

@@ -102,7 +102,9 @@ def _primary(instance: Instance) -> status.PrimaryStatus:
         "flush_lsn": _text(heard.lsn) if heard else None,
         "timeline": heard.timeline if heard else None,
         "heard_at": heard.at if heard else None,
-        "reachable": link.primary_reachable if _fresh(instance) else None,
+        "reachable": link.primary_reachable
+        if _fresh(instance)
+        else instance.bucket.sign.primary_reachable,
         "slot_wal_status": link.slot_wal_status or None,
     }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from logship.bucket.sign_of_life import SignOfLife
 from logship.errors import Code, LogshipError, RefusedError
 from logship.frames import (
     GapFound,
@@ -84,6 +85,16 @@ class FencedError(RefusedError):
         self.at = at
         self.timeline = timeline
         self.lsn = lsn
+
+
+class ShipperSign(NamedTuple):
+    """The sign of life that a shipper puts into a bucket, by who looks at it."""
+
+    sign: SignOfLife
+    is_fresh: bool
+    """It was seen to be renewed, and the next one is not overdue."""
+    silent: LogshipError | None
+    """SHIPPER_SILENT, if none came for too long."""
 
 
 class IntakeListener(Protocol):
@@ -203,6 +214,9 @@ class BucketIntake(Intake, Protocol):
     def bucket_sealed(self, error: LogshipError | None) -> None:
         """Something in the bucket can't be opened, whether or not it is asked for; None: all
         can be, as far as was looked."""
+
+    def signed(self, seen: ShipperSign | None) -> None:
+        """The shipper's sign of life was looked at.  None: there is none, or nobody looks."""
 
     def bucket_dry(self) -> None:
         """All that is in the bucket was handed on; nothing of it is missing."""

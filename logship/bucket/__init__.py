@@ -1,6 +1,7 @@
 """What lies in a bucket: one instance's WAL, histories, seeds, and who may write them.
 
     INSTANCE/epoch                                   who writes (JSON; `epoch`)
+    INSTANCE/alive                                   sign of life (JSON; `sign_of_life`)
     INSTANCE/INCARNATION/wal/TIMELINE/LSN            a span of WAL, or a marker (`wal_objects`)
     INSTANCE/INCARNATION/segments/TIMELINE/SEGMENT   a finished segment in one object
     INSTANCE/INCARNATION/histories/TIMELINE          a `.history` file

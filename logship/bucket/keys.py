@@ -10,6 +10,7 @@ from logship.lsn import Lsn
 from logship.wal import segment_name
 
 EPOCH_NAME = "epoch"
+ALIVE_NAME = "alive"
 
 _PLACE = re.compile(r"\A([0-9A-F]{8})/([0-9A-F]{16})(?:\.([1-9][0-9]{0,5}))?\Z")
 _TIMELINE = re.compile(r"\A[0-9A-F]{8}\Z")
@@ -117,6 +118,11 @@ class Keys(NamedTuple):
 
 def epoch_key(instance: str) -> str:
     return f"{instance}/{EPOCH_NAME}"
+
+
+def alive_key(instance: str) -> str:
+    """Of the shipper's sign of life."""
+    return f"{instance}/{ALIVE_NAME}"
 
 
 def parse_timeline(name: str) -> int:

@@ -10,7 +10,8 @@ from logship.objects import ObjectStore
 from logship.objects.encryption import Recipients
 from logship.objects.opening import open_store
 from shipper.destinations import Destination
-from shipper.destinations.bucket.destination import BucketDestination, BucketOptions
+from shipper.destinations.bucket.destination import BucketDestination
+from shipper.destinations.bucket.options import BucketOptions
 from shipper.destinations.link import LinkDestination, ShipperIdentity
 from shipper.destinations.several.destination import SeveralDestinations, SeveralMember
 from shipper.destinations.several.members import Role
@@ -85,6 +86,7 @@ def bucket_destination(
         compact_grace_seconds=bucket.compact_grace_seconds,
         sealed=bool(recipients),
         seed_every_hours=settings.seed.every_hours,
+        alive_every_seconds=bucket.alive_every_seconds,
     )
     return BucketDestination(
         open_store(bucket), options, seal=recipients.seal, make_seed_taker=seed_taker

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         seeds_per_month=_HOURS_PER_MONTH / every_hours if every_hours else 0.0,
         seed_bytes=args.seed_gb * 1e9 if args.seed_gb is not None else seed_bytes,
         kept_hours=args.kept_hours,
+        alive_every_seconds=bucket.alive_every_seconds,
         kept_seeds=int(_given(args.kept_seeds, _DEFAULT_KEPT_SEEDS)) if args.kept_hours else 0,
     )
     assumed = [*_assumed(settings), *_left_out(args, plan)]

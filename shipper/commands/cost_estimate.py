@@ -44,6 +44,8 @@ class Plan(NamedTuple):
     """WAL stays so long; 0: for ever."""
     kept_seeds: int
     """So many stay; 0: all."""
+    alive_every_seconds: float = 0.0
+    """A sign of life is put so often; 0: none."""
 
 
 class Estimate(NamedTuple):
@@ -105,7 +107,8 @@ def estimate(rate: WalRate, plan: Plan) -> Estimate:
     objects = max(rate.windows_per_second + segments, by_size)
     joined = segments if objects > segments else 0.0
     parts = plan.seeds_per_month * (plan.seed_bytes / _PART_BYTES + 4)
-    put = (objects + joined) * MONTH_SECONDS + parts
+    signs = MONTH_SECONDS / plan.alive_every_seconds if plan.alive_every_seconds else 0.0
+    put = (objects + joined) * MONTH_SECONDS + parts + signs
     epoch = min(objects, 1 / _EPOCH_SECONDS) * MONTH_SECONDS
     polls = plan.appliers * MONTH_SECONDS / plan.poll_seconds
     wal_bytes = rate.bytes_per_second * plan.compression * MONTH_SECONDS
@@ -120,7 +123,8 @@ def estimate(rate: WalRate, plan: Plan) -> Estimate:
         delete += (segments * MONTH_SECONDS + parts) / _PAGE
     return Estimate(
         put=put,
-        get=plan.appliers * objects * MONTH_SECONDS + epoch,
+        # A sign of life is preceded by a look at the epoch.
+        get=plan.appliers * (objects * MONTH_SECONDS + signs) + epoch + signs,
         get_polls=polls,
         list=listings,
         delete=delete,

@@ -268,7 +268,7 @@ def test_the_bucket_stands_in_for_a_link_that_is_away_and_is_let_go_of_again(
     status = pair.status("main")
     assert (status["link"]["state"], status["bucket"]) == (
         "connected",
-        {"state": "idle", "error": None},
+        {"state": "idle", "error": None, "alive_at": None},
     )
     shipper.stop()
     insert(server, 300)

@@ -25,7 +25,8 @@ from logship.objects.directory import DirectoryStore
 from logship.objects.encryption import Recipients, generate_identity
 from logship.seal import seal
 from shipper.destinations import Acked, Facts, Lost, SeedFinished
-from shipper.destinations.bucket.destination import BucketDestination, BucketOptions
+from shipper.destinations.bucket.destination import BucketDestination
+from shipper.destinations.bucket.options import BucketOptions
 from tests.support.link_frames import profile
 from tests.support.waiting import until
 from tests.unit.applier.receivers.seed.archives import SeedFrames, entry, manifest, seed

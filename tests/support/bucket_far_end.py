@@ -19,8 +19,9 @@ from logship.lsn import Lsn, Position
 from logship.objects import ObjectStore
 from logship.objects.directory import DirectoryStore
 from logship.wal import segment_end
-from shipper.destinations.bucket.destination import BucketDestination, BucketOptions
+from shipper.destinations.bucket.destination import BucketDestination
 from shipper.destinations.bucket.objects import Seal
+from shipper.destinations.bucket.options import BucketOptions
 from tests.support.link_frames import SEGMENT_BYTES, at, profile, sealed_wal
 from tests.support.rigged_store import RiggedStore, unreachable
 

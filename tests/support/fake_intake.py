@@ -9,7 +9,7 @@ from typing import Any
 
 import zmq
 
-from applier.receivers import FencedError, Held, IntakeListener, Positions, Resume
+from applier.receivers import FencedError, Held, IntakeListener, Positions, Resume, ShipperSign
 from applier.receivers.seed.receiver import SeedOutOfOrderError
 from logship.errors import Code, LogshipError
 from logship.frames import GapFound, Hello, SeedBegin, SeedChunk, SeedEnd, ShipperHeartbeat
@@ -240,6 +240,8 @@ class FakeBucketIntake(FakeIntake):
         self.heard_at: list[tuple[int, int, float]] = []
         self.times_answered = 0
         self.sealed: LogshipError | None = None
+        self.shipper: ShipperSign | None = None
+        """What was last said of its sign of life."""
 
     def heard_with_span(self, timeline: int, flush_lsn: int, at: float = 0.0) -> None:
         super().heard_with_span(timeline, flush_lsn)
@@ -266,6 +268,9 @@ class FakeBucketIntake(FakeIntake):
 
     def bucket_sealed(self, error: LogshipError | None) -> None:
         self.sealed = error
+
+    def signed(self, seen: ShipperSign | None) -> None:
+        self.shipper = seen
 
     def bucket_dry(self) -> None:
         self.log.append(("bucket_dry", self.written))

@@ -7,4 +7,5 @@ can be recovered and feeds it.
 
 While nothing is missing the cursor asks for the one next object by its name, once a poll.
 Listings serve the start, and holes; `succession` looks rarely whether another cluster came.
+Where the shipper gives signs of life, `watch` looks at them, and `signs` says what they mean.
 """

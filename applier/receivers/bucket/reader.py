@@ -18,6 +18,7 @@ from applier.receivers.bucket.follower import Follower, now
 from applier.receivers.bucket.seed_feed import SeedFeed
 from applier.receivers.bucket.seeds import Choice, Leads, Loss, leads, newest_usable
 from applier.receivers.bucket.succession import Succession
+from applier.receivers.bucket.watch import Watch
 from logship.bucket.epoch_record import Fence, fence_epoch
 from logship.bucket.keys import Keys
 from logship.bucket.seed_archive import Opens, SeedInfo
@@ -72,6 +73,7 @@ class BucketReader:
         self._elsewhere = elsewhere
         self._attachment = Attachment(intake, self)
         self._seeds = SeedFeed(self._attachment, reading, self._seed_ended)
+        self._watch = Watch(instance, intake, store, reading)
         self._follower: Follower | None = None
         self._seed_marker: Marker | None = None
         self._seed_at: float | None = None
@@ -113,6 +115,7 @@ class BucketReader:
                 proving.cancel()
             if not self._once:
                 self._intake.bucket_sealed(None)
+            self._watch.stop()
             self._attachment.let_go("the bucket is not read any more")
             await self._seeds.stop()
 
@@ -168,11 +171,15 @@ class BucketReader:
         return None if self._fence_told else self._intake.promoted()
 
     async def _until_wanted(self) -> None:
+        if not self._is_wanted():
+            self._watch.stop()
         while not self._is_wanted() and self._fence_to_tell() is None:
             self._attachment.not_asked()
             self._woken.clear()
             start = self._start()
             await self._sleep(None if start is None else max(0.0, start - time.monotonic()))
+        if self._is_wanted() and not self._once:
+            self._watch.start()
 
     async def _sleep(self, seconds: float | None) -> None:
         """Until then, or until `wake`."""
@@ -260,10 +267,11 @@ class BucketReader:
         greeting = await self._aside(lambda: make_hello(contents, durable))
         if greeting.newest is not None:
             self._attachment.heard_at = greeting.newest.sent_at
-        succession = Succession(contents, self._attachment, self._reading.threads)
+        succession = Succession(contents, self._attachment, self._reading.threads, self._watch.look)
         await succession.look()
         # Then without a pause: what the intake says is heard by a follower, or a feed.
         resume = await self._attachment.attach(greeting.hello)
+        self._watch.look()
         self._attachment.profile_digest = greeting.profile_digest
         if greeting.newest is not None:
             self._attachment.tell_heard(greeting.newest)

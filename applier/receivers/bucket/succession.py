@@ -4,6 +4,7 @@ to a new major version: what is read then never gets anything more, and nothing 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
@@ -26,10 +27,18 @@ MAX_LOOK_SECONDS: Final = 86400.0
 class Succession:
     """One attachment's look-outs."""
 
-    def __init__(self, contents: Contents, attachment: Attachment, threads: Executor) -> None:
+    def __init__(
+        self,
+        contents: Contents,
+        attachment: Attachment,
+        threads: Executor,
+        on_idle: Callable[[], None],
+    ) -> None:
+        """on_idle: called with each look that a long time without WAL leads to."""
         self._contents = contents
         self._attachment = attachment
         self._threads = threads
+        self._on_idle = on_idle
         self._stands_at: Position | None = None
         self._pause_seconds = LOOK_SECONDS
         self._due_at = 0.0
@@ -46,6 +55,7 @@ class Succession:
             self._look = asyncio.create_task(self._look_now())
 
     async def _look_now(self) -> None:
+        self._on_idle()
         try:
             await self.look()
         except LogshipError as error:

@@ -9,10 +9,11 @@
     segments      joins finished segments and removes their parts
     seeds         writes seeds
     wishes        who wants a seed: an order, the clock
+    alive         the sign of life
     threads       those that wait for the bucket
 
 Durable is what is stored without a hole before it.  While the bucket is away for a short time
 uploads are tried again and nothing is read again; past that the connection is lost, and the
 next one starts where the bucket's log ends.  Nothing is asked of the bucket while nothing is
-shipped.
+shipped, unless signs of life are wanted.
 """

@@ -7,13 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import structlog
 
-from logship.bucket.epoch import CONFIRM_SECONDS, Epoch, this_writer
+from logship.bucket.epoch import Epoch, this_writer
 from logship.bucket.keys import Keys, Place
 from logship.bucket.wal_objects import Marker
 from logship.errors import Code, LogshipError
@@ -41,10 +39,12 @@ from shipper.destinations import (
     SeedFinished,
     SeedWanted,
 )
+from shipper.destinations.bucket.alive import SignsOfLife, Threads
 from shipper.destinations.bucket.chain import Found, look
 from shipper.destinations.bucket.claim import check_claim, is_before
-from shipper.destinations.bucket.log import BucketLog, Limits
+from shipper.destinations.bucket.log import BucketLog
 from shipper.destinations.bucket.objects import BucketObjects, MetAnotherError, PackedWal, Seal
+from shipper.destinations.bucket.options import BucketOptions
 from shipper.destinations.bucket.remembered import (
     HINT_NAME,
     Parted,
@@ -67,40 +67,6 @@ CLOSE_SECONDS: Final = 2.0
 are compared with what comes next, or shipped again by the next process."""
 
 MakeSeedTaker = Callable[[ObjectStore, Keys, Profile], SeedTaker]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BucketOptions:
-    """Who writes a bucket, and how."""
-
-    instance: str
-    shipper_id: str
-    boot_id: str
-    protection: str
-    state_directory: Path
-    take_over: bool = False
-    max_delay_seconds: float = 1.0
-    max_object_bytes: int = 16 << 20
-    compact_grace_seconds: float = 600.0
-    sealed: bool = False
-    """What is written can't be read again here."""
-    uploads_at_once: int = 4
-    window_bytes: int = 64 << 20
-    """Raw WAL that may be on its way."""
-    seed_every_hours: float = 0.0
-    """0: none but those that are ordered."""
-    confirm_seconds: float = CONFIRM_SECONDS
-    patience_seconds: float = 30.0
-    """For so long an upload is tried again before the connection counts as lost."""
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(
-            self.max_delay_seconds,
-            self.max_object_bytes,
-            self.uploads_at_once,
-            self.patience_seconds,
-        )
 
 
 class BucketDestination:
@@ -147,6 +113,16 @@ class BucketDestination:
         self._wishes = SeedWishes(
             options.state_directory / ORDER_NAME, options.seed_every_hours * 3600
         )
+        self._signs = SignsOfLife(
+            store,
+            options.instance,
+            self._epoch,
+            options.state_directory,
+            Threads(self._in_thread, self._write_state),
+            every_seconds=options.alive_every_seconds,
+            is_parted=lambda: self.standing() is not None,
+            on_over=self._failed,
+        )
         self._wishes_timer: asyncio.TimerHandle | None = None
         self._begun: SeedBegin | None = None
         """The newest seed, until it fails or the log has passed its start."""
@@ -179,7 +155,8 @@ class BucketDestination:
         self._events = deque(each for each in self._events if isinstance(each, SeedFinished))
         self._acked = None
         if not facts.ships:
-            # Nobody looks into a bucket for that.
+            # Nobody looks into a bucket for that, but for a sign of life.
+            self._signs.go_on(facts)
             return Accepted(None, frozenset(), False, MAX_SPAN_BYTES)
         if self._busy:
             # What an earlier connection still has on its way would be met as a stranger's.
@@ -222,6 +199,7 @@ class BucketDestination:
         if parted is not None:
             self._warn_of(parted)
             durable = None
+        self._signs.go_on(facts)
         return Accepted(
             position=self._log.position if parted is None else None,
             known_timelines=found.timelines,
@@ -279,6 +257,7 @@ class BucketDestination:
     # --- sending --------------------------------------------------------------------------
 
     def tell(self, facts: Facts) -> None:
+        self._signs.tell(facts)
         if self._log is not None:
             self._log.facts, self._profile = facts, facts.profile
 
@@ -461,6 +440,7 @@ class BucketDestination:
     def _drop(self) -> None:
         if self._wishes_timer is not None:
             self._wishes_timer.cancel()
+        self._signs.pause()
         opened, self._log = self._log, None
         if opened is not None:
             opened.stop()

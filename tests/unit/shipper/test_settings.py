@@ -196,6 +196,24 @@ def test_the_only_road_is_required(role: str) -> None:
     assert [key for key, _ in found] == ["bucket.role"]
 
 
+def test_signs_of_life_are_none_by_default_and_not_too_many() -> None:
+    url = {"bucket__url": '"file:///srv/wal"'}
+    plain = parse(**url, **NO_LINK).bucket
+    assert plain is not None and plain.alive_every_seconds == 0
+    often = parse(**url, bucket__alive_every_seconds="10", **NO_LINK).bucket
+    assert often is not None and often.alive_every_seconds == 10
+    for wrong in ("9.9", "0.001"):
+        found = problems(**url, bucket__alive_every_seconds=wrong, **NO_LINK)
+        assert [key for key, _ in found] == ["bucket.alive_every_seconds"]
+
+
+def test_a_bucket_that_only_spills_takes_no_signs_of_life() -> None:
+    found = problems(
+        bucket__url='"file:///srv/wal"', bucket__role='"spill"', bucket__alive_every_seconds="30"
+    )
+    assert [key for key, _ in found] == ["bucket.alive_every_seconds"]
+
+
 @pytest.mark.parametrize(
     "bucket", [{}, {"bucket__role": '"spill"'}, {"bucket__role": '"optional"'}]
 )

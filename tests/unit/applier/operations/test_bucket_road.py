@@ -106,7 +106,10 @@ async def test_while_the_link_is_there_the_bucket_is_not_asked_for_anything(
     await ship(instance, 4 * S, 4 * S + 500)
     store.forget()
     await durable_at(instance, 4 * S + 500)
-    await until(lambda: instance.bucket.status() == {"state": "idle", "error": None}, "it rests")
+    await until(
+        lambda: instance.bucket.status() == {"state": "idle", "error": None, "alive_at": None},
+        "it rests",
+    )
     assert instance_status(instance)["link"]["state"] == "connected"
     assert not [key for _, key in store.keys if "/wal/" in key]
 
@@ -120,7 +123,12 @@ async def test_a_link_that_is_away_is_stood_in_for_and_the_status_says_so(
     instance.lost(listener, "the network is away")
     assert instance_status(instance)["link"]["state"] == "lost"
     await durable_at(instance, 4 * S + 5000)
-    await until(lambda: instance.bucket.status() == {"state": "up-to-date", "error": None}, "dry")
+    await until(
+        lambda: (
+            instance.bucket.status() == {"state": "up-to-date", "error": None, "alive_at": None}
+        ),
+        "dry",
+    )
     status = instance_status(instance)
     assert status["link"]["state"] == "bucket"
     assert status["primary"]["heard_at"] == pytest.approx(sent_at)
@@ -261,7 +269,10 @@ async def test_a_bucket_that_is_away_is_no_alarm_any_more_when_the_link_is_back(
     instance.lost(listener, "the network is away")
     await until(lambda: instance.alarms.has(Code.BUCKET_UNREACHABLE), "it is alarmed")
     await instance.hello(hello(), listener)
-    await until(lambda: instance.bucket.status() == {"state": "idle", "error": None}, "it rests")
+    await until(
+        lambda: instance.bucket.status() == {"state": "idle", "error": None, "alive_at": None},
+        "it rests",
+    )
     assert not instance.alarms.has(Code.BUCKET_UNREACHABLE)
 
 
@@ -279,7 +290,7 @@ async def test_whether_a_bucket_can_be_opened_is_looked_up_until_it_answers(
     await until(lambda: store.requests["list"] > 2, "it is tried again")
     store.away = False
     await until(lambda: not instance.alarms.has(Code.BUCKET_UNREACHABLE), "it answers")
-    assert instance.bucket.status() == {"state": "idle", "error": None}
+    assert instance.bucket.status() == {"state": "idle", "error": None, "alive_at": None}
     asked = store.requests.total()
     await asyncio.sleep(0.2)
     assert store.requests.total() == asked, "that is known now"
@@ -303,7 +314,12 @@ async def test_a_bucket_that_goes_on_with_another_cluster_says_so(
     instance.lost(listener, "the network is away")
     await durable_at(instance, 4 * S + 500)
     if when != "before":
-        await until(lambda: instance.bucket.status() == {"state": "up-to-date", "error": None}, "")
+        await until(
+            lambda: (
+                instance.bucket.status() == {"state": "up-to-date", "error": None, "alive_at": None}
+            ),
+            "",
+        )
         BucketWriter(store.inner, "orders", profile(server_version_num=180000))
     await until(lambda: instance.alarms.has(Code.MAJOR_MISMATCH), "it is alarmed")
     store.forget()
@@ -552,7 +568,7 @@ async def test_a_bucket_without_a_word_of_the_instance_is_asked_not_idle(
 ) -> None:
     change_settings(instance, public_key="")
     instance.bucket.is_open = True
-    assert instance.bucket.status() == {"state": "reading", "error": None}
+    assert instance.bucket.status() == {"state": "reading", "error": None, "alive_at": None}
 
 
 def test_what_cannot_be_opened_is_an_alarm_however_much_of_the_rest_is_read(

@@ -39,6 +39,12 @@ def test_an_idle_primary_takes_polls_alone() -> None:
     assert (month.uploaded_bytes, month.downloaded_bytes, month.stored_bytes) == (0, 0, 0)
 
 
+def test_signs_of_life_are_put_and_read_whether_or_not_there_is_wal() -> None:
+    month = estimate(IDLE, PLAN._replace(alive_every_seconds=10.0, appliers=2))
+    assert month.put == MONTH_SECONDS / 10
+    assert month.get == 3 * MONTH_SECONDS / 10  # each applier's, and the epoch before each
+
+
 def test_a_busy_primary_puts_an_object_for_each_delay_and_each_segment() -> None:
     rate = WalRate(SEGMENT / 100, 0.5, SEGMENT)  # a segment in 100 s
     month = estimate(rate, PLAN)
