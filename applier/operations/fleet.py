@@ -188,17 +188,17 @@ class Fleet:
             own = settings_of(name, settings)
             self._check(host.settings, name, own)
             if own.run_standby:
-                before = entry.settings.settings.items()
-                new = dict(own.settings.items() - before)
+                before = entry.settings.settings
+                new = {key: each for key, each in own.settings.items() if each != before.get(key)}
                 await check_parameters(_may_run_on(instance), host.run_as, new)
             if own.port != entry.settings.port:
                 found = await self._on_disk(host, instance)
                 rules.check_port_change(name, found, entry.settings.port, own.port)
                 await self._check_port_is_free(own.port)
-            if own.has_link and self.roads is not None:
-                self.roads.ensure_link()
             # All of the above takes its time, and a promotion does not wait for it.
             _refuse_while_promoting(instance)
+            if own.has_link and self.roads is not None:
+                self.roads.ensure_link()
             changed = msgspec.structs.replace(entry.registration, settings=settings)
             await self._register(host, changed, own)
             if self.roads is not None:

@@ -153,12 +153,8 @@ class Sender:
             self.heard = heard
             self.note_exposure()
 
-    def heard_in_sign(self, timeline: int, flush_lsn: int, at: float, *, reachable: bool) -> None:
-        """As `heard_then`, by a sender that says whether it reaches its primary: else what is
-        known already is not true of `at`."""
-        known = self.heard
-        if reachable or known is None or (timeline, flush_lsn) > (known.timeline, known.lsn):
-            self.heard_then(timeline, flush_lsn, at)
+    def save_while_behind(self) -> None:
+        """No WAL may come that has it saved."""
         if self.behind_since is not None:
             self.save_now_and_then()
 

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from applier.receivers import ShipperSign
-from applier.receivers.bucket.signs import SILENT_INTERVALS
+from logship.bucket.sign_of_life import SignOfLife
 from logship.errors import Code
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ class SignOfShipper:
         self._instance = instance
         self._seen: ShipperSign | None = None
         self._seen_at = 0.0
+        self._taken: SignOfLife | None = None
+        """What was news the last time: of a clock that is ahead, the same would be again."""
 
     @property
     def sent_at(self) -> float | None:
@@ -34,7 +36,7 @@ class SignOfShipper:
         if seen is None or not seen.is_fresh or not self._is_ours(seen):
             return None
         age = time.monotonic() - self._seen_at
-        return seen.sign.reachable if age < SILENT_INTERVALS * seen.sign.every_seconds else None
+        return seen.sign.reachable if age < seen.silent_after_seconds else None
 
     def seen(self, seen: ShipperSign | None) -> None:
         """It was looked at.  None: there is none, or nobody looks."""
@@ -43,14 +45,18 @@ class SignOfShipper:
             seen = None
         self._seen, self._seen_at = seen, time.monotonic()
         if seen is not None and self._is_ours(seen):
-            sign = seen.sign
-            instance.sender.heard_in_sign(
-                sign.timeline, sign.flush_lsn, sign.sent_at, reachable=sign.reachable
-            )
+            self._take(seen.sign)
         if seen is not None and seen.silent is not None:
             instance.alarms.raise_error(seen.silent)
         else:
             instance.alarms.clear(Code.SHIPPER_SILENT)
+
+    def _take(self, sign: SignOfLife) -> None:
+        sender = self._instance.sender
+        if sign != self._taken and sign.heard_at:
+            sender.heard_then(sign.timeline, sign.flush_lsn, sign.heard_at)
+        self._taken = sign
+        sender.save_while_behind()
 
     def _is_ours(self, seen: ShipperSign) -> bool:
         """Whether it speaks of the primary of the cluster that the instance is."""

@@ -92,7 +92,9 @@ class ShipperSign(NamedTuple):
 
     sign: SignOfLife
     is_fresh: bool
-    """It was seen to be renewed, and the next one is not overdue."""
+    """It was seen to be renewed, and the shipper is not silent."""
+    silent_after_seconds: float
+    """For so long it may be unchanged."""
     silent: LogshipError | None
     """SHIPPER_SILENT, if none came for too long."""
 

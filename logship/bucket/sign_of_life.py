@@ -39,6 +39,8 @@ class SignOfLife(msgspec.Struct, frozen=True, kw_only=True):
     timeline: int
     flush_lsn: int
     """As last heard of the primary; 0: never."""
+    heard_at: Seconds
+    """When that was, by the shipper's clock; 0: never."""
 
 
 _encoder = msgspec.json.Encoder(enc_hook=plain_lsn)

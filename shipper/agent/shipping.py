@@ -87,6 +87,8 @@ class Shipping:
         """Set when `_position` was changed from outside: read from there instead."""
         self._facts = Facts(identity.profile, identity.timeline, identity.flush_lsn, True, "", "")
         """`ships`: whether the source gives WAL.  `reachable` is asked when it is told."""
+        self._answers = True
+        """Whether the primary did when it was asked last."""
         self._greeted_away = not source.reachable
         self._reminder = Reminder()
         if accepted.seed_wanted:
@@ -155,11 +157,13 @@ class Shipping:
                     seen = await self._source.observe()
             except (LogshipError, TimeoutError) as error:
                 log.debug("the primary can't be asked", error=str(error) or "no answer")
+                self._answers = False
                 # What was true once must not be told as if it were.
                 self._facts = self._facts._replace(
                     sync_state="", slot_wal_status="", slot_restart_lsn=None
                 )
             else:
+                self._answers = True
                 self._facts = self._facts._replace(
                     profile=seen.profile,
                     # A stream that was lost may live on in the primary's view for a while.
@@ -175,6 +179,9 @@ class Shipping:
             timeline=self._identity.timeline, flush_lsn=self._source.flush_lsn
         )
         reachable = self._facts.ships and self._source.reachable
+        if self._position is None:
+            # Nothing streams that could be lost.
+            reachable = reachable and self._answers
         self._destination.tell(self._facts._replace(reachable=reachable))
 
     # --- WAL ------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What the signs of life of an instance's shipper mean.  Pure: what was read goes in, with when.
 
-All of it is by the reader's own clock, which counts on while the machine sleeps.
+All of it is by the reader's own clock, which stands still while the machine sleeps: it sees nothing
+then, and the shipper may have slept with it.
 """
 
 from __future__ import annotations
@@ -51,26 +52,30 @@ class Signs:
             return max(self._sign.every_seconds, self._poll_seconds)
         return RETRY_SECONDS if self._retry else None
 
+    @property
+    def _silent_after_seconds(self) -> float:
+        return SILENT_INTERVALS * (self.pause_seconds or 0.0)
+
     def came(self, sign: SignOfLife | None, now: float) -> None:
-        """It was read."""
+        """It was read.  now: before it was asked for."""
         before = self._sign
         if sign is None or sign.every_seconds <= 0:
             self.forget()
         elif sign != before:
+            # The first one that is seen may be of long ago: only its successor tells.
+            self._is_renewed = self._since is not None
             self._sign, self._since = sign, now
-            # The first one may be of long ago: only its successor tells.
-            self._is_renewed = before is not None
             self._is_silent = self._retry = False
         elif self._since is None:
             self._since = now
-        elif now - self._since >= SILENT_INTERVALS * (self.pause_seconds or 0.0):
+        elif now - self._since >= self._silent_after_seconds:
             self._is_silent = True
 
-    def failed(self, error: LogshipError) -> None:
+    def failed(self) -> None:
         """It could not be read: the shipper may not have reached the bucket either."""
         self._since = None
         self._is_renewed = False
-        self._retry = error.retryable
+        self._retry = True
 
     def standing(self) -> ShipperSign | None:
         """What is to be said of it."""
@@ -80,6 +85,7 @@ class Signs:
         return ShipperSign(
             sign,
             self._is_renewed and not self._is_silent,
+            self._silent_after_seconds,
             self._silence(sign) if self._is_silent else None,
         )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import structlog
 
 from applier.receivers import BucketIntake
 from applier.receivers.bucket.attachment import Reading
-from applier.receivers.bucket.follower import now
 from applier.receivers.bucket.signs import RETRY_SECONDS, Signs
 from logship.bucket.sign_of_life import read_sign
 from logship.errors import Code, LogshipError
@@ -65,7 +65,7 @@ class Watch:
                     await self._wanted.wait()
 
     async def _look(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, began_at = asyncio.get_running_loop(), time.monotonic()
         try:
             sign = await loop.run_in_executor(
                 self._reading.threads, read_sign, self._store, self._instance
@@ -76,8 +76,8 @@ class Watch:
                     "the sign of life was not read", instance=self._instance, **error.as_dict()
                 )
             self._failure = error.code
-            self._signs.failed(error)
+            self._signs.failed()
         else:
             self._failure = None
-            self._signs.came(sign, now())
+            self._signs.came(sign, began_at)
         self._intake.signed(self._signs.standing())

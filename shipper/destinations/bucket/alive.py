@@ -1,15 +1,14 @@
 """The shipper's sign of life: put so often, whether or not there is WAL.
 
-`sign_of` has no I/O.  `SignsOfLife` puts signs while the epoch is held and what the primary
-writes is put too: neither before the epoch is taken, nor for a primary that is no continuation of
-the log.  That the shipper stops, or was told to, is said by no sign: nothing is shipped then,
-whatever the reason.
+`heard_after` and `sign_of` have no I/O.  `SignsOfLife` puts signs while the epoch is held and what
+the primary writes is put too: neither before the epoch is taken, nor for a primary that is no
+continuation of the log.  That the shipper stops, or was told to, is said by no sign: nothing is
+shipped then, whatever the reason.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import structlog
 
 from logship import durable
 from logship.bucket.epoch import Epoch
-from logship.bucket.sign_of_life import SignOfLife, put_sign
+from logship.bucket.sign_of_life import SignOfLife, put_sign, read_sign
 from logship.errors import LogshipError
 from logship.objects import ObjectStore
 from shipper.backoff import Reminder
@@ -29,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 NOTE_NAME = "alive"
 """File in the state directory: signs were put, and not said to be over."""
+RETIRE_RETRY_SECONDS = 60.0
 
 
 class Threads(NamedTuple):
@@ -38,32 +38,51 @@ class Threads(NamedTuple):
     write: Callable[[Callable[[], None]], asyncio.Future[None]]
 
 
-def sign_of(
-    facts: Facts, last: SignOfLife | None, *, epoch: int, every_seconds: float
-) -> SignOfLife:
-    """What is said of the primary by `facts`, and by the sign before where they don't say it: a
-    primary that is away says nothing."""
+class Heard(NamedTuple):
+    """What a primary said last, and when."""
+
+    cluster: str = ""
+    timeline: int = 0
+    flush_lsn: int = 0
+    at: float = 0.0
+
+
+def heard_after(before: Heard, facts: Facts, now: float) -> Heard:
+    """What is known with `facts`.  Of a primary that is away they may tell what it wrote at
+    least, and nothing that is newer."""
     cluster = str(facts.profile.incarnation)
-    timeline, flush_lsn = facts.timeline, int(facts.flush_lsn)
-    if not flush_lsn and last is not None and last.cluster == cluster:
-        timeline, flush_lsn = last.timeline, last.flush_lsn
+    if before.cluster != cluster:
+        before = Heard(cluster, facts.timeline)
+    if facts.reachable:
+        return Heard(cluster, facts.timeline, int(facts.flush_lsn), now)
+    is_more = (facts.timeline, facts.flush_lsn) > (before.timeline, before.flush_lsn)
+    if before.at and facts.flush_lsn and is_more:
+        return before._replace(timeline=facts.timeline, flush_lsn=int(facts.flush_lsn))
+    return before
+
+
+def sign_of(
+    heard: Heard, reachable: bool, now: float, *, epoch: int, every_seconds: float
+) -> SignOfLife:
     return SignOfLife(
         epoch=epoch,
-        sent_at=time.time(),
+        sent_at=now,
         every_seconds=every_seconds,
-        cluster=cluster,
-        reachable=facts.reachable,
-        timeline=timeline,
-        flush_lsn=flush_lsn,
+        cluster=heard.cluster,
+        reachable=reachable,
+        timeline=heard.timeline,
+        flush_lsn=heard.flush_lsn,
+        heard_at=heard.at,
     )
 
 
 class SignsOfLife:
     """From `go_on` to `pause`, and again; `tell` what is known of the primary.
 
-    every_seconds: 0: none, and an earlier process's are said to be over.  is_parted: whether the
-    primary is no continuation of the log.  on_over: called when the epoch turns out to be lost,
-    or fenced; whatever else fails is tried again when the next one is due.
+    every_seconds: 0: none, and an earlier process's are said to be over.  took_over: that may
+    have been on another host.  is_parted: whether the primary is no continuation of the log.
+    on_over: called when the epoch turns out to be lost, or fenced; whatever else fails is tried
+    again when the next one is due.
     """
 
     def __init__(
@@ -75,6 +94,7 @@ class SignsOfLife:
         threads: Threads,
         *,
         every_seconds: float,
+        took_over: bool,
         is_parted: Callable[[], bool],
         on_over: Callable[[LogshipError], None],
     ) -> None:
@@ -84,10 +104,11 @@ class SignsOfLife:
         self._note = state_directory / NOTE_NAME
         self._threads = threads
         self._every_seconds = every_seconds
+        self._took_over = took_over
         self._is_parted = is_parted
         self._on_over = on_over
-        self._facts: Facts | None = None
-        self._last: SignOfLife | None = None
+        self._heard = Heard()
+        self._reachable = False
         self._is_noted = False
         self._due_at = 0.0
         """By the loop's clock; kept over connections."""
@@ -95,11 +116,12 @@ class SignsOfLife:
         self._reminder = Reminder()
 
     def tell(self, facts: Facts) -> None:
-        self._facts = facts
+        """They are of now."""
+        self._heard = heard_after(self._heard, facts, time.time())
+        self._reachable = facts.reachable
 
-    def go_on(self, facts: Facts) -> None:
+    def go_on(self) -> None:
         """A connection is there.  One that says that the primary is away may hold no epoch."""
-        self._facts = facts
         if self._epoch.number and self._task is None:
             self._task = asyncio.create_task(self._run() if self._every_seconds else self._retire())
 
@@ -126,36 +148,54 @@ class SignsOfLife:
             except OSError as error:
                 if self._reminder.due(str(error)):
                     log.warning("the sign of life was not put", why=str(error))
+            except Exception:
+                log.exception("a bug while putting a sign of life")
 
     async def _put_next(self) -> None:
         if not self._is_noted:
             # Before the first one: else nobody would know that there is something to take back.
             await self._threads.write(lambda: durable.write_file(self._note, b""))
             self._is_noted = True
-        facts = self._facts
-        assert facts is not None
-        sign = sign_of(
-            facts, self._last, epoch=self._epoch.number, every_seconds=self._every_seconds
-        )
+        sign = self._sign(self._every_seconds)
         await self._threads.ask(lambda: self._put(sign))
-        self._last = sign
+
+    def _sign(self, every_seconds: float) -> SignOfLife:
+        return sign_of(
+            self._heard,
+            self._reachable,
+            time.time(),
+            epoch=self._epoch.number,
+            every_seconds=every_seconds,
+        )
 
     def _put(self, sign: SignOfLife) -> None:
         self._epoch.confirm()
         put_sign(self._store, self._instance, sign)
 
     async def _retire(self) -> None:
-        """The setting was taken away: say that no sign is to be expected."""
-        facts = self._facts
-        assert facts is not None
-        sign = sign_of(facts, None, epoch=self._epoch.number, every_seconds=0.0)
+        """Signs were wanted before, and are not now: say that none is to be expected."""
+        while True:
+            if await self._is_retired():
+                return
+            await asyncio.sleep(RETIRE_RETRY_SECONDS)
 
-        def look() -> None:
-            noted.append(self._note.exists())
+    async def _is_retired(self) -> bool:
+        sign = self._sign(0.0)
+        found: list[bool] = []
 
-        noted: list[bool] = []
-        with contextlib.suppress(LogshipError, OSError):  # with the next connection
-            await self._threads.write(look)
-            if noted[0]:
+        def ask() -> None:
+            before = read_sign(self._store, self._instance)
+            found.append(before is not None and before.every_seconds > 0)
+
+        try:
+            await self._threads.write(lambda: found.append(self._note.exists()))
+            if self._took_over and not found[-1]:
+                await self._threads.ask(ask)
+            if found[-1]:
                 await self._threads.ask(lambda: self._put(sign))
                 await self._threads.write(lambda: self._note.unlink(missing_ok=True))
+        except (LogshipError, OSError) as error:
+            if self._reminder.due(str(error)):
+                log.warning("that no sign of life comes any more was not put", why=str(error))
+            return self._epoch.over is not None
+        return True

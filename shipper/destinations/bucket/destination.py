@@ -120,6 +120,7 @@ class BucketDestination:
             options.state_directory,
             Threads(self._in_thread, self._write_state),
             every_seconds=options.alive_every_seconds,
+            took_over=options.take_over,
             is_parted=lambda: self.standing() is not None,
             on_over=self._failed,
         )
@@ -154,9 +155,10 @@ class BucketDestination:
         # A seed goes on over cuts; what became of it is said once.
         self._events = deque(each for each in self._events if isinstance(each, SeedFinished))
         self._acked = None
+        self._signs.tell(facts)
         if not facts.ships:
             # Nobody looks into a bucket for that, but for a sign of life.
-            self._signs.go_on(facts)
+            self._signs.go_on()
             return Accepted(None, frozenset(), False, MAX_SPAN_BYTES)
         if self._busy:
             # What an earlier connection still has on its way would be met as a stranger's.
@@ -199,7 +201,7 @@ class BucketDestination:
         if parted is not None:
             self._warn_of(parted)
             durable = None
-        self._signs.go_on(facts)
+        self._signs.go_on()
         return Accepted(
             position=self._log.position if parted is None else None,
             known_timelines=found.timelines,

@@ -71,6 +71,7 @@ def sign(sent_at: float, **changes: object) -> SignOfLife:
         reachable=True,
         timeline=1,
         flush_lsn=END,
+        heard_at=sent_at,
     )
     return msgspec.structs.replace(made, **changes)
 
@@ -132,12 +133,26 @@ async def test_a_primary_that_is_away_is_said_to_be_and_nothing_new_is_heard_of_
     put(store, began)
     await lose(instance, listener)
     await alive_at(instance, began)
-    heard_at = instance_status(instance)["primary"]["heard_at"]
     again = time.time()
-    put(store, again, reachable=False)
+    put(store, again, reachable=False, heard_at=began + 50)
     await alive_at(instance, again)
     primary = instance_status(instance)["primary"]
-    assert (primary["reachable"], primary["heard_at"]) == (False, heard_at)
+    assert primary["reachable"] is False
+    # The link heard of it later than that.
+    assert primary["heard_at"] is not None and began + 50 < primary["heard_at"] < again
+
+
+async def test_a_clock_of_the_shippers_that_is_ahead_makes_no_sign_news_twice(
+    instance: Instance, listener: Listener, receiver: BucketReceiver, store: WatchedStore
+) -> None:
+    ahead = time.time() + 1000
+    put(store, ahead)
+    await lose(instance, listener)
+    await alive_at(instance, ahead)
+    heard_at = instance_status(instance)["primary"]["heard_at"]
+    assert heard_at is not None and heard_at < ahead
+    await until(lambda: silent(instance), "it does not come again")
+    assert instance_status(instance)["primary"]["heard_at"] == heard_at
 
 
 async def test_another_clusters_primary_says_nothing_of_this_one(
@@ -207,7 +222,7 @@ async def test_a_look_that_ends_late_says_nothing_any_more(
         instance.lost(listener, "the network is away")
         await instance.fence("promotion")
     error = LogshipError(Code.SHIPPER_SILENT, "silent")
-    instance.bucket.signed(ShipperSign(sign(time.time()), is_fresh=False, silent=error))
+    instance.bucket.signed(ShipperSign(sign(time.time()), False, EVERY, silent=error))
     assert not silent(instance)
     assert instance.bucket.sign.sent_at is None
 

@@ -20,6 +20,7 @@ SIGN = SignOfLife(
     reachable=False,
     timeline=3,
     flush_lsn=Lsn(0x16B374D848),
+    heard_at=1699999998.25,
 )
 
 
@@ -39,6 +40,7 @@ def test_it_is_read_as_it_was_put_and_replaced_by_the_next() -> None:
         "reachable": False,
         "timeline": 3,
         "flush_lsn": 0x16B374D848,
+        "heard_at": 1699999998.25,
     }
 
 

@@ -294,6 +294,15 @@ async def test_what_can_no_longer_be_observed_is_not_told_as_if_it_were(run: Run
     assert run.told[-1].slot_wal_status == "reserved"
 
 
+async def test_a_primary_that_dies_while_nothing_streams_is_said_to_be_away(run: Run) -> None:
+    run.start(None, seed_wanted=True)
+    await until(lambda: run.told and run.told[-1].reachable, "it is there")
+    run.source.fail_observe += [primary_lost()] * 10_000
+    await until(lambda: not run.told[-1].reachable, "it is away")
+    run.source.fail_observe.clear()
+    await until(lambda: run.told[-1].reachable, "it is back")
+
+
 async def test_a_primary_that_never_answers_is_not_known_either(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

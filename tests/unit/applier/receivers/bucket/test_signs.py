@@ -18,8 +18,8 @@ SIGN = SignOfLife(
     reachable=True,
     timeline=1,
     flush_lsn=100,
+    heard_at=1699999990.0,
 )
-AWAY = LogshipError(Code.BUCKET_UNREACHABLE, "away", retryable=True)
 
 
 def renewed(sign: SignOfLife = SIGN, seconds: float = EVERY) -> SignOfLife:
@@ -93,7 +93,7 @@ def test_a_clock_of_the_shippers_that_is_wrong_is_of_no_matter(signs: Signs) -> 
 def test_while_the_bucket_does_not_answer_nobody_is_silent(signs: Signs) -> None:
     signs.came(SIGN, 0.0)
     signs.came(renewed(), EVERY)
-    signs.failed(AWAY)
+    signs.failed()
     assert not fresh(signs) and signs.pause_seconds == EVERY
     signs.came(renewed(), 1000.0)
     assert silent(signs) is None and not fresh(signs)
@@ -101,21 +101,27 @@ def test_while_the_bucket_does_not_answer_nobody_is_silent(signs: Signs) -> None
     assert silent(signs) is not None
 
 
+def test_after_a_bucket_that_did_not_answer_only_the_next_sign_but_one_tells(signs: Signs) -> None:
+    signs.came(SIGN, 0.0)
+    signs.failed()
+    signs.came(renewed(), 1000.0)
+    assert not fresh(signs)
+    signs.came(renewed(seconds=2 * EVERY), 1000.0 + EVERY)
+    assert fresh(signs)
+
+
 def test_who_is_silent_stays_so_while_the_bucket_does_not_answer(signs: Signs) -> None:
     signs.came(SIGN, 0.0)
     signs.came(SIGN, SILENT_INTERVALS * EVERY)
-    signs.failed(AWAY)
+    signs.failed()
     assert silent(signs) is not None
     signs.came(SIGN, 1000.0)
     assert silent(signs) is not None
 
 
 def test_whether_there_is_one_is_asked_again_where_the_bucket_did_not_say(signs: Signs) -> None:
-    signs.failed(AWAY)
+    signs.failed()
     assert signs.pause_seconds == RETRY_SECONDS
-    signs.failed(LogshipError(Code.BUCKET_REFUSED, "no"))
-    assert signs.pause_seconds is None
-    signs.failed(AWAY)
     signs.came(None, 1.0)
     assert signs.pause_seconds is None
 

@@ -12,7 +12,7 @@ from logship.errors import Code, LogshipError
 from logship.frames import GapFound
 from logship.lsn import Lsn
 from shipper.destinations import Lost
-from shipper.destinations.bucket.alive import NOTE_NAME, sign_of
+from shipper.destinations.bucket.alive import NOTE_NAME, Heard, heard_after, sign_of
 from shipper.destinations.bucket.destination import BucketDestination
 from tests.integration.destination_contract import Shipping, facts
 from tests.support.bucket_far_end import BucketFarEnd
@@ -55,20 +55,26 @@ async def unchanged(rig: BucketFarEnd, shipping: Shipping) -> None:
 
 
 def test_it_says_what_is_known_of_the_primary() -> None:
-    made = sign_of(facts(timeline=3, flush_lsn=Lsn(5)), None, epoch=4, every_seconds=30.0)
-    assert (made.epoch, made.every_seconds, made.reachable) == (4, 30.0, True)
-    assert (made.timeline, made.flush_lsn) == (3, 5)
+    heard = heard_after(Heard(), facts(timeline=3, flush_lsn=Lsn(5)), 70.0)
+    made = sign_of(heard, True, 75.0, epoch=4, every_seconds=30.0)
+    assert (made.epoch, made.sent_at, made.every_seconds, made.reachable) == (4, 75.0, 30.0, True)
+    assert (made.timeline, made.flush_lsn, made.heard_at) == (3, 5, 70.0)
     assert made.cluster == str(profile().incarnation)
 
 
-def test_of_a_primary_that_is_away_it_says_what_was_last_heard() -> None:
-    last = sign_of(facts(timeline=3, flush_lsn=Lsn(5)), None, epoch=4, every_seconds=30.0)
-    gone = facts(timeline=2, flush_lsn=Lsn(0), reachable=False)
-    made = sign_of(gone, last, epoch=4, every_seconds=30.0)
-    assert (made.reachable, made.timeline, made.flush_lsn) == (False, 3, 5)
-    assert sign_of(gone, None, epoch=4, every_seconds=30.0).flush_lsn == 0
-    other = gone._replace(profile=profile(system_identifier=99))
-    assert sign_of(other, last, epoch=4, every_seconds=30.0).flush_lsn == 0
+def test_of_a_primary_that_is_away_it_says_what_was_last_heard_and_when() -> None:
+    heard = heard_after(Heard(), facts(timeline=3, flush_lsn=Lsn(5)), 70.0)
+    gone = facts(timeline=3, flush_lsn=Lsn(0), reachable=False)
+    assert heard_after(heard, gone, 90.0) == heard
+    assert heard_after(heard, gone._replace(timeline=4), 90.0) == heard
+    # An outbox tells what the primary wrote at least, and not when.
+    more = heard_after(heard, gone._replace(flush_lsn=Lsn(8)), 90.0)
+    assert (more.flush_lsn, more.at) == (8, 70.0)
+    for never in (
+        heard_after(Heard(), gone._replace(flush_lsn=Lsn(8)), 90.0),
+        heard_after(heard, gone._replace(profile=profile(system_identifier=99)), 90.0),
+    ):
+        assert (never.flush_lsn, never.at) == (0, 0.0)
 
 
 async def test_signs_come_whether_or_not_there_is_wal(
@@ -184,6 +190,28 @@ async def test_a_setting_that_is_taken_away_is_said_once(
     assert found is not None and (found.every_seconds, found.epoch) == (0.0, 2)
     await unchanged(rig, after)
     await after.close()
+
+
+async def test_who_takes_over_without_the_setting_says_so_too(
+    rig: BucketFarEnd, shipping: Shipping
+) -> None:
+    await shipping.connect()
+    await renewed(rig)
+    await shipping.close()
+    rig.options["alive_every_seconds"] = 0.0
+    (rig.state / "b").mkdir()
+    rig.store.refusals.append(LogshipError(Code.BUCKET_REFUSED, "not the first time"))
+    other = rig.make_destination(
+        shipper_id="shipper-b", state_directory=rig.state / "b", take_over=True
+    )
+    while True:
+        try:
+            await other.connect(facts())
+        except LogshipError:
+            continue
+        break
+    await until(lambda: (found := sign(rig)) is not None and not found.every_seconds, "it was said")
+    await other.close("over")
 
 
 async def test_who_never_gave_signs_asks_for_nothing(rig: BucketFarEnd) -> None:
