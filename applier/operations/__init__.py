@@ -14,6 +14,7 @@ former     the clusters that it was, until they go
 switching  have its standby run on another installation
 version_check, live_check  whether its standby may replay; what it says when it runs
 promotion  open the standby, online or offline, and say what was lost
+bucket_road, shipper_sign  its bucket, beside the link or alone; whether that one's shipper lives
 apply_age  how old the oldest WAL is that the standby has not replayed
 pace       how fast a seed arrives
 state      the document that `shipper status` shows
