@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -16,6 +16,28 @@ UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Whoever decodes bytes from a peer or a disk catches all of it: its own error alone leaves out
 text that is no UTF-8 and values nested without end, which it raises as Python does.
 """
+
+
+class _Numbered(Protocol):
+    @property
+    def format(self) -> int: ...
+
+
+_Document = TypeVar("_Document", bound=_Numbered)
+
+
+def decode_numbered(
+    data: bytes, kind: type[_Document], number: int, where: str, hint: str
+) -> _Document:
+    """JSON that says the number of its format.  Raises LogshipError(OBJECT_DAMAGED): it is not
+    readable, or of another format."""
+    try:
+        document = msgspec.json.decode(data, type=kind)
+        if document.format != number:
+            raise msgspec.DecodeError(f"format {document.format}")
+    except UNREADABLE as error:
+        raise LogshipError(Code.OBJECT_DAMAGED, f"{where} can't be read: {error}", hint) from error
+    return document
 
 
 def not_written(path: Path, error: OSError) -> LogshipError:

@@ -154,7 +154,8 @@ class Sender:
             self.note_exposure()
 
     def save_while_behind(self) -> None:
-        """No WAL may come that has it saved."""
+        """A flush saves what was heard too, but there is none while the disk is full, nor while
+        no WAL comes."""
         if self.behind_since is not None:
             self.save_now_and_then()
 
@@ -164,9 +165,7 @@ class Sender:
         self.link.slot_wal_status = heartbeat.slot_wal_status
         self.link.other_roads = heartbeat.other_roads
         self.heard_from(heartbeat.timeline, heartbeat.flush_lsn)
-        if self.behind_since is not None:
-            # A flush saves it too, but there is none while the disk is full.
-            self.save_now_and_then()
+        self.save_while_behind()
 
     def note_exposure(self) -> None:
         """What was heard, or what is durable, has changed."""

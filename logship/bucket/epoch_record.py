@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from logship.bucket.keys import epoch_key
-from logship.documents import UNREADABLE
+from logship.documents import decode_numbered
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, plain_lsn
 from logship.objects import ConditionFailedError, ObjectStore
@@ -111,14 +111,5 @@ def encode_epoch(record: EpochRecord) -> bytes:
 
 def decode_epoch(data: bytes, where: str) -> EpochRecord:
     """Raises LogshipError(OBJECT_DAMAGED), naming `where`."""
-    try:
-        record = msgspec.json.decode(data, type=EpochRecord)
-        if record.format != FORMAT:
-            raise msgspec.DecodeError(f"format {record.format}")
-    except UNREADABLE as error:
-        raise LogshipError(
-            Code.OBJECT_DAMAGED,
-            f"{where} can't be read: {error}",
-            "find out who wrote it; nothing is written to the bucket meanwhile",
-        ) from error
-    return record
+    hint = "find out who wrote it; nothing is written to the bucket meanwhile"
+    return decode_numbered(data, EpochRecord, FORMAT, where, hint)

@@ -12,8 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from logship.bucket.keys import alive_key
-from logship.documents import UNREADABLE
-from logship.errors import Code, LogshipError
+from logship.documents import decode_numbered
 from logship.lsn import plain_lsn
 from logship.objects import ObjectStore
 
@@ -60,14 +59,5 @@ def read_sign(store: ObjectStore, instance: str) -> SignOfLife | None:
     fetched = store.get(key)
     if fetched is None:
         return None
-    try:
-        sign = msgspec.json.decode(fetched.data, type=SignOfLife)
-        if sign.format != FORMAT:
-            raise msgspec.DecodeError(f"format {sign.format}")
-    except UNREADABLE as error:
-        raise LogshipError(
-            Code.OBJECT_DAMAGED,
-            f"{store.name}: {key} can't be read: {error}",
-            "find out who wrote it; a running shipper replaces it",
-        ) from error
-    return sign
+    hint = "find out who wrote it; a running shipper replaces it"
+    return decode_numbered(fetched.data, SignOfLife, FORMAT, f"{store.name}: {key}", hint)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -175,27 +176,23 @@ class SignsOfLife:
     async def _retire(self) -> None:
         """Signs were wanted before, and are not now: say that none is to be expected."""
         while True:
-            if await self._is_retired():
-                return
-            await asyncio.sleep(RETIRE_RETRY_SECONDS)
+            sign = self._sign(0.0)
+            try:
+                await self._threads.ask(partial(self._take_back, sign))
+            except (LogshipError, OSError) as error:
+                if self._reminder.due(str(error)):
+                    log.warning("that no sign of life comes any more was not put", why=str(error))
+                if self._epoch.over is None:
+                    await asyncio.sleep(RETIRE_RETRY_SECONDS)
+                    continue
+            return
 
-    async def _is_retired(self) -> bool:
-        sign = self._sign(0.0)
-        found: list[bool] = []
+    def _take_back(self, sign: SignOfLife) -> None:
+        """Put `sign` in place of the last one, if there may be one.  Blocking."""
+        if self._note.exists() or (self._took_over and self._is_expected()):
+            self._put(sign)
+            self._note.unlink(missing_ok=True)
 
-        def ask() -> None:
-            before = read_sign(self._store, self._instance)
-            found.append(before is not None and before.every_seconds > 0)
-
-        try:
-            await self._threads.write(lambda: found.append(self._note.exists()))
-            if self._took_over and not found[-1]:
-                await self._threads.ask(ask)
-            if found[-1]:
-                await self._threads.ask(lambda: self._put(sign))
-                await self._threads.write(lambda: self._note.unlink(missing_ok=True))
-        except (LogshipError, OSError) as error:
-            if self._reminder.due(str(error)):
-                log.warning("that no sign of life comes any more was not put", why=str(error))
-            return self._epoch.over is not None
-        return True
+    def _is_expected(self) -> bool:
+        last = read_sign(self._store, self._instance)
+        return last is not None and last.every_seconds > 0

@@ -89,6 +89,19 @@ async def alive_at(instance: Instance, sent_at: float) -> None:
     await until(lambda: instance.bucket.sign.sent_at == sent_at, "the sign is read")
 
 
+async def lose_with_sign(
+    instance: Instance,
+    listener: Listener,
+    store: WatchedStore,
+    sent_at: float,
+    **changes: object,
+) -> None:
+    """The link is lost, and a sign of then is in the bucket."""
+    put(store, sent_at, **changes)
+    await lose(instance, listener)
+    await alive_at(instance, sent_at)
+
+
 def silent(instance: Instance) -> bool:
     return instance.alarms.has(Code.SHIPPER_SILENT)
 
@@ -97,9 +110,7 @@ async def test_a_quiet_primary_is_known_to_be_there_and_to_lack_nothing(
     instance: Instance, listener: Listener, receiver: BucketReceiver, store: WatchedStore
 ) -> None:
     began = time.time() - 100
-    put(store, began)
-    await lose(instance, listener)
-    await alive_at(instance, began)
+    await lose_with_sign(instance, listener, store, began)
     # The first one may be of long ago.
     assert instance_status(instance)["primary"]["reachable"] is None
     again = time.time()
@@ -117,9 +128,7 @@ async def test_what_the_primary_has_and_the_bucket_has_not_is_seen(
     instance: Instance, listener: Listener, receiver: BucketReceiver, store: WatchedStore
 ) -> None:
     at = time.time() - 100
-    put(store, at, flush_lsn=END + 3000)
-    await lose(instance, listener)
-    await alive_at(instance, at)
+    await lose_with_sign(instance, listener, store, at, flush_lsn=END + 3000)
     status = instance_status(instance)
     assert status["transfer_gap"]["bytes"] == 3000
     assert status["transfer_gap"]["seconds"] is not None
@@ -130,9 +139,7 @@ async def test_a_primary_that_is_away_is_said_to_be_and_nothing_new_is_heard_of_
     instance: Instance, listener: Listener, receiver: BucketReceiver, store: WatchedStore
 ) -> None:
     began = time.time() - 100
-    put(store, began)
-    await lose(instance, listener)
-    await alive_at(instance, began)
+    await lose_with_sign(instance, listener, store, began)
     again = time.time()
     put(store, again, reachable=False, heard_at=began + 50)
     await alive_at(instance, again)
@@ -146,9 +153,7 @@ async def test_a_clock_of_the_shippers_that_is_ahead_makes_no_sign_news_twice(
     instance: Instance, listener: Listener, receiver: BucketReceiver, store: WatchedStore
 ) -> None:
     ahead = time.time() + 1000
-    put(store, ahead)
-    await lose(instance, listener)
-    await alive_at(instance, ahead)
+    await lose_with_sign(instance, listener, store, ahead)
     heard_at = instance_status(instance)["primary"]["heard_at"]
     assert heard_at is not None and heard_at < ahead
     await until(lambda: silent(instance), "it does not come again")
@@ -159,9 +164,7 @@ async def test_another_clusters_primary_says_nothing_of_this_one(
     instance: Instance, listener: Listener, receiver: BucketReceiver, store: WatchedStore
 ) -> None:
     began = time.time() - 100
-    put(store, began, cluster="99-18", flush_lsn=99 * S)
-    await lose(instance, listener)
-    await alive_at(instance, began)
+    await lose_with_sign(instance, listener, store, began, cluster="99-18", flush_lsn=99 * S)
     put(store, began + 10, cluster="99-18", flush_lsn=99 * S)
     await alive_at(instance, began + 10)
     status = instance_status(instance)
