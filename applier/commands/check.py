@@ -1,8 +1,9 @@
 """Find everything that would stop `applier run`, all of it at once, with remedies.
 
 Looks at the settings, the keys, the bucket, directories and their free space, sockets, ports,
-the user who runs the standbys, the PostgreSQL installations and paths of tablespaces.  Changes
-nothing.  Exits 3 if anything fails; warnings do not count.
+the user who runs the standbys, the PostgreSQL installations, whether they take the parameters
+that are set, and paths of tablespaces.  Changes nothing.  Exits 3 if anything fails; warnings do
+not count.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from applier.commands.check_bucket import check_bucket
 from applier.commands.check_budgets import check_budgets
-from applier.commands.check_parameters import check_parameters
+from applier.commands.check_parameters import check_accepted, check_parameters
 from applier.commands.check_private_paths import check_private_paths
 from applier.fleet.registry import Registered, Registry
 from applier.fleet.report import REGISTERED, describe
@@ -215,7 +216,7 @@ def check_keys(settings: ApplierSettings) -> Iterator[Check]:
 
 
 def check_postgres(settings: ApplierSettings) -> Iterator[Check]:
-    """Who runs the standbys, and with which PostgreSQL."""
+    """Who runs the standbys, with which PostgreSQL, and whether it takes their parameters."""
     from logship.postgres.installations import discover
 
     run_as = None
@@ -243,6 +244,8 @@ def check_postgres(settings: ApplierSettings) -> Iterator[Check]:
     else:
         listing = ", ".join(f"{one.version} in {one.bin_dir}" for one in found)
         yield ok("installations", f"found {listing}")
+        if run_as is not None:
+            yield from check_accepted(settings, found, run_as)
 
 
 def _run_as(settings: ApplierSettings, run_as: RunAs) -> Check:

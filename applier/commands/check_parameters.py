@@ -1,15 +1,20 @@
-"""`applier check` and the parameters of standbys: whether what is set will be in force."""
+"""`applier check` and the parameters of standbys: whether what is set will be in force, and
+whether a server starts with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 
 from applier.fleet.places import InstancePlaces
-from applier.operations.record import load_record
+from applier.operations import parameters
+from applier.operations.record import InstanceRecord, load_record
 from applier.settings import ApplierSettings
 from applier.standby.configuration import HasFloors, ParameterFloors, SettingValue
 from logship.checks import Check, failed, ok, warn
-from logship.errors import LogshipError
+from logship.errors import LogshipError, UsageError
+from logship.postgres.installations import Installation
+from logship.postgres.run_as import RunAs
 
 
 def check_parameters(settings: ApplierSettings) -> Iterator[Check]:
@@ -18,7 +23,7 @@ def check_parameters(settings: ApplierSettings) -> Iterator[Check]:
     for name in settings.instances:
         check_name = f"parameters:{name}"
         try:
-            record = load_record(InstancePlaces(settings.directory, name).home, name)
+            record = _record(settings, name)
         except LogshipError as error:
             yield failed(check_name, error)
             continue
@@ -45,3 +50,47 @@ def compare(
         )
     elif asked:
         yield ok(check_name, ", ".join(f"{name} = {value}" for name, value in asked.items()))
+
+
+def check_accepted(
+    settings: ApplierSettings, installations: Sequence[Installation], run_as: RunAs
+) -> Iterator[Check]:
+    """Of each instance whose settings have a parameter that no server takes on which its standby
+    may run.
+
+    Servers are asked, some 20 ms a parameter, about the same ones of many instances once.
+    """
+    answers: dict[tuple[object, ...], UsageError | None] = {}
+    for name, instance in settings.instances.items():
+        try:
+            record = _record(settings, name)
+        except LogshipError:
+            continue  # `check_parameters` says so
+        if not instance.run_standby or record.promotion is not None:
+            continue
+        may_run_on = [
+            each
+            for each in installations
+            if record.profile is None or each.major == record.profile.major
+        ]
+        wanted = settings.parameters_of(name)
+        key = (*(each.bin_dir for each in may_run_on), *sorted(wanted.items()))
+        if key not in answers:
+            answers[key] = _complaint(may_run_on, run_as, wanted)
+        error = answers[key]
+        if error is not None:
+            yield failed(f"accepted:{name}", error)
+
+
+def _complaint(
+    installations: Sequence[Installation], run_as: RunAs, wanted: Mapping[str, SettingValue]
+) -> UsageError | None:
+    try:
+        asyncio.run(parameters.check_parameters(installations, run_as, wanted))
+    except UsageError as error:
+        return error
+    return None
+
+
+def _record(settings: ApplierSettings, name: str) -> InstanceRecord:
+    return load_record(InstancePlaces(settings.directory, name).home, name)

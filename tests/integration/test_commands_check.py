@@ -247,6 +247,19 @@ async def test_what_was_added_and_the_volumes_are_looked_at_too(
     assert found[f"volume:{shared_tmp_path}/volume"]["level"] == "ok"
 
 
+async def test_parameters_that_no_server_takes_are_found(keys: Path, shared_tmp_path: Path) -> None:
+    file = applier_file(
+        keys,
+        shared_tmp_path,
+        postgres__installations=[str(postgres_dir(17))],
+        instances__main__settings={"work_memm": "1MB"},
+    )
+    outcome = await run("applier", "check", "--config", file, "--json")
+    assert outcome.code == 3 and troubles(outcome) == {"accepted:main": "fail"}, outcome
+    (told,) = [each for each in outcome.document["checks"] if each["name"] == "accepted:main"]
+    assert 'unrecognized configuration parameter "work_memm"' in told["what"]
+
+
 async def test_what_the_first_instance_will_join_by_is_looked_at_before_it_is_there(
     keys: Path, shared_tmp_path: Path
 ) -> None:
