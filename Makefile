@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv postgres lint format test test-images simulate demo bench soak torture crash-points fuzz images compose lock clean
+.PHONY: help venv postgres lint format test test-images simulate demo bench soak torture crash-points fuzz properties images compose lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,11 @@ format: $(READY) ## Put the code into its standard format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test-images: $(READY) postgres ## Make the images of the tests with containers, if there is an engine
+test-properties: $(READY) ## Try the tests by properties with examples that nobody tried yet
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit -m hypothesis \
+	  --hypothesis-profile=new-examples
+
+images: $(READY) postgres ## Make the images of the tests with containers, if there is an engine
 	@$(BIN)/python -m tests.support.make_images
 
 test: $(READY) postgres test-images ## Run the tests (PYTEST_ARGS goes to pytest)

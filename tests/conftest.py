@@ -25,8 +25,10 @@ from tests.support.servers import PrimaryServer
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# Speed is measured in benchmarks: no test fails because the machine is busy.
-settings.register_profile("logship", deadline=None)
+# Speed is measured in benchmarks: no test fails because the machine is busy.  A change is judged
+# by the same examples as the one before; new ones are looked for by `make properties`.
+settings.register_profile("logship", deadline=None, derandomize=True)
+settings.register_profile("new-examples", deadline=None, print_blob=True)
 settings.load_profile("logship")
 
 

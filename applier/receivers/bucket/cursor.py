@@ -312,8 +312,7 @@ class Cursor:
             if arrived is None:
                 break
             key = arrived.get.key
-            known = key in self._opening or key in self._opened
-            if not known and self._new_from(arrived) is not None:
+            if not self._is_open(key) and self._new_from(arrived) is not None:
                 self._opening.add(key)
                 commands.append(Open(arrived))
             arrived = self._holder(self._following(arrived))
@@ -375,15 +374,20 @@ class Cursor:
 
     def _holder(self, place: Place) -> Arrived | None:
         """What was fetched and holds `place`."""
-        arrived = self._held.get(self._keys.wal(place))
-        if arrived is not None or place.step:
-            return arrived
+        small = self._held.get(self._keys.wal(place))
+        if place.step:
+            return small
         key = self._keys.segment(place.timeline, place.lsn, self._segment_bytes)
-        arrived = self._held.get(key)
-        if arrived is None:
-            return None
-        head = arrived.head
-        return arrived if head.start_lsn <= place.lsn < head.end_lsn else None
+        segment = self._held.get(key)
+        if segment is None or not segment.head.start_lsn <= place.lsn < segment.head.end_lsn:
+            return small
+        if small is None or (self._is_open(key) and not self._is_open(small.get.key)):
+            # The other one besides would be one too many.
+            return segment
+        return small
+
+    def _is_open(self, key: str) -> bool:
+        return key in self._opening or key in self._opened
 
     def _following(self, arrived: Arrived) -> Place:
         return arrived.head.following(arrived.get.place, self._segment_bytes)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from applier.receivers.bucket.cursor import (
@@ -498,6 +498,9 @@ def test_one_who_is_behind_with_no_list_guesses_the_first_objects_of_segments() 
     failures=st.integers(0, 12),
     seed=st.integers(0, 2**32),
 )
+# A segment and its first small object were both here, and three were open at a time.
+@example([1], {1}, False, None, 0, S, 0, 77007135)
+@example([1], {1}, False, None, 0, S, 0, 1)
 def test_whatever_comes_when_all_of_it_is_handed_on_in_order(
     cuts: list[int],
     finished: set[int],
