@@ -101,6 +101,7 @@ class Code(StrEnum):
     # Recovery to a point in time
     TARGET_UNREACHABLE = "target-unreachable"
     RESTORE_FAILED = "restore-failed"
+    DRILL_FAILED = "drill-failed"
     # Rehearsals
     REHEARSAL_FAILED = "rehearsal-failed"
     NO_CONTAINER_ENGINE = "no-container-engine"

@@ -204,6 +204,26 @@ class CompatStatus(TypedDict):
     findings: list[CompatFinding]
 
 
+class DrillError(TypedDict):
+    code: str
+    what: str
+    hint: str
+
+
+class DrillStatus(TypedDict):
+    """at: when it began; seconds: from then until the recovered server had committed a write.
+    timeline, lsn: up to where WAL was replayed.  last_commit_time: of the newest commit in it, by
+    the primary's clock; None: not known.  error: why it failed; None: it passed."""
+
+    at: float
+    passed: bool
+    seconds: float | None
+    timeline: int | None
+    lsn: str | None
+    last_commit_time: float | None
+    error: DrillError | None
+
+
 class Alarm(TypedDict):
     code: str
     what: str
@@ -235,7 +255,7 @@ class InstanceStatus(TypedDict):
     compat: CompatStatus | None
     promotion: dict[str, Any] | None
     """The record that a promotion leaves: when, where it opened, what was lost."""
-    last_drill: None
-    """When its promotion was last tried on a copy.  None: never."""
+    last_drill: DrillStatus | None
+    """The last recovery that was tried beside it.  None: there was none."""
     alarms: list[Alarm]
     budget: BudgetStatus

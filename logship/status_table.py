@@ -138,7 +138,7 @@ def _cells(document: Document, now: float) -> dict[str, str]:
         text(document, "standby", "state"),
         version_check(document),
         size(get(document, "room", "bytes")),
-        last_drill(document),
+        last_drill(document, now),
         str(len(alarms)) if alarms else "-",
     )
     return dict(zip(_COLUMNS, values, strict=True))

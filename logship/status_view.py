@@ -15,8 +15,8 @@ from logship.status_words import (
     ago,
     alarm_lines,
     apply_gap,
+    drill_detail,
     duration,
-    last_drill,
     link,
     phase,
     protection,
@@ -33,7 +33,11 @@ _BAR_WIDTH = 24
 
 def render_detail(document: Document, now: float) -> str:
     """Everything that is known of one instance."""
-    rows = [*_identity_rows(document, now), *_position_rows(document, now), *_work_rows(document)]
+    rows = [
+        *_identity_rows(document, now),
+        *_position_rows(document, now),
+        *_work_rows(document, now),
+    ]
     width = max(len(label) for label, _ in rows)
     lines = [f"{label + ':':<{width + 1}} {value}" for label, value in rows]
     compat = document.get("compat")
@@ -89,7 +93,7 @@ def _position_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     yield "room", f"{size(room)} can still be received, {size(free)} are free"
 
 
-def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
+def _work_rows(document: Document, now: float) -> Iterable[tuple[str, str]]:
     if _get(document, "seed", "running"):
         yield "seed", seed_progress(document, _BAR_WIDTH)
     if document.get("gap"):
@@ -105,7 +109,7 @@ def _work_rows(document: Document) -> Iterable[tuple[str, str]]:
     for road in document.get("other_roads") or []:
         yield f"also to {_text(road, 'name')}", _other_road(road)
     yield "version check", version_check(document)
-    yield "last drill", last_drill(document)
+    yield "last drill", drill_detail(document, now)
     yield from _budget_rows(document)
     promotion = document.get("promotion")
     if isinstance(promotion, Mapping):

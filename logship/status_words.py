@@ -73,10 +73,31 @@ def duration(seconds: object) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def last_drill(document: Document) -> str:
-    """`never`; `?` where an applier says nothing of it, or more than is known here."""
-    never = "last_drill" in document and document["last_drill"] is None
-    return "never" if never else UNKNOWN
+def last_drill(document: Document, now: float) -> str:
+    """`3 h 10 min ago`, `failed 3 h 10 min ago`, `never`; `?` where an applier says nothing of it,
+    or more than is known here."""
+    if "last_drill" in document and document["last_drill"] is None:
+        return "never"
+    at, passed = get(document, "last_drill", "at"), get(document, "last_drill", "passed")
+    if not isinstance(at, int | float) or not isinstance(passed, bool):
+        return UNKNOWN
+    return ago(at, now) if passed else f"failed {ago(at, now)}"
+
+
+def drill_detail(document: Document, now: float) -> str:
+    """`3 h 10 min ago: open in 41 s, at 1:0/5000060, the last commit 4.0 s before it began`."""
+    shown = last_drill(document, now)
+    seconds, lsn = get(document, "last_drill", "seconds"), get(document, "last_drill", "lsn")
+    if not isinstance(seconds, int | float) or not isinstance(lsn, str):
+        return shown
+    parts = [
+        f"open in {duration(seconds)}",
+        f"at {get(document, 'last_drill', 'timeline')}:{lsn}",
+    ]
+    at, commit = get(document, "last_drill", "at"), get(document, "last_drill", "last_commit_time")
+    if isinstance(at, int | float) and isinstance(commit, int | float):
+        parts.append(f"the last commit {duration(at - commit)} before it began")
+    return f"{shown}: {', '.join(parts)}"
 
 
 def ago(moment: object, now: float) -> str:

@@ -29,6 +29,7 @@ PROGRAM: Final = Program(
         "forget": Command("applier.commands.forget", "remove a cluster of before an upgrade"),
         "window": Command("applier.commands.window", "show to which moments one can be restored"),
         "restore": Command("applier.commands.restore", "restore an instance to a moment"),
+        "drill": Command("applier.commands.drill", "prove that an instance can be recovered"),
         "retention": Command("applier.commands.retention", "remove what nothing needs any more"),
     },
 )

@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import os
 import shlex
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,71 +81,49 @@ def run(args: argparse.Namespace) -> int:
         print_json(result)
     else:
         print()
-        for name, value in _readable(result):
+        for name, value in readable(result):
             print(f"  {name:<12}  {value}")
     return ExitCode.DONE
 
 
 def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -> dict[str, Any]:
     from applier.fleet.places import InstancePlaces
+    from applier.restore.from_settings import machine_of, place_of
     from applier.restore.opening import hold_and_open, with_a_way_out
-    from applier.restore.restoring import Machine, Place, check_place, restore
+    from applier.restore.restoring import check_place, restore
     from applier.restore.window import window_lines
-    from logship.postgres.installations import discover
-    from logship.postgres.run_as import RunAs
 
     progress = Progress(as_json=args.json)
-    own = settings.instances.get(args.name)
-    place = Place(
-        into=args.into.absolute(),
-        port=args.port,
+    place = place_of(
+        settings,
+        args.name,
+        args.into,
+        args.port,
         open_mode=args.open,
         listen_addresses=args.listen,
-        shared_buffers_mb=(
-            settings.standby.shared_buffers_mb
-            if own is None
-            else settings.shared_buffers_mb_of(args.name)
-        ),
-        settings=settings.standby.settings if own is None else settings.parameters_of(args.name),
-        keep_free_bytes=settings.store.keep_free_mb << 20,
     )
     check_place(place)
-    run_as = RunAs.of(settings.postgres.run_as or None)
-    installations = discover(settings.postgres.installations, run_as=run_as)
-    overrides = frozenset(() if own is None else own.overrides)
-    spool = place.into.with_name(f".{place.into.name}.wal")
-    sources = hold_and_open(settings, args.name, places_of(args), spool)
-    try:
-        if sources.lease is None and InstancePlaces(settings.directory, args.name).home.is_dir():
-            progress.line("the applier is not told of this: its retention may remove what is read")
-        with with_a_way_out():
-            window = sources.window()
-        progress.step("window", {})
-        for line in window_lines(window):
-            progress.line(line)
-        with _probe_cache(settings) as cache:
-            may_be_private = settings.standby.private_paths == "auto"
-            machine = Machine(installations, run_as, cache, overrides, may_be_private)
+    with machine_of(settings, args.name) as machine:
+        spool = place.into.with_name(f".{place.into.name}.wal")
+        sources = hold_and_open(settings, args.name, places_of(args), spool)
+        try:
+            home = InstancePlaces(settings.directory, args.name).home
+            if sources.lease is None and home.is_dir():
+                progress.line(
+                    "the applier is not told of this: its retention may remove what is read"
+                )
+            with with_a_way_out():
+                window = sources.window()
+            progress.step("window", {})
+            for line in window_lines(window):
+                progress.line(line)
             return asyncio.run(restore(sources, window, target, place, machine, progress.step))
-    finally:
-        sources.close()
+        finally:
+            sources.close()
 
 
-@contextlib.contextmanager
-def _probe_cache(settings: ApplierSettings) -> Iterator[Path]:
-    """The applier's own; of another user's applier none, as it could not read what we leave."""
-    try:
-        is_ours = settings.directory.stat().st_uid == os.geteuid()
-    except OSError:
-        is_ours = False
-    if is_ours:
-        yield settings.directory / "installations"
-        return
-    with tempfile.TemporaryDirectory(prefix="logship-installations-") as directory:
-        yield Path(directory)
-
-
-def _readable(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def readable(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What `restore` returned, for a person: rows of (label, value)."""
     yield "restored", f"{result['name']} to {result['target']}: {result['stopped_at']}"
     yield "position", f"timeline {result['timeline']}, LSN {result['lsn']}"
     yield "last commit", result["last_commit"] or "none in the WAL that is kept"

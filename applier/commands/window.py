@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to look, the same for `window` and `restore`."""
+    """Where to look, the same for `window`, `restore` and `drill`."""
     parser.add_argument(
         "--config",
         metavar="F",

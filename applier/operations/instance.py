@@ -27,6 +27,7 @@ from applier.operations.host import Host
 from applier.operations.incarnations import Incarnations
 from applier.operations.keeping import Keeping
 from applier.operations.kept_incarnations import left_out
+from applier.operations.last_drill import LastDrill
 from applier.operations.primary import Primary
 from applier.operations.record import (
     Fence,
@@ -72,6 +73,7 @@ class Instance:
         self.host = host
         self.directory = host.places(name).home
         self.alarms = Alarms(name)
+        self.last_drill = LastDrill(self.directory)
         self.sender = Sender(self)
         self.record = InstanceRecord(name=name)
         self.keeping = Keeping(self)

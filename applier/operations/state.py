@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from applier.compat import Outcome
 from applier.operations.exposure import exposure_bytes
 from applier.operations.instance import Instance
+from applier.operations.last_drill import Drill
 from applier.operations.parameters import way_back
 from applier.operations.promotion import describe_loss
 from applier.standby.life import STEADY_SECONDS, LifeState
@@ -28,7 +30,7 @@ RESTARTS_WITHOUT_ALARM = 3
 
 def instance_status(instance: Instance) -> status.InstanceStatus:
     """All that is known of `instance` now.  Reads memory only, and asks the file system for its
-    free room."""
+    free room and whether there was a drill."""
     incarnation = instance.record.incarnation
     return {
         "name": instance.name,
@@ -54,7 +56,7 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
         "other_roads": _other_roads(instance),
         "compat": _compat(instance),
         "promotion": _promotion(instance),
-        "last_drill": None,  # the applier makes none by itself
+        "last_drill": _last_drill(instance),
         "budget": instance.budget.status(),
         "alarms": _alarms(instance),
     }
@@ -148,20 +150,58 @@ def _failure_of(server: StandbyStatus | None) -> str | None:
 
 
 def _alarms(instance: Instance) -> list[status.Alarm]:
-    alarms = instance.alarms.as_list()
+    return [*instance.alarms.as_list(), *_standby_alarm(instance), *_drill_alarm(instance)]
+
+
+def _standby_alarm(instance: Instance) -> Iterator[status.Alarm]:
     standby = instance.following.standby
     server = standby.status() if standby is not None else None
     why = _failure_of(server)
     if server is None or why is None or server.restarts <= RESTARTS_WITHOUT_ALARM:
-        return alarms
+        return
     if instance.record.promotion is not None or instance.alarms.has(Code.STANDBY_FAILED):
-        return alarms
+        return
     what = f"the standby does not stay up; it was started again {server.restarts} times: {why}"
     back = way_back(
         instance.name, instance.settings.settings, instance.host.settings.standby.settings, why
     )
     hint = f"{back or f'shipper status {instance.name}'}; its log is in standby/ of its directory"
-    return [*alarms, {"code": str(Code.STANDBY_FAILED), "what": what, "hint": hint}]
+    yield {"code": str(Code.STANDBY_FAILED), "what": what, "hint": hint}
+
+
+def _drill_alarm(instance: Instance) -> Iterator[status.Alarm]:
+    drill = _drill_of(instance)
+    if drill is None or drill.failure is None or instance.record.promotion is not None:
+        return
+    yield {
+        "code": str(Code.DRILL_FAILED),
+        "what": f"the last drill failed: {drill.failure.what}",
+        "hint": f"{drill.failure.hint or 'look at it'}; it ends with the next that passes: "
+        f"applier drill {instance.name}",
+    }
+
+
+def _drill_of(instance: Instance) -> Drill | None:
+    """Of the cluster that the instance is: what was recovered of another proves nothing."""
+    drill = instance.last_drill.now()
+    if drill is None or drill.incarnation in ("", str(instance.record.incarnation)):
+        return drill
+    return None
+
+
+def _last_drill(instance: Instance) -> status.DrillStatus | None:
+    drill = _drill_of(instance)
+    if drill is None:
+        return None
+    return {
+        "at": drill.at,
+        "passed": drill.failure is None,
+        "seconds": drill.seconds if drill.failure is None else None,
+        "timeline": drill.timeline,
+        "lsn": drill.lsn,
+        "last_commit_time": drill.last_commit_time,
+        "error": None if drill.failure is None else msgspec.to_builtins(drill.failure),
+    }
 
 
 def _transfer_gap(instance: Instance) -> status.TransferGap:

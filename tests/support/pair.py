@@ -402,17 +402,27 @@ class Pair:
 
     def command(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run one command to its end, with this pair's applier."""
+        process = self.begin(program, *arguments)
+        try:
+            out, err = process.communicate(timeout=120)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def begin(self, program: str, *arguments: str | Path) -> subprocess.Popen[str]:
+        """As `command`, without waiting: whoever calls it does, by `communicate`."""
         code = _MAIN.format(program=program)
         environment: Mapping[str, str] = {
             **os.environ,
             "LOGSHIP_APPLIER": str(self.directory / "run" / "applier.sock"),
         }
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=120,
             env=environment,
         )
 
@@ -421,7 +431,8 @@ class Pair:
             if process.is_running:
                 process.stop(signal.SIGKILL)
         _copy_answers(self._installations, _known_installations())
-        for pid_file in self.directory.glob("*/instances/*/*/data/postmaster.pid"):
+        standbys = self.directory.glob("*/instances/*/*/data/postmaster.pid")
+        for pid_file in (*standbys, *self.directory.glob("*/drills/*/data/postmaster.pid")):
             # Its number may be another process's by now.
             server = running_postmaster(pid_file.parent)
             if server is not None:

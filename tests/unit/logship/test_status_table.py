@@ -69,6 +69,31 @@ def test_an_instance_that_follows_is_one_line() -> None:
     }
 
 
+def test_the_last_drill_says_when_and_how_it_ended() -> None:
+    passed = {
+        "at": NOW - 3 * 3600,
+        "passed": True,
+        "seconds": 41.2,
+        "timeline": 1,
+        "lsn": "0/5000060",
+        "last_commit_time": NOW - 3 * 3600 - 4,
+        "error": None,
+    }
+    document = {**FOLLOWING, "last_drill": passed}
+    assert row(document)["LAST DRILL"] == "3 h 0 min ago"
+    detail = (
+        "last drill:     3 h 0 min ago: open in 41 s, at 1:0/5000060, the last commit 4.0 s before "
+        "it began"
+    )
+    assert re.sub(" +", " ", detail) in re.sub(" +", " ", render_detail(document, NOW))
+    nothing_more = {"seconds": None, "timeline": None, "lsn": None, "last_commit_time": None}
+    failed = {**FOLLOWING, "last_drill": {**passed, "passed": False, **nothing_more}}
+    assert row(failed)["LAST DRILL"] == "failed 3 h 0 min ago"
+    assert re.search(
+        r"^last drill: +failed 3 h 0 min ago$", render_detail(failed, NOW), re.MULTILINE
+    )
+
+
 def test_a_drill_that_an_applier_says_nothing_of_is_not_known() -> None:
     older = {name: value for name, value in FOLLOWING.items() if name != "last_drill"}
     for document in (older, {**FOLLOWING, "last_drill": {"of": "a later version"}}):

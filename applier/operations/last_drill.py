@@ -1,0 +1,102 @@
+"""What the last drill of an instance showed: `drill.json` in the instance's directory.
+
+`applier drill` writes it, a process of its own, with or without an applier beside it.  The
+applier looks at the file whenever somebody asks for the status, and reads it when it is another.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from logship import durable
+from logship.documents import UNREADABLE
+from logship.errors import Code, LogshipError
+
+FORMAT: Final = 1
+_NAME: Final = "drill.json"
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """As the error that ended it: `logship.errors.LogshipError`."""
+
+    code: str
+    what: str
+    hint: str
+
+
+class Drill(msgspec.Struct, frozen=True, kw_only=True):
+    """One recovery that was tried in a directory of its own, and taken away again."""
+
+    format: int = FORMAT
+    at: float
+    """When it began; seconds since the epoch by this machine's clock."""
+    incarnation: str
+    """Of the cluster that was recovered, as `SYSID-MAJOR`."""
+    failure: Failure | None = None
+    """None: it passed."""
+    seconds: float = 0.0
+    """From its begin until the server had committed a write."""
+    timeline: int | None = None
+    lsn: str | None = None
+    """Up to where WAL was replayed."""
+    last_commit_time: float | None = None
+    """Of the newest commit in it, by the primary's clock; None: not known."""
+
+
+class LastDrill:
+    """directory: the instance's, `InstancePlaces.home`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = drill_path(directory)
+        self._seen: tuple[int, ...] | None = None
+        self._drill: Drill | None = None
+
+    def now(self) -> Drill | None:
+        """As it stands there; None: there was none.  Raises nothing: what can't be read counts
+        as a drill that failed."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            self._seen = self._drill = None
+            return None
+        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if seen != self._seen:
+            self._seen, self._drill = seen, _read(self._path, found.st_mtime)
+        return self._drill
+
+
+def drill_path(directory: Path) -> Path:
+    return directory / _NAME
+
+
+def save_drill(directory: Path, drill: Drill) -> None:
+    """Replace what is there, durably, for the owner of `directory`.  Blocks; raises OSError."""
+    path = drill_path(directory)
+    data = msgspec.json.format(msgspec.json.encode(drill), indent=2)
+    durable.write_file(path, data + b"\n", mode=0o644)
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def failure_of(error: LogshipError) -> Failure:
+    return Failure(code=str(error.code), what=error.what, hint=error.hint)
+
+
+def _read(path: Path, at: float) -> Drill:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Drill)
+    except (OSError, *UNREADABLE) as error:
+        return Drill(
+            at=at,
+            incarnation="",
+            failure=Failure(
+                code=str(Code.DRILL_FAILED),
+                what=f"{path}, what the last drill showed, can't be read: {error}",
+                hint="make another one: applier drill NAME",
+            ),
+        )
