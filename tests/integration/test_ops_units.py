@@ -1,4 +1,4 @@
-"""ops/*.service: systemd takes them, and what the standbys' survival hangs on is in them."""
+"""ops/*.service, *.timer: systemd takes them, and what standbys' survival hangs on is in them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 OPS = Path(__file__).resolve().parents[2] / "ops"
 INSTALLED = "/opt/logship/bin/"
 UNITS = ("logship-applier.service", "logship-shipper@.service")
+DRILL = "logship-drill@.service"
+DRILL_TIMER = "logship-drill@.timer"
 
 
 def settings_of(unit: str) -> dict[str, str]:
@@ -21,22 +23,35 @@ def settings_of(unit: str) -> dict[str, str]:
     return {name: value for name, _, value in assignments}
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, DRILL, DRILL_TIMER])
 def test_systemd_finds_nothing_wrong(unit: str, tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd-analyze is not installed (Debian: apt-get install systemd)")
-    text = (OPS / unit).read_text(encoding="utf-8")
-    assert text.count(INSTALLED) == 1
-    # It looks for the program, which is here where a developer's environment has it.
-    ours = f"{Path(sys.executable).parent}/"
-    copy = tmp_path / unit
-    copy.write_text(text.replace(INSTALLED, ours), encoding="utf-8")
+    copy = copy_of(unit, tmp_path)
+    if unit == DRILL_TIMER:
+        copy_of(DRILL, tmp_path)  # it looks for what the timer starts
     done = subprocess.run(
         [analyze, "verify", "--man=no", copy], capture_output=True, text=True, timeout=60
     )
     complaints = [line for line in done.stderr.splitlines() if unit.partition(".")[0] in line]
     assert (done.returncode, complaints) == (0, []), done.stderr
+
+
+def copy_of(unit: str, directory: Path) -> Path:
+    """It looks for the program too, which is here where a developer's environment has it."""
+    text = (OPS / unit).read_text(encoding="utf-8")
+    assert text.count(INSTALLED) == (0 if unit == DRILL_TIMER else 1)
+    copy = directory / unit
+    copy.write_text(text.replace(INSTALLED, f"{Path(sys.executable).parent}/"), encoding="utf-8")
+    return copy
+
+
+def test_a_drill_is_made_by_whoever_owns_the_standbys_and_takes_its_time() -> None:
+    settings = settings_of(DRILL)
+    assert settings["User"] == settings_of("logship-applier.service")["User"]
+    assert settings["TimeoutStartSec"] == "infinity" and settings["Type"] == "oneshot"
+    assert settings_of(DRILL_TIMER)["Persistent"] == "yes"
 
 
 @pytest.mark.parametrize("unit", UNITS)
