@@ -56,7 +56,7 @@ class ArchiveRig:
             outbox=self.outbox,
             memory_file=self.directory / "outbox.json",
             application_name="logship_test",
-            connect_timeout_seconds=5,
+            connect_timeout_seconds=30,
         )
 
     def write(self) -> Lsn:
@@ -221,7 +221,7 @@ async def test_a_primary_that_comes_back_is_noticed_and_asked_anew(
     assert not source.reachable, "not before it is asked what it is"
     with pytest.raises(LogshipError) as caught:
         while True:
-            await asyncio.wait_for(source.read(1 << 20), 20)
+            await asyncio.wait_for(source.read(1 << 20), 60)
     assert caught.value.code is Code.PRIMARY_NOT_READY
     assert caught.value.retryable
     identity = await source.open()
