@@ -178,13 +178,16 @@ async def test_a_second_shipper_is_refused_until_it_takes_over(site: Site) -> No
     assert found["level"] == "fail"
     assert "--take-over" in found["hint"]
     second.start("--take-over")
-    await asyncio.to_thread(write, site, 3000)
     await asyncio.to_thread(
-        wait_until,
-        lambda: "epoch-lost" in first.log,
-        PATIENCE_SECONDS,
-        "the first stops",
+        wait_until, lambda: site.epoch == 2, PATIENCE_SECONDS, "the second has taken over"
     )
+
+    def first_stops() -> bool:
+        # It learns of that when it has something to ship, which an idle server may not give it.
+        write(site, 100)
+        return "epoch-lost" in first.log
+
+    await asyncio.to_thread(wait_until, first_stops, PATIENCE_SECONDS, "the first stops")
     await asyncio.to_thread(site.until_shipped)
 
 
