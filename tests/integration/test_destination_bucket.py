@@ -148,7 +148,7 @@ async def test_the_steady_state_never_lists(rig: BucketFarEnd) -> None:
     before = rig.store.calls["listing"] + rig.store.calls["folders"]
     await shipping.send(3 * S, span_bytes=100_000)
     await shipping.hear_durable(at(1, 4 * S))
-    await until(lambda: rig.store.calls["delete"] == 3, "the parts of the segments are removed")
+    await until(lambda: rig.store.calls["delete"] == 3, "the parts of the segments are removed", 60)
     assert rig.store.calls["listing"] + rig.store.calls["folders"] == before
     await shipping.close()
 
@@ -539,7 +539,7 @@ async def test_a_seed_is_wanted_while_there_is_none_when_it_is_old_and_when_it_i
     assert "asked" in wanted.why
     await Seed("5eed2", start_lsn=4 * S + 40).send(ordered.destination)
     await ordered.hear(SeedFinished)
-    assert not (rig.state / ORDER_NAME).exists()
+    await until(lambda: not (rig.state / ORDER_NAME).exists(), "the order is carried out")
     await ordered.close()
 
 

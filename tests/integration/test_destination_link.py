@@ -17,6 +17,7 @@ from logship.lsn import Lsn, Position
 from shipper.destinations import Acked, Lost, SeedFinished
 from shipper.destinations.link import LinkDestination, ShipperIdentity
 from tests.integration.destination_contract import (
+    PATIENCE_SECONDS,
     DestinationContract,
     Seed,
     Shipping,
@@ -31,7 +32,11 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.integration
 
 S = SEGMENT_BYTES
-HEARTBEAT_SECONDS = 0.4
+HEARTBEAT_SECONDS = 60.0
+"""A pause of the machine is no silence, and what is told at once does not wait for one of these."""
+
+heartbeats = pytest.mark.parametrize("rig", [1.5], indirect=True)
+"""For tests that wait for some: a pause of three is a loss."""
 
 
 class LinkFarEnd:
@@ -41,7 +46,7 @@ class LinkFarEnd:
     """Of WAL, in four spans."""
     answers = True
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
         self.server_keys, self.keys = new_keys(), new_keys()
         self.intake = FakeIntake(at(1, S), S)
         self.receiver = LinkReceiver(
@@ -49,7 +54,7 @@ class LinkFarEnd:
             {self.keys.public: frozenset({"orders"})},
             keys=self.server_keys,
             window_bytes=self.window_bytes + 4 * SPAN_COST_BYTES,
-            heartbeat_seconds=HEARTBEAT_SECONDS,
+            heartbeat_seconds=heartbeat_seconds,
         )
         self.port = int(self.receiver.start("tcp://127.0.0.1:0").rpartition(":")[2])
         self.proxy = TcpProxy("127.0.0.1", self.port)
@@ -131,8 +136,8 @@ class LinkFarEnd:
 
 
 @pytest.fixture
-async def rig() -> AsyncIterator[LinkFarEnd]:
-    made = LinkFarEnd()
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[LinkFarEnd]:
+    made = LinkFarEnd(getattr(request, "param", HEARTBEAT_SECONDS))
     async with made.proxy:
         yield made
         await made.receiver.stop()
@@ -149,17 +154,19 @@ async def shipping(rig: LinkFarEnd) -> AsyncIterator[Shipping]:
     await made.close()
 
 
+@heartbeats
 async def test_an_idle_link_stays_up_for_many_heartbeats(
     rig: LinkFarEnd, shipping: Shipping
 ) -> None:
     await shipping.connect()
     before = len(given(rig, "heartbeat"))
-    await until(lambda: len(given(rig, "heartbeat")) >= before + 5, "five heartbeats", 30)
+    await until(lambda: len(given(rig, "heartbeat")) >= before + 5, "five heartbeats", 60)
     assert not shipping.heard(Lost)
     assert len(given(rig, "hello")) == 1
     assert rig.intake.gone == []
 
 
+@heartbeats
 async def test_a_heartbeat_takes_nothing_back_that_a_span_said_of_the_primary(
     rig: LinkFarEnd, shipping: Shipping
 ) -> None:
@@ -204,6 +211,7 @@ async def test_a_hello_takes_nothing_back_that_a_span_said_of_the_primary(
     assert await hello_says(1000 * S) == 1000 * S
 
 
+@heartbeats
 async def test_a_silent_far_end_is_lost_after_three_heartbeats(
     rig: LinkFarEnd, shipping: Shipping
 ) -> None:
@@ -296,7 +304,7 @@ async def test_the_maker_of_a_seed_waits_while_too_much_of_it_is_on_its_way(
     rig.spoil_seed_chunk(LogshipError(Code.BAD_TAR, "not a tar archive"))
     leave.set()
     with pytest.raises(LogshipError) as caught:
-        await asyncio.wait_for(sending, 10)
+        await asyncio.wait_for(sending, PATIENCE_SECONDS)
     assert caught.value.code is Code.SEED_FAILED
 
 

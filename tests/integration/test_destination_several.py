@@ -12,6 +12,7 @@ import pytest
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
 from shipper.destinations import Lost, Rewind
+from shipper.destinations.several import destination
 from shipper.destinations.several.destination import SeveralDestinations, SeveralMember
 from shipper.destinations.several.members import Role
 from shipper.destinations.several.spill import SpillRule
@@ -93,7 +94,9 @@ class LinkAndBucketFarEnd(LinkFarEnd):
 
 
 @pytest.fixture
-async def rig() -> AsyncIterator[LinkAndBucketFarEnd]:
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LinkAndBucketFarEnd]:
+    # Both are there from the first, however long the link's handshake takes.
+    monkeypatch.setattr(destination, "GRACE_SECONDS", 60.0)
     made = LinkAndBucketFarEnd()
     async with made.proxy:
         yield made

@@ -138,9 +138,11 @@ class RiggedStore:
     # --- inside -----------------------------------------------------------------------------
 
     def _call(self, name: str) -> None:
-        self.calls[name] += 1
-        if self.refusals:
-            raise self.refusals.pop(0)
+        with self._changed:
+            self.calls[name] += 1
+            refusal = self.refusals.pop(0) if self.refusals else None
+        if refusal is not None:
+            raise refusal
         if self._away:
             raise unreachable()
 
