@@ -490,10 +490,11 @@ async def test_a_commits_wal_is_pushed_while_the_reader_waits(primary: PrimaryFa
     source.on_wal = broken
     reader.cancel()
     reader = asyncio.create_task(reading())
-    await asyncio.sleep(0)
-    await asyncio.to_thread(server.execute, "insert into t values (2)")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not reader.done():
+            await asyncio.to_thread(server.execute, "insert into t values (2)")
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(reader, 30)
+        await reader
     await source.close()
     for span in collected.spans:
         name = segment_name(span.timeline, span.start_lsn, 16 << 20)
