@@ -1,9 +1,10 @@
 """A bucket in a directory: files under their keys, metadata beside them.
 
 `KEY` holds the bytes, `KEY@` the metadata as JSON (not made when there is none).  The metadata
-is written first, so an object that is there has its own.  `@` is in no key.  Writers of one
-machine exclude each other by a lock file; over a network file system that has no locks two
-writers may both believe that they made a key, so the one-writer rule is the operator's there.
+is written first and removed last, so an object that is there has its own.  `@` is in no key.
+Writers of one machine exclude each other by a lock file; over a network file system that has no
+locks two writers may both believe that they made a key, so the one-writer rule is the operator's
+there.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class DirectoryStore:
                     data = file.read()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
-            return Fetched(data, self._metadata(path), _etag(status), status.st_mtime)
+            metadata = self._metadata(path)
+            if not metadata and not path.exists():
+                return None  # removed meanwhile, with what was said of it
+            return Fetched(data, metadata, _etag(status), status.st_mtime)
 
     def describe(self, key: str) -> Described | None:
         path = self._path(key)
@@ -61,7 +65,10 @@ class DirectoryStore:
                 return None
             if not path.is_file():
                 return None
-            return Described(status.st_size, self._metadata(path), _etag(status), status.st_mtime)
+            metadata = self._metadata(path)
+            if not metadata and not path.exists():
+                return None
+            return Described(status.st_size, metadata, _etag(status), status.st_mtime)
 
     def put(
         self,

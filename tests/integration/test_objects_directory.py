@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 
 from logship.errors import Code, LogshipError
 from logship.objects import ObjectStore
+from logship.objects.directory import DirectoryStore
 from logship.objects.opening import open_store
 from logship.settings_bucket import BucketSettings
 from tests.integration.object_store_contract import HEAD, ObjectStoreContract, keys
@@ -51,6 +52,24 @@ def test_what_is_removed_while_it_is_listed_is_left_out(store: ObjectStore) -> N
     assert next(listed).key == "main/wal/1"
     store.delete(["main/wal/2"])
     assert [each.key for each in listed] == ["main/wal/3"]
+
+
+@pytest.mark.parametrize("read", [DirectoryStore.get, DirectoryStore.describe])
+def test_what_is_removed_while_it_is_read_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[ObjectStore, str], object]
+) -> None:
+    store = DirectoryStore(tmp_path)
+    for key in ("main/wal/1", "main/wal/2"):
+        store.put(key, b"bytes", HEAD if key.endswith("1") else None)
+    metadata = DirectoryStore._metadata
+
+    def too_late(self: DirectoryStore, path: Path) -> Mapping[str, str]:
+        self.delete(["main/wal/1"])
+        return metadata(self, path)
+
+    monkeypatch.setattr(DirectoryStore, "_metadata", too_late)
+    assert read(store, "main/wal/1") is None
+    assert read(store, "main/wal/2") is not None, "it never had any metadata"
 
 
 def test_damaged_metadata_is_named(store: ObjectStore, tmp_path: Path) -> None:
