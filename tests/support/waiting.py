@@ -38,7 +38,7 @@ def wait_until(condition: Callable[[], T], timeout_seconds: float, what: str) ->
         pause = min(pause * 1.5, 0.1)
 
 
-async def until(condition: Callable[[], object], what: str, timeout_seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], object], what: str, timeout_seconds: float = 60.0) -> None:
     """As `wait_until`, for what happens in this event loop."""
     try:
         async with asyncio.timeout(timeout_seconds):
