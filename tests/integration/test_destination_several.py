@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
-from shipper.destinations import Lost, Rewind
+from shipper.destinations import Accepted, Facts, Lost, Rewind
 from shipper.destinations.several import destination
 from shipper.destinations.several.destination import SeveralDestinations, SeveralMember
 from shipper.destinations.several.members import Role
@@ -28,17 +29,40 @@ pytestmark = pytest.mark.integration
 S = SEGMENT_BYTES
 
 
+class BucketBeside(FakeBucket):
+    """Refuses no sooner than the link, or it would have accepted before that refuses."""
+
+    def __init__(self, start: Position | None) -> None:
+        super().__init__(start)
+        self.link_has_answered = asyncio.Event()
+
+    async def connect(self, facts: Facts) -> Accepted:
+        if self.refusals:
+            await self.link_has_answered.wait()
+        return await super().connect(facts)
+
+
 class LinkAndBucketFarEnd(LinkFarEnd):
     """Whatever happens, happens to both."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bucket = FakeBucket(at(1, S))
+        self.bucket = BucketBeside(at(1, S))
 
     def make_destination(self, **options: Any) -> Any:
+        link = super().make_destination(**options)
+        connect = link.connect
+
+        async def connect_and_tell(facts: Facts) -> Accepted:
+            try:
+                return await connect(facts)
+            finally:
+                self.bucket.link_has_answered.set()
+
+        link.connect = connect_and_tell  # type: ignore[method-assign]
         return SeveralDestinations(
             [
-                SeveralMember("link", Role.REQUIRED, super().make_destination(**options)),
+                SeveralMember("link", Role.REQUIRED, link),
                 SeveralMember("bucket", Role.REQUIRED, self.bucket),
             ]
         )
