@@ -112,18 +112,22 @@ def _check_files(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """The first signal ends what is inside, with an _EndedError; those after it do not disturb
-    what then cleans up."""
+    """The first signal ends what is inside, with an _EndedError; those after it disturb neither
+    what then cleans up nor how the process ends."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         _heed_no_signals()
         raise _EndedError(number)
 
-    before = {each: signal.signal(each, end) for each in _ENDING}
+    after = {each: signal.signal(each, end) for each in _ENDING}
     try:
         yield
+    except _EndedError:
+        # Nothing is started from here any more, and the process is yet to say how it ended.
+        after = dict.fromkeys(_ENDING, signal.SIG_IGN)
+        raise
     finally:
-        for number, handler in before.items():
+        for number, handler in after.items():
             signal.signal(number, handler)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,19 @@ from logship.commandline import run_program
 from logship.rehearsal.plan.flags import Flags
 from shipper.commands import PROGRAM, rehearse
 from shipper.commands.rehearse_flags import flags_of, given
+
+TOLD_TWICE = """
+import argparse, atexit, os, signal, sys
+from shipper.commands import rehearse
+
+def tell(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+atexit.register(tell)
+rehearse._plan_of = rehearse._check_files = lambda _: None
+rehearse._rehearsed = tell
+sys.exit(rehearse.run(argparse.Namespace(engine="local")))
+"""
 
 
 def parsed(*words: str) -> argparse.Namespace:
@@ -87,3 +103,8 @@ def test_what_is_wrong_is_said_before_anything_is_built(
     placed = [word.replace("PLAN", str(plan)).replace("DIR", str(tmp_path)) for word in words]
     assert run_program(PROGRAM, ["rehearse", *placed]) == 2
     assert what in capsys.readouterr().err
+
+
+def test_who_is_told_to_end_once_more_when_all_is_removed_ends_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", TOLD_TWICE], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, b"", b"")
