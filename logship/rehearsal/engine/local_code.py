@@ -26,6 +26,8 @@ from logship.rehearsal.engine.dependencies import runtime_dependencies
 
 _TRIAL = "import asyncio, ssl, psycopg, zmq"
 _TRIAL_SECONDS = 30
+# As importlib calls a compiled module that it is just writing: gone a moment later.
+_UNFINISHED = "*.pyc.*"
 # Of the standard library: what only developers use, and what others installed.
 _NOT_COPIED = ("site-packages", "test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3")
 
@@ -194,7 +196,8 @@ def _copy_tree(
     copy: Callable[[str, str], None],
     leave_out: tuple[str, ...] = (),
 ) -> None:
-    shutil.copytree(source, target, copy_function=copy, ignore=shutil.ignore_patterns(*leave_out))
+    ignore = shutil.ignore_patterns(_UNFINISHED, *leave_out)
+    shutil.copytree(source, target, copy_function=copy, ignore=ignore)
     _give_directories(target, run_as)
 
 
