@@ -61,7 +61,7 @@ class LocalEngine:
         code = self._directory / "code"
         code.mkdir(mode=0o755)
         self._code = CodeDirectory(code, self._run_as)
-        self._ports: set[int] = set()
+        self._kept_ports: list[socket.socket] = []
         self.imports: Imports = {}
         self._machines: list[LocalMachine] = []
 
@@ -77,6 +77,8 @@ class LocalEngine:
 
     def close(self) -> None:
         with contextlib.ExitStack() as all_of_them:  # whatever one of them raises
+            for port in self._kept_ports:
+                all_of_them.callback(port.close)
             all_of_them.callback(self._noted.remove)
             for machine in self._machines:
                 all_of_them.callback(machine.remove)
@@ -101,13 +103,13 @@ class LocalEngine:
         return ImageFacts(operating_system(), libc(), bins)
 
     def free_port(self) -> int:
-        while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port: int = probe.getsockname()[1]
-            if port not in self._ports:
-                self._ports.add(port)
-                return port
+        # Nobody else is given it meanwhile, also while a server is started again.  Servers can
+        # listen where somebody is bound who does not: they too have this option.
+        port = socket.socket()
+        self._kept_ports.append(port)
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port.bind((LocalMachine.address, 0))
+        return int(port.getsockname()[1])
 
 
 class LocalMachine:
