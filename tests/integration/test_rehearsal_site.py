@@ -56,6 +56,9 @@ def check_writer_ends_while_it_waits(primary: Primary) -> None:
     wait_until(lambda: primary.sql(waits) == [[1]], 30, "a commit that waits for ever")
     assert primary.stop_writer().commits == 0
     primary.set_parameters({"synchronous_standby_names": ""}, restart=False)
+    # Only then its row is there.
+    left = f"select count(*) from pg_stat_activity where datname = '{generated.DATABASE}'"
+    wait_until(lambda: primary.sql(left) == [[0]], 30, "the end of the commit")
 
 
 def check_profile(primary: Primary) -> None:
@@ -82,6 +85,7 @@ def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
     assert orders == [[1, "first"], [2, None]]
 
     primary.start_writer()
+    wait_until(lambda: primary.machine.read(primary.acknowledged_file), 30, "a commit")
     before = primary.flush_lsn()
     primary.set_parameters({"max_connections": "31"})
     assert primary.sql("show max_connections") == [["31"]]
