@@ -11,7 +11,7 @@ from logship.errors import RefusedError
 from logship.lsn import Lsn
 from logship.rehearsal.engine.local import LocalEngine
 from logship.rehearsal.outcome import Observation, Proof, Result, Symptom
-from logship.rehearsal.plan import Database
+from logship.rehearsal.plan import PATIENCE_SECONDS, Database
 from logship.rehearsal.proofs import flow
 from logship.rehearsal.proofs.drill import promote_copy
 from logship.rehearsal.proofs.opened import look_at_opened
@@ -20,12 +20,12 @@ from logship.rehearsal.proofs.trial import try_copy
 from logship.rehearsal.site.primary import Primary
 from logship.rehearsal.site.recovery import Recovery
 from logship.rehearsal.site.server import Server
+from tests.support.rehearsed import engine_of_this_host
 
 pytestmark = pytest.mark.integration
 
 IMAGE = "17"
 INSTANCE = "main"
-FLOW_SECONDS = 60.0
 MAX_CONNECTIONS = {"max_connections": "40"}
 SEQUENCES = (
     "create sequence untouched",
@@ -75,17 +75,14 @@ class Site:
         self.check_it_follows()
 
     def check_it_follows(self) -> None:
-        progress = self.recovery.wait_protected(self.reference.lsn, FLOW_SECONDS)
+        progress = self.recovery.wait_protected(self.reference.lsn, PATIENCE_SECONDS)
         assert flow.judge(progress).result is Result.PASSED, (progress, self.primary.shipper_log())
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    engine = LocalEngine()
-    try:
+    with engine_of_this_host() as engine:
         yield Site(engine)
-    finally:
-        engine.close()
 
 
 def by_proof(observations: tuple[Observation, ...]) -> dict[Proof, Observation]:

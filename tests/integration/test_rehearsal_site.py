@@ -19,6 +19,7 @@ from logship.rehearsal.site.primary import Primary, Written, longest_pause_secon
 from tests.conftest import PrimaryFactory
 from tests.support import upgrading
 from tests.support.installations import postgres_dir
+from tests.support.rehearsed import engine_of_this_host
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -44,9 +45,8 @@ CREATE TABLE public.here (id integer);
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LocalEngine]:
-    engine = LocalEngine()
-    yield engine
-    engine.close()
+    with engine_of_this_host() as engine:
+        yield engine
 
 
 def check_writer_ends_while_it_waits(primary: Primary) -> None:

@@ -1,8 +1,33 @@
-"""What tests of whole rehearsals ask of a step's outcome."""
+"""What tests of rehearsals have in common: machines of this host, and what is asked of a step's
+outcome."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from logship.rehearsal.engine.local import LocalEngine
 from logship.rehearsal.outcome import Proof, Result, StepOutcome
+from tests.support.directories import open_directory
+
+
+@contextmanager
+def engine_of_this_host() -> Iterator[LocalEngine]:
+    """Its machines are in memory, where there is room: copies of clusters that are synced take a
+    disk that has more to do longer than anything waits here."""
+    directory = open_directory()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(directory))
+        engine = LocalEngine()
+    try:
+        yield engine
+    finally:
+        engine.close()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def raised(outcome: StepOutcome) -> dict[str, str]:
