@@ -117,15 +117,24 @@ class Site:
 
     def status(self) -> dict[str, Any] | None:
         """None while the applier does not answer."""
-        done = subprocess.run(
-            [*self._compose, "exec", "-T", "applier", "applier", "status", "main", "--json"],
+        answer = self._asked("applier", "applier", "status", "main", "--json")
+        found: dict[str, Any] = json.loads(answer) if answer else {"error": "nothing"}
+        return None if "error" in found else found
+
+    def health(self) -> dict[str, Any]:
+        """Of the shipper."""
+        found: dict[str, Any] = json.loads(self._asked("shipper", "shipper", "health", "--json"))
+        return found
+
+    def _asked(self, service: str, *words: str) -> str:
+        """What a program in the container of a service prints, however it ends."""
+        return subprocess.run(
+            [*self._compose, "exec", "-T", service, *words],
             env={**os.environ, **self._environment},
             capture_output=True,
             text=True,
             check=False,
-        )
-        found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {"error": done.stderr}
-        return None if "error" in found else found
+        ).stdout
 
     def wait_following(self) -> None:
         def follows() -> bool:
@@ -210,8 +219,13 @@ def stops_in_order_and_takes_up_what_came_meanwhile(site: Site) -> None:
     site.compose("stop", "applier")
     assert site.state("applier")["ExitCode"] == 0
     assert "a server is stopped" in site.compose("logs", "--tail=5", "applier")
-    health = json.loads(site.on("shipper", "shipper", "health", "--json", fails=True))
-    assert not health["healthy"] and list(health["away"]) == ["link"]
+
+    def misses_link() -> bool:
+        health = site.health()
+        return not health["healthy"] and list(health["away"]) == ["link"]
+
+    wait_until(misses_link, PATIENCE_SECONDS, "a shipper that misses its link")
+    site.on("shipper", "shipper", "health", fails=True)
     site.insert(1000)
     site.compose("start", "applier")
     site.wait_following()
@@ -230,7 +244,8 @@ def outlives_kills(site: Site) -> None:
     site.on("applier", "sh", "-c", kill)
     site.insert(1000)
     site.wait_following()
-    assert site.zombies() == ""
+    # Whoever has just ended is one for a moment.
+    wait_until(lambda: site.zombies() == "", PATIENCE_SECONDS, "the end of what is left")
 
 
 def goes_on_with_a_sidecar(site: Site) -> None:

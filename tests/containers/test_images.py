@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from logship import __version__
+from tests.support.pair import PATIENCE_SECONDS
 from tests.support.product_images import PREFIX, ProductImages, build, said
 from tests.support.waiting import wait_until
 
@@ -143,7 +144,7 @@ def test_a_shipper_that_waits_is_not_healthy_and_ends_when_told(
             found: dict[str, Any] = json.loads(done.output)
             return found if found.get("error") and found.get("state") == "no-primary" else None
 
-        found = wait_until(state, 30, "a shipper that says what it waits for")
+        found = wait_until(state, PATIENCE_SECONDS, "a shipper that says what it waits for")
         assert found is not None and not found["healthy"] and found["instance"] == "own"
         assert container.exec_run(["shipper", "health"]).exit_code == 1
         container.stop(timeout=30)
