@@ -28,7 +28,8 @@ PORTS: Final = 8
 """How many ports a server needs."""
 
 START_SECONDS: Final = 60.0
-_KILL_SECONDS: Final = 10.0
+# A killed process is there until the disk has answered it.
+_KILL_SECONDS: Final = 60.0
 _PROGRAM: Final = "weed"
 _LOG_LINES: Final = 15
 
