@@ -14,11 +14,14 @@ import psycopg
 import pytest
 
 from logship.lsn import Lsn
-from tests.support.pair import PATIENCE_SECONDS, durable_lsn
+from tests.support.pair import durable_lsn
 from tests.support.product_images import ROOT, ProductImages, said
 from tests.support.waiting import free_port, wait_until
 
 pytestmark = pytest.mark.timeout(900)  # the first builds the images
+
+PATIENCE_SECONDS = 180.0
+"""All of it is on disks, and each question starts a program in a container."""
 
 # In the shipper's container, whose credentials and endpoint these are.
 NAMES_OF_WAL = """

@@ -17,9 +17,9 @@ from tests.support.installations import cache_directory, postgres_dir
 from tests.support.processes import processes_below
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-TIMEOUT_SECONDS = 200
+TIMEOUT_SECONDS = 500
 
 DUMP = """
 CREATE TABLE public.orders (id integer PRIMARY KEY, note text);
