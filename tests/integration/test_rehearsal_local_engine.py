@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import tempfile
@@ -48,16 +47,6 @@ class TestLocal(EngineContract):
             machine.change(image="13")
         assert unknown.value.code is Code.NO_INSTALLATION
         assert machine.facts.installations == found
-        machine.remove()
-
-    def test_a_port_stays_ours_until_a_server_listens_there(self, engine: LocalEngine) -> None:
-        machine = engine.machine("ports", str(postgres_dir(16)))
-        port = machine.free_port()
-        with socket.socket() as another, pytest.raises(OSError, match="in use"):
-            another.bind((machine.address, port))
-        for _ in range(2):  # it may be started again
-            with socket.create_server((machine.address, port)):
-                pass
         machine.remove()
 
     def test_nobody_waits_longer_than_the_machine_is_there(self, engine: LocalEngine) -> None:

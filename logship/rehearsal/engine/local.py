@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import IO
 
 from logship.errors import Code, LogshipError, UsageError
 from logship.host import libc, operating_system
+from logship.kept_ports import ADDRESS, KeptPorts
 from logship.postgres.installations import Installation, discover
 from logship.postgres.run_as import RunAs
 from logship.rehearsal.engine import (
@@ -61,7 +61,7 @@ class LocalEngine:
         code = self._directory / "code"
         code.mkdir(mode=0o755)
         self._code = CodeDirectory(code, self._run_as)
-        self._kept_ports: list[socket.socket] = []
+        self._ports = KeptPorts()
         self.imports: Imports = {}
         self._machines: list[LocalMachine] = []
 
@@ -77,8 +77,7 @@ class LocalEngine:
 
     def close(self) -> None:
         with contextlib.ExitStack() as all_of_them:  # whatever one of them raises
-            for port in self._kept_ports:
-                all_of_them.callback(port.close)
+            all_of_them.callback(self._ports.close)
             all_of_them.callback(self._noted.remove)
             for machine in self._machines:
                 all_of_them.callback(machine.remove)
@@ -103,19 +102,13 @@ class LocalEngine:
         return ImageFacts(operating_system(), libc(), bins)
 
     def free_port(self) -> int:
-        # Nobody else is given it meanwhile, also while a server is started again.  Servers can
-        # listen where somebody is bound who does not: they too have this option.
-        port = socket.socket()
-        self._kept_ports.append(port)
-        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        port.bind((LocalMachine.address, 0))
-        return int(port.getsockname()[1])
+        return self._ports.take()
 
 
 class LocalMachine:
     """A directory of this host, `home`.  Get one from `LocalEngine.machine`."""
 
-    address = "127.0.0.1"
+    address = ADDRESS
 
     def __init__(self, engine: LocalEngine, name: str, image: str, logship: str) -> None:
         self._engine = engine

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from logship.applier_client import ApplierClient
 from logship.bucket.keys import Keys, Place
 from logship.errors import Code, LogshipError, UsageError
 from logship.identity import Incarnation
+from logship.kept_ports import KeptPorts
 from logship.link.keys import generate
 from logship.lsn import Lsn
 from logship.objects import ObjectStore
@@ -100,7 +100,8 @@ class Site:
         self._run_as = run_as
         self._directory = Path(tempfile.mkdtemp(prefix="logship-demo-"))
         self._directory.chmod(0o711)
-        self._link_port, *ports = _free_ports(1 + 2 * len(installations))
+        self._ports = KeptPorts()
+        self._link_port = self._ports.take()
         count = len(installations)
         names = [INSTANCE] if count == 1 else [f"{INSTANCE}-{n + 1}" for n in range(count)]
         self.clusters = tuple(
@@ -109,8 +110,8 @@ class Site:
                 installation,
                 run_as,
                 self._directory / f"primary-{name}",
-                port=ports.pop(),
-                standby_port=ports.pop(),
+                port=self._ports.take(),
+                standby_port=self._ports.take(),
             )
             for name, installation in zip(names, installations, strict=True)
         )
@@ -126,7 +127,9 @@ class Site:
 
     def start_s3_server(self) -> None:
         """What lies between the two with transport `s3`.  Raises LogshipError."""
-        self._s3_server = S3Server(self._directory / "s3", _free_ports(S3_PORTS))
+        self._s3_server = S3Server(
+            self._directory / "s3", [self._ports.take() for _ in range(S3_PORTS)]
+        )
         self._s3_server.start()
         self._s3_server.make_bucket(BUCKET)
 
@@ -251,6 +254,7 @@ class Site:
 
         Raises LogshipError if something stays, and says what.
         """
+        self._ports.close()
         applier = self._processes.pop("applier", None)
         _stop(list(self._processes.values()))
         self._processes.clear()
@@ -305,11 +309,3 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 def _stop_server(server: Server) -> None:
     with contextlib.suppress(LogshipError):
         server.stop("immediate")
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
