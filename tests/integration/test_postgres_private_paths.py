@@ -81,7 +81,7 @@ def test_a_process_sees_our_directories_and_nobody_else_does(
         assert os.listdir(root) == []
         status = Path(f"/proc/{process.pid}/status").read_text()
         assert "CapEff:\t0000000000000000" in status
-    wait_until(lambda: not sees(process.pid, at_the_top, ours), 10, "its end")
+    wait_until(lambda: not sees(process.pid, at_the_top, ours), 30, "its end")
 
 
 def test_what_can_not_be_shown_is_said_and_nothing_runs(shared_tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_started_server_is_nobodys_child_and_is_found_again(
     one.cluster.configure({"work_mem": "7MB"})
     assert one.server.reload()
     wait_until(
-        lambda: one.cluster.execute("show work_mem") == [("7MB",)], 10, "the new configuration"
+        lambda: one.cluster.execute("show work_mem") == [("7MB",)], 30, "the new configuration"
     )
     assert one.server.stop("fast")
     assert one.server.running_pid() is None
@@ -225,7 +225,7 @@ def test_a_stop_that_takes_too_long_is_reported_and_goes_on(
         with pytest.raises(LogshipError, match="did not stop") as caught:
             one.server.stop("smart", timeout_seconds=0.2)
         assert caught.value.retryable
-    wait_until(lambda: one.server.running_pid() is None, 20, "smart shutdown")
+    wait_until(lambda: one.server.running_pid() is None, 30, "smart shutdown")
 
 
 def test_a_killed_servers_file_is_not_taken_for_a_running_server(
@@ -234,7 +234,7 @@ def test_a_killed_servers_file_is_not_taken_for_a_running_server(
     one = take(managed, primary(start=False))
     pid = one.start(Wait.READY)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: one.server.running_pid() is None, 10, "the end of the postmaster")
+    wait_until(lambda: one.server.running_pid() is None, 30, "the end of the postmaster")
     assert (one.cluster.data / PID_FILE).exists()
     assert one.server.status() is Status.STOPPED
 

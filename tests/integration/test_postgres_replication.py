@@ -149,7 +149,7 @@ async def test_slots_are_made_used_and_dropped(primary: PrimaryFactory, major: i
         await asyncio.to_thread(
             wait_until,
             lambda: server.execute("select active from pg_replication_slots") == [(False,)],
-            10,
+            30,
             "the end of the first walsender",
         )
         assert await two.drop_slot("ours")
@@ -222,7 +222,7 @@ async def test_the_stream_is_the_servers_wal_byte_for_byte(
                 " pg_replication_slots"
             ) == [(str(end), "tested", str(end))]
 
-        await asyncio.to_thread(wait_until, reported, 10, "our position on the primary")
+        await asyncio.to_thread(wait_until, reported, 30, "our position on the primary")
 
 
 async def test_a_keepalive_answers_a_status_that_asks_for_one(primary: PrimaryFactory) -> None:
@@ -232,9 +232,9 @@ async def test_a_keepalive_answers_a_status_that_asks_for_one(primary: PrimaryFa
         await connection.start_replication(None, segment_start(end, 16 * MB), 1)
         await stream_until(connection, end)
         connection.send_status(end, end, end, reply_requested=True)
-        event = await asyncio.wait_for(connection.receive(), 10)
+        event = await asyncio.wait_for(connection.receive(), 30)
         while not isinstance(event, Keepalive):
-            event = await asyncio.wait_for(connection.receive(), 10)
+            event = await asyncio.wait_for(connection.receive(), 30)
         assert event.wal_end >= end
         assert abs(event.sent_at - time.time()) < 60
 
@@ -273,7 +273,7 @@ async def test_a_promotion_ends_the_timeline_and_leads_to_the_next(
     # A segment before that of the table goes at the checkpoint that follows a promotion.
     written = await _flush_lsn(server)
     await asyncio.to_thread(
-        wait_until, lambda: Lsn.parse(clone.current_wal_lsn()) >= written, 20, "replay"
+        wait_until, lambda: Lsn.parse(clone.current_wal_lsn()) >= written, 30, "replay"
     )
     async with await connect(clone.dsn()) as connection:
         assert connection.is_standby
@@ -285,7 +285,7 @@ async def test_a_promotion_ends_the_timeline_and_leads_to_the_next(
 
         end_of_first = begin
         while True:
-            event = await asyncio.wait_for(connection.receive(), 20)
+            event = await asyncio.wait_for(connection.receive(), 30)
             if isinstance(event, XLogData):
                 end_of_first = Lsn(event.start_lsn + len(event.data))
             elif isinstance(event, EndOfTimeline):
@@ -388,7 +388,7 @@ async def test_a_base_backup_left_early_closes_its_connection(primary: PrimaryFa
     await asyncio.to_thread(
         wait_until,
         lambda: server.execute("select count(*) from pg_stat_replication") == [(0,)],
-        20,
+        30,
         "the end of the walsender",
     )
 
@@ -407,7 +407,7 @@ async def test_a_server_that_ends_in_mid_stream_can_be_tried_again(
     )
     with pytest.raises(LogshipError) as caught:
         while True:
-            event = await asyncio.wait_for(connection.receive(), 20)
+            event = await asyncio.wait_for(connection.receive(), 30)
             # A fast shutdown waits until we have all.
             if isinstance(event, XLogData):
                 end = Lsn(event.start_lsn + len(event.data))
@@ -441,7 +441,7 @@ async def test_a_terminated_walsender_can_be_tried_again(primary: PrimaryFactory
         await in_thread(server, "select pg_terminate_backend(pid) from pg_stat_replication")
         with pytest.raises(LogshipError, match="administrator command") as caught:
             while True:
-                await asyncio.wait_for(connection.receive(), 20)
+                await asyncio.wait_for(connection.receive(), 30)
     assert caught.value.code is Code.PRIMARY_UNREACHABLE
     assert caught.value.retryable
 
