@@ -150,7 +150,7 @@ class LibpqConnection:
 
     async def send(self, command: str) -> None:
         """Send one command; then take its results with `next_result`."""
-        self._check_open()
+        self.check_open()
         self.is_drained = False
         try:
             self.pgconn.send_query(command.encode())
@@ -160,7 +160,7 @@ class LibpqConnection:
 
     async def next_result(self, doing: Doing) -> PGresult | None:
         """The command's next result; None when it is over.  Raises what the server refused."""
-        self._check_open()
+        self.check_open()
         self.is_drained = False
         try:
             while self.pgconn.is_busy():
@@ -225,7 +225,7 @@ class LibpqConnection:
         server ended the COPY; take `next_result`.  The memory belongs to the view and lives as
         long as it or a slice of it does.
         """
-        self._check_open()
+        self.check_open()
         if self.is_drained:
             return None
         try:
@@ -248,7 +248,7 @@ class LibpqConnection:
         arrived: called first, in the loop, when something came; true if that was all of it
         and the waiting goes on.  It may take what there is, and must not raise.
         """
-        self._check_open()
+        self.check_open()
         if not self.is_drained:
             return
         if self._waiter is not None:
@@ -289,7 +289,7 @@ class LibpqConnection:
 
     def put_copy_data(self, message: bytes) -> bool:
         """Queue a COPY message and send what can be sent; whether all of it went."""
-        self._check_open()
+        self.check_open()
         try:
             self.pgconn.put_copy_data(message)
             if self.pgconn.flush() == 0:
@@ -307,7 +307,7 @@ class LibpqConnection:
 
     async def end_copy(self) -> None:
         """Say CopyDone."""
-        self._check_open()
+        self.check_open()
         self.stop_writer()
         try:
             self.pgconn.put_copy_end()
@@ -389,7 +389,8 @@ class LibpqConnection:
         self._look_again()
         return connection_lost(self.target, str(error))
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises LogshipError(PRIMARY_UNREACHABLE) once it was closed."""
         if self._closed:
             raise connection_lost(self.target, "it was closed on this side")
 

@@ -263,6 +263,7 @@ class ReplicationConnection:
             end, self._end = self._end, None
             return [end]
         if not self._streaming:
+            self._connection.check_open()  # it may have been closed just now
             raise RuntimeError("not streaming: call start_replication first")
         offer = None if at_once is None else partial(self._offer, at_once)
         while True:

@@ -482,6 +482,21 @@ async def test_closing_wakes_who_waits(primary: PrimaryFactory) -> None:
     assert registered_descriptors() == set()
 
 
+async def test_closing_ends_a_receive_that_lets_others_have_their_turn(
+    primary: PrimaryFactory,
+) -> None:
+    server = primary()
+    async with await connect(server.dsn()) as connection:
+        end = (await connection.identify_system()).flush_lsn
+        await connection.start_replication(None, segment_start(end, 16 * MB), 1)
+        await connection.receive()
+        receiving = asyncio.create_task(connection.receive())
+        await asyncio.sleep(0)
+        connection.close()
+        with pytest.raises(LogshipError, match="closed on this side"):
+            await asyncio.wait_for(receiving, 5)
+
+
 async def _receive_for_ever(connection: ReplicationConnection) -> None:
     while True:
         await connection.receive()
