@@ -380,9 +380,11 @@ class AnsweringReceiverContract(ReceiverContract):
         (wanted,) = await shipping.hear(SeedWanted)
         assert wanted.why == "an operator asked"
 
+    @pytest.mark.parametrize("noticed", [False, True])
     async def test_a_connection_that_ends_while_it_is_accepted_leaves_nothing_behind(
-        self, rig: ReceiverRig, shipping: Shipping
+        self, rig: ReceiverRig, shipping: Shipping, noticed: bool
     ) -> None:
+        """noticed: by the receiver, before the intake has answered."""
         entered, leave = asyncio.Event(), asyncio.Event()
         real = rig.intake.hello
 
@@ -397,7 +399,8 @@ class AnsweringReceiverContract(ReceiverContract):
         rig.cut()
         with pytest.raises(LogshipError):
             await connecting
-        await asyncio.sleep(1.5 * rig.silence_seconds)
+        if noticed:
+            await asyncio.sleep(1.5 * rig.silence_seconds)
         leave.set()
         await shipping.connect_patiently()
         assert rig.intake.listener is not None
