@@ -42,6 +42,8 @@ FAULTS = {
 }
 
 DAMAGED = {Kind.CORRUPT_UPLOAD, Kind.CORRUPT_ANSWER, Kind.LIE_SHORT}
+SILENT = {Kind.STALL, Kind.STALL_IN_ANSWER, Kind.LIE_LONG}
+"""Faults after which nothing comes any more, until the client has waited long enough."""
 NEVER_TRIED_AGAIN = {Kind.STRANGER}
 
 each_operation = pytest.mark.parametrize("operation", FAULTS, ids=str)
@@ -127,8 +129,11 @@ def test_a_fault_that_stays_is_reported_in_time(
     operation: Operation, proxy: HttpProxy, open_through: Callable[..., ObjectStore]
 ) -> None:
     open_through().put("there", DATA, HEAD)
-    store = open_through(timeout_seconds=0.2, attempts=2)
+    soon = open_through(timeout_seconds=0.2, attempts=2)
+    # Where an answer comes, it may take longer on a busy machine.
+    patient = open_through(attempts=2)
     for kind in sorted(FAULTS[operation]):
+        store = soon if kind in SILENT else patient
         proxy.fault(kind, operation, times=None)
         started = time.monotonic()
         with pytest.raises(LogshipError) as caught:
@@ -140,11 +145,11 @@ def test_a_fault_that_stays_is_reported_in_time(
         assert "None" not in error.what
         assert error.hint
         # Twice two attempts with a pause of up to a second, and a busy machine.
-        assert time.monotonic() - started < 10, kind
+        assert time.monotonic() - started < 15, kind
         proxy.clear()
     proxy.away()
     with pytest.raises(LogshipError) as caught:
-        call(store, operation)
+        call(patient, operation)
     assert caught.value.code is Code.BUCKET_UNREACHABLE
     proxy.back()
     call(open_through(), operation)
