@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from applier.operations.instance import Instance
 
 REFUSAL_CODES = (Code.STANDBY_AHEAD_OF_FORK, Code.WAL_REMOVED, Code.HISTORY_MISSING)
-"""What the WAL server may turn a standby away with; over once it streams."""
+"""What the WAL server may turn a standby away with; over once it streams and reports."""
 
 
 class Serving:
@@ -80,7 +80,8 @@ class Serving:
         if status.refusal is not None:
             refusal = status.refusal
             instance.alarms.raise_error(LogshipError(refusal.code, refusal.what, refusal.hint))
-        elif status.timeline:
+        elif status.timeline and status.last_reply_at is not None:
+            # Not before it said where it is: by that it may be refused again, each time it comes.
             for code in REFUSAL_CODES:
                 instance.alarms.clear(code)
         if status.apply_lsn and status.apply_lsn != self.applied_lsn:
