@@ -34,6 +34,9 @@ FAST = {
 }
 
 
+PATIENCE_SECONDS = 30.0
+
+
 def standby_uid() -> int:
     account: pwd.struct_passwd | None = server_account()
     return os.geteuid() if account is None else account.pw_uid
@@ -66,13 +69,14 @@ async def start_standby(
     )
 
 
-async def rows(server: PrimaryServer, count: int, seconds: float = 30) -> None:
+async def rows(server: PrimaryServer, count: int) -> None:
     """Wait until the table `t` of `server` has `count` rows."""
 
     def seen() -> bool:
         return server.execute("select count(*) from t") == [(count,)]
 
-    await asyncio.to_thread(wait_until, seen, seconds, f"{count} rows on {server.directory.name}")
+    what = f"{count} rows on {server.directory.name}"
+    await asyncio.to_thread(wait_until, seen, PATIENCE_SECONDS, what)
 
 
 async def insert(server: PrimaryServer, count: int = 1) -> None:
@@ -96,7 +100,7 @@ async def refused(server: WalServer, *, other_than_pid: int = 0) -> StandbyStatu
             standbys[0].pid != other_than_pid
         )
 
-    await server.wait_until("orders", condition, 30)
+    await server.wait_until("orders", condition, PATIENCE_SECONDS)
     return seen[0]
 
 
@@ -135,7 +139,7 @@ async def test_a_standby_follows_and_comes_back_after_our_restart(
             await rows(standby, 5003)
             written = source.written
             assert written is not None
-            status = await again.wait_for_flush("orders", written, 10)
+            status = await again.wait_for_flush("orders", written, PATIENCE_SECONDS)
             assert status.application_name == "standby"
             assert status.timeline == 1
             assert status.flush_lsn >= written.lsn
@@ -167,7 +171,9 @@ async def test_a_timeline_switch_in_mid_segment_is_followed(
         assert source.written.timeline == 2
         await insert(successor, 5000)
         await rows(standby, 5100)
-        await server.wait_until("orders", lambda seen: any(s.timeline == 2 for s in seen), 10)
+        await server.wait_until(
+            "orders", lambda seen: any(s.timeline == 2 for s in seen), PATIENCE_SECONDS
+        )
     [status] = server.standbys("orders")
     assert status.pid == process, "the walreceiver lived through the switch"
     assert "FATAL" not in standby.log.split("started streaming", 1)[1]
@@ -184,10 +190,10 @@ async def test_the_gate_holds_a_standby_and_lets_it_go(
         standby = await start_standby(origin, server)
         await insert(origin, 10)
         await rows(standby, 10)
-        await server.wait_until("orders", is_in(StandbyState.STREAMING), 10)
+        await server.wait_until("orders", is_in(StandbyState.STREAMING), PATIENCE_SECONDS)
         gate = server.hold("orders")
         await insert(origin, 3000)
-        await server.wait_until("orders", is_in(StandbyState.HELD), 10)
+        await server.wait_until("orders", is_in(StandbyState.HELD), PATIENCE_SECONDS)
         [status] = server.standbys("orders")
         assert status.sent_lsn == gate.hold_at_lsn
         assert source.written is not None
@@ -257,7 +263,7 @@ async def test_an_idle_standby_stays_connected(
         }
         async with feeding(origin, source):
             await start_standby(origin, server, settings=settings)
-        await server.wait_until("orders", is_in(StandbyState.STREAMING), 10)
+        await server.wait_until("orders", is_in(StandbyState.STREAMING), PATIENCE_SECONDS)
         [before] = server.standbys("orders")
         last = before.last_reply_at
         assert last is not None
@@ -265,7 +271,7 @@ async def test_an_idle_standby_stays_connected(
         def heard_long_after(standbys: Sequence[StandbyStatus]) -> bool:
             return any((s.last_reply_at or 0) > last + 2 * timeout_seconds for s in standbys)
 
-        await server.wait_until("orders", heard_long_after, 60)
+        await server.wait_until("orders", heard_long_after, 2 * PATIENCE_SECONDS)
         [after] = server.standbys("orders")
         assert after.pid == before.pid
         assert after.connected_at == before.connected_at
@@ -289,7 +295,7 @@ async def test_a_standby_ahead_of_what_is_written_waits_and_goes_on(
     server.withdraw("orders")
     source.lose(1, before.lsn)  # As a crash of ours may: the standby has segments more.
     server.serve("orders", source, "16.1")
-    await server.wait_until("orders", is_in(StandbyState.WAITING), 20)
+    await server.wait_until("orders", is_in(StandbyState.WAITING), PATIENCE_SECONDS)
     process = server.standbys("orders")[0].pid
     async with feeding(origin, source):
         await insert(origin)
@@ -325,7 +331,7 @@ async def test_a_standby_follows_out_of_the_real_store(
             await rows(standby, 5000)
             # Nothing was made durable here, and the standby has it all the same.
             assert store.written is not None
-            await server.wait_for_flush("orders", store.written, 10)
+            await server.wait_for_flush("orders", store.written, PATIENCE_SECONDS)
         server.withdraw("orders")
     finally:
         store.close()
