@@ -132,13 +132,19 @@ class WalServer:
         return gate
 
     def standbys(self, name: str) -> list[StandbyStatus]:
-        """Who is connected, and who was refused and is gone; [] if `name` is not served."""
+        """Who is connected, and who was refused and is gone, or has come again and not reported
+        yet; [] if `name` is not served."""
         instance = self._instances.get(name)
         if instance is None:
             return []
-        connected = [connection.status() for connection in instance.connections]
+        refused = instance.refused
+        connected = [
+            status
+            for status in (connection.status() for connection in instance.connections)
+            if status.refusal is not None or status.application_name not in refused
+        ]
         present = {status.application_name for status in connected}
-        gone = [status for key, status in instance.refused.items() if key not in present]
+        gone = [status for key, status in refused.items() if key not in present]
         return sorted([*connected, *gone], key=lambda status: (status.application_name, status.pid))
 
     async def wait_until(

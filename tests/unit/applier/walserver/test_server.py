@@ -188,6 +188,29 @@ async def test_statuses_tell_what_standbys_report(
     assert source.subscribers == 1
 
 
+async def test_a_refusal_is_told_until_a_report_shows_that_it_is_over(
+    server: WalServer, source: MemorySource
+) -> None:
+    """It comes again and again, and is given WAL until it has said where it is."""
+    fork = Lsn(SEGMENT + 500)
+    source.add_history(2, f"1\t{fork}\tx\n".encode())
+    source.append(2, SEGMENT, b"1" * 500)
+    client = await Client.streaming(server)
+    client.writer.write(report(SEGMENT + 1000, SEGMENT + 1000, SEGMENT + 1000))
+    await client.until("ERROR")
+    client.close()
+    await server.wait_until("orders", lambda seen: seen[0].state == "refused", WAIT_SECONDS)
+    [refused] = server.standbys("orders")
+    again = await Client.streaming(server)
+    await again.until("wal")
+    assert server.standbys("orders") == [refused]
+    again.writer.write(report(fork, fork, SEGMENT))
+    await server.wait_for_flush("orders", Position(1, fork), WAIT_SECONDS)
+    [status] = server.standbys("orders")
+    assert (status.refusal, status.timeline) == (None, 1)
+    again.close()
+
+
 @pytest.mark.parametrize("asked", [2 * SEGMENT + 500, 2 * SEGMENT + 400])
 async def test_what_is_on_a_later_timeline_is_had_once_the_standby_is_on_it(
     server: WalServer, source: MemorySource, asked: int
