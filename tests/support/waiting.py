@@ -49,16 +49,19 @@ async def until(condition: Callable[[], object], what: str, timeout_seconds: flo
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on, never the same one twice."""
+    """A TCP port of 127.0.0.1 that nothing listens on, and the same one again only when all of
+    this worker's were given once."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     first = FIRST_PORT + int(worker) % WORKERS * PORTS_PER_WORKER
     # Runs of pytest at the same time start at different places.
     offset = os.getpid() * 37
-    for step in range(PORTS_PER_WORKER):
-        port = first + (offset + step) % PORTS_PER_WORKER
-        if port not in _handed_out and _is_free(port):
-            _handed_out.add(port)
-            return port
+    for _ in range(2):
+        for step in range(PORTS_PER_WORKER):
+            port = first + (offset + step) % PORTS_PER_WORKER
+            if port not in _handed_out and _is_free(port):
+                _handed_out.add(port)
+                return port
+        _handed_out.clear()
     raise RuntimeError(f"no port from {first} to {first + PORTS_PER_WORKER - 1} is free")
 
 
