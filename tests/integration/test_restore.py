@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import re
 import shutil
@@ -39,9 +38,9 @@ from tests.support.clusters import ClusterTemplates
 from tests.support.directories import open_directory
 from tests.support.installations import cache_directory, postgres_dir, wheel_dir
 from tests.support.processes import server_account
-from tests.support.recorded import NAME, SETTINGS, Recorder, Recording
+from tests.support.recorded import NAME, SETTINGS, Committed, Recorder, Recording
 from tests.support.servers import PrimaryServer
-from tests.support.waiting import free_port
+from tests.support.waiting import free_port, until
 
 pytestmark = pytest.mark.integration
 
@@ -259,17 +258,42 @@ def no_servers_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def moments(recorded: Recording, seed: int, count: int) -> list[int]:
-    """Random ones, between the first seed's end and the last commit, not where it would depend
-    on some microseconds of a busy machine which of two commits came first."""
+    """Random ones, between the first seed's end and the last commit."""
     chosen = random.Random(seed)
-    times = [row.time for row in recorded.rows]
-    started = recorded.first_seed_at
+    started, ended = recorded.first_seed_at, recorded.rows[-1].time
     found: list[int] = []
     while len(found) < count:
-        at = chosen.randrange(started, times[-1])
-        if all(abs(at - each) > 300 for each in times):
+        at = chosen.randrange(started, ended)
+        if not is_amid_a_commit(recorded, at):
             found.append(at)
     return found
+
+
+def is_amid_a_commit(recorded: Recording, at: int) -> bool:
+    """Whether a commit had its time then, and no answer yet.  On a busy machine one of a later
+    time may be before it in the WAL, and there a restore stops."""
+    return any(row.time <= at <= answered_at for row, answered_at in answers(recorded))
+
+
+def alone(recorded: Recording) -> list[Committed]:
+    """A row of each transaction between whose time and whose answer there was no other's, so
+    that it is known what is before it and behind it in the WAL."""
+    commits = list({row.xid: (row, answered_at) for row, answered_at in answers(recorded)}.values())
+    return [
+        one
+        for one, answered_at in commits
+        if not any(
+            other.time <= answered_at and one.time <= other_answered_at
+            for other, other_answered_at in commits
+            if other is not one
+        )
+    ]
+
+
+def answers(recorded: Recording) -> list[tuple[Committed, int]]:
+    """Each row, in the order of time, with when its client heard that it is committed."""
+    answered = {row: each.acknowledged_at for each in recorded.journal for row in each.rows}
+    return [(row, answered[row.writer, row.number]) for row in recorded.rows]
 
 
 # --- times ----------------------------------------------------------------------------------
@@ -295,13 +319,7 @@ async def test_each_moment_has_exactly_what_was_committed_by_then(
 
 
 async def test_the_time_of_a_commit_includes_it(site: Site, recorded: Recording) -> None:
-    # One whose neighbours in time are not so near that their order in the WAL is not known.
-    gaps = itertools.pairwise(recorded.rows)
-    row = next(
-        before
-        for before, after in gaps
-        if before.time > recorded.first_seed_at + 500_000 and after.time - before.time > 2000
-    )
+    row = next(row for row in alone(recorded) if row.time > recorded.first_seed_at + 500_000)
     restored = await site.restore(Target("time", time=row.time))
     assert (row.writer, row.number) in restored.rows()
     assert restored.rows() == recorded.expected_at(row.time)
@@ -426,7 +444,9 @@ async def test_what_is_restored_stands_alone(site: Site, recorded: Recording) ->
 async def test_read_only_stays_where_it_is(site: Site, recorded: Recording) -> None:
     at = moments(recorded, 99, 1)[0]
     restored = await site.restore(Target("time", time=at), open_mode="read-only")
-    assert restored.ask("SELECT pg_get_wal_replay_pause_state()::text") == [("paused",)]
+    # It was asked to pause, and does so when its startup process hears of it.
+    state = "SELECT pg_get_wal_replay_pause_state()::text"
+    await until(lambda: restored.ask(state) == [("paused",)], "it is paused")
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         restored.ask("INSERT INTO events VALUES (9, 9, '') RETURNING 1")
     assert restored.rows() == recorded.expected_at(at)
@@ -477,6 +497,8 @@ async def test_from_a_store_whose_hole_the_bucket_fills(
         assert [(each.start, each.end) for each in window.lost] == [(hole.start, hole.stop)]
         last, following = window.stretches
         inside = (last.latest_time + following.earliest_time) // 2
+        while is_amid_a_commit(recorded, inside):
+            inside += 100
         refusal = await holey.refused(Target("time", time=inside))
         assert str(last.latest_lsn) in refusal.hint
         assert str(following.earliest_lsn) in refusal.hint
@@ -548,7 +570,8 @@ def switched(request: pytest.FixtureRequest, place: Path) -> Iterator[Site]:
     try:
         recorder = Recorder(server, directory / "seeds")
         recorder.seed()
-        recorder.work(1.5)
+        # The first second of it may be before the first moment that can be restored.
+        recorder.work(2.5)
         recorder.fail_over(directory / "standby")
         recorder.work(0.5)
         recording = recorder.finish()
@@ -563,10 +586,9 @@ def switched(request: pytest.FixtureRequest, place: Path) -> Iterator[Site]:
 
 async def test_over_a_timeline_switch(switched: Site) -> None:
     recording = switched.recording
-    on_two = [row for row in recording.rows if row.time > recording.forked_at]
-    on_one = [
-        row for row in recording.rows if recording.first_seed_at < row.time < recording.forked_at
-    ]
+    rows = alone(recording)
+    on_two = [row for row in rows if row.time > recording.forked_at]
+    on_one = [row for row in rows if recording.first_seed_at < row.time < recording.forked_at]
     cases = [
         (on_two[len(on_two) // 2].time, 2, False),
         (on_two[len(on_two) // 3].time, 2, True),

@@ -251,19 +251,20 @@ class Recorder:
 
     def work(self, seconds: float, *, writers: int = 3) -> None:
         """Transactions of one row, and some of more, beside each other, with and without
-        pauses."""
-        until = time.monotonic() + seconds
+        pauses.  seconds: of each writer, once it is connected."""
         threads = [
-            threading.Thread(target=self._write, args=(writer, until)) for writer in range(writers)
+            threading.Thread(target=self._write, args=(writer, seconds))
+            for writer in range(writers)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _write(self, writer: int, until: float) -> None:
+    def _write(self, writer: int, seconds: float) -> None:
         chosen = random.Random(writer)
         with psycopg.connect(self.recording.server.dsn(), autocommit=True) as connection:
+            until = time.monotonic() + seconds
             while time.monotonic() < until:
                 rows = []
                 with connection.transaction():
