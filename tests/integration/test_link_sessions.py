@@ -49,9 +49,11 @@ from tests.support.link_frames import (
     welcome,
 )
 from tests.support.proxy import TcpProxy
+from tests.support.waiting import free_port
 
 S = SEGMENT_BYTES
-HEARTBEAT_SECONDS = 0.5
+HEARTBEAT_SECONDS = 2.0
+"""A silence of three is a loss, and a busy machine may stop both sides for a second or two."""
 
 
 def new_keys() -> KeyPair:
@@ -69,6 +71,7 @@ class MemoryApplier:
     def __init__(self, wal: bytearray, *, versions: tuple[int, int] = (1, 1)) -> None:
         self.wal = wal
         self.versions = versions
+        self.heartbeat_seconds = HEARTBEAT_SECONDS
         self.ended: asyncio.Queue[ApplierOutput] = asyncio.Queue()
         self.repeats = 0
         self.heard = asyncio.Event()
@@ -140,7 +143,8 @@ class MemoryApplier:
             assert ousted is not None
             self._carry_out(before.peer, self._sessions[before.peer].refuse(ousted))
             self._end(before.peer, PeerRefused(ousted))
-        answer = welcome(heartbeat_seconds=HEARTBEAT_SECONDS, resume_lsn=S + len(self.wal))
+        resume_lsn = S + len(self.wal)
+        answer = welcome(heartbeat_seconds=self.heartbeat_seconds, resume_lsn=resume_lsn)
         self._carry_out(peer, session.welcome(answer, self._loop.time()))
 
     def _store(self, peer: Peer, session: ApplierSession, event: SpanReceived) -> None:
@@ -496,7 +500,7 @@ async def test_versions_too_far_apart_are_refused_with_both_named(applier: Memor
 async def test_an_applier_restart_is_noticed_and_the_next_hello_resumes() -> None:
     wal = bytearray()
     before = MemoryApplier(wal)
-    before.listen()
+    before.listen(free_port())
     shipper = MemoryShipper(before.port)
     await shipper.start()
     await shipper.until(lambda _: shipper.session.sent is not None)
@@ -519,6 +523,7 @@ async def test_an_applier_restart_is_noticed_and_the_next_hello_resumes() -> Non
 
 
 async def test_silence_without_a_cut_is_noticed_by_both_sides(applier: MemoryApplier) -> None:
+    applier.heartbeat_seconds = 0.5
     async with TcpProxy("127.0.0.1", applier.port) as proxy:
         shipper = MemoryShipper(proxy.port)
         await shipper.start()
