@@ -63,6 +63,9 @@ BEFORE = 100_000
 """Bytes that are durable before the bad thing comes."""
 HERE = START + BEFORE
 WINDOW_BYTES = 1 << 20
+HEARTBEAT_SECONDS = 20.0
+"""A raw sender sends none, and is to be heard also after a slow fsync: a minute of silence is a
+loss."""
 FORK = START + BEFORE
 HISTORY_2 = f"1\t{Lsn(FORK)}\tno recovery target specified\n".encode()
 SETTINGS = """
@@ -167,7 +170,7 @@ class Rig:
             {self.keys.public: frozenset({"orders"})},
             keys=self.server_keys,
             window_bytes=WINDOW_BYTES,
-            heartbeat_seconds=2.0,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
         )
         self.endpoint = self.receiver.start(self.endpoint)
 
@@ -194,7 +197,7 @@ class Rig:
     async def connect(self) -> RawShipper:
         raw = RawShipper(self)
         self.raw.append(raw)
-        await raw.dealer.connect(5)
+        await raw.dealer.connect(30)
         return raw
 
     async def greet(self, **changes: Any) -> RawShipper:
@@ -242,7 +245,7 @@ class Rig:
                 if event.durable >= (1, end):
                     return
 
-        await asyncio.wait_for(durable(), 10)
+        await asyncio.wait_for(durable(), 60)
         await destination.close("done")
         directory = self.wal_directory
         await self.stop()

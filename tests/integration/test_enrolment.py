@@ -34,6 +34,9 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
+PATIENCE_SECONDS = 60.0
+"""Each token and each registration is synced to a disk that may be busy."""
+
 
 class Recovery:
     """A link with one shipper's key, `orders`, and a desk behind it."""
@@ -50,7 +53,7 @@ class Recovery:
             {self.shipper_keys.public: frozenset({"orders"})},
             keys=self.keys,
             window_bytes=1 << 20,
-            heartbeat_seconds=0.5,
+            heartbeat_seconds=2,
             registrar=self.desk,
         )
         self.endpoint = self.receiver.start("tcp://127.0.0.1:0")
@@ -79,7 +82,7 @@ async def recovery(tmp_path: Path) -> AsyncIterator[Recovery]:
 
 
 async def joined(token: JoinToken, shipper: KeyPair) -> Joined:
-    return await redeem(token, shipper.public, profile(), answer_timeout_seconds=10)
+    return await redeem(token, shipper.public, profile(), answer_timeout_seconds=PATIENCE_SECONDS)
 
 
 async def refusal(token: JoinToken, shipper: KeyPair) -> LogshipError:
@@ -103,10 +106,10 @@ class Caller:
         )
 
     async def answer_to(self, *messages: list[Payload]) -> list[Payload]:
-        await self.dealer.connect(5)
+        await self.dealer.connect(PATIENCE_SECONDS)
         for parts in messages:
             self.dealer.send(parts)
-        answer = await asyncio.wait_for(self.heard.get(), 5)
+        answer = await asyncio.wait_for(self.heard.get(), PATIENCE_SECONDS)
         assert isinstance(answer, list)
         return answer
 
@@ -278,8 +281,8 @@ async def test_a_stopping_applier_finishes_what_it_registers(recovery: Recovery)
     await until(lambda: recovery.instances.registered, "the join has arrived")
     stopping = asyncio.create_task(recovery.receiver.stop())
     recovery.instances.may_go_on.set()
-    await asyncio.wait_for(stopping, 5)
-    await asyncio.wait({joining}, timeout=5)
+    await asyncio.wait_for(stopping, PATIENCE_SECONDS)
+    await asyncio.wait({joining}, timeout=PATIENCE_SECONDS)
     assert joining.done()
     joining.exception()  # the answer may have been cut off by the end
     again = recovery.new_desk()

@@ -77,7 +77,7 @@ async def recovery(shared_tmp_path: Path) -> AsyncIterator[Recovery]:
 
 
 async def join(token: JoinToken, keys: KeyPair, **changes: int) -> Joined:
-    return await redeem(token, keys.public, profile(**changes), answer_timeout_seconds=20)
+    return await redeem(token, keys.public, profile(**changes))
 
 
 async def refusal(token: JoinToken, keys: KeyPair) -> LogshipError:
@@ -96,7 +96,7 @@ async def lets_in(token: JoinToken, keys: KeyPair) -> bool:
         on_closed=lambda _error: None,
     )
     try:
-        await dealer.connect(5)
+        await dealer.connect(30)
     except LogshipError as error:
         assert error.code is Code.LINK_AUTHENTICATION
         return False
