@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 120
+"""A command may sync files to a busy disk, or start a server."""
 
 
 class Outcome(NamedTuple):

@@ -150,11 +150,11 @@ async def test_a_bucket_can_be_read_with_age_and_zstd_alone(tmp_path: Path) -> N
     fourth = fourth[:9_000_000]
     recipients = Recipients([generate_identity().recipient, pair.recipient])
     shipper = Shipper(store, recipients, tmp_path / "state")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(200):
         await shipper.ship(third, fourth)
         joined = KEYS.segment(1, 3 * SEGMENT_BYTES, SEGMENT_BYTES)
         of_third = KEYS.wal(Place(1, Lsn(3 * SEGMENT_BYTES)))[:-6]
-        await until(lambda: not names_of(store, of_third), "the segment is one object")
+        await until(lambda: not names_of(store, of_third), "the segment is one object", 100)
     await shipper.close()
     assert store.describe(joined) is not None
     of_fourth = names_of(store, KEYS.wal(Place(1, Lsn(4 * SEGMENT_BYTES)))[:-6])

@@ -157,10 +157,10 @@ async def test_what_the_role_may_not_see_is_named_and_all_else_is_told(
     await source.close()
     server.execute("grant pg_monitor to logship")
     admit_only(server, "logship")
-    source = source_for(server, "logship", timeout_seconds=1)
+    source = source_for(server, "logship", timeout_seconds=2)
     with psycopg.connect(server.dsn("orders")) as hanging:
         hanging.execute("lock table pg_catalog.pg_extension in access exclusive mode")
-        environment = (await asyncio.wait_for(source.open(), 10)).profile.environment
+        environment = (await asyncio.wait_for(source.open(), 30)).profile.environment
         assert environment is not None and environment.unread == ("database orders",)
     server.execute(
         "create database crm locale_provider icu icu_locale 'de' encoding 'UTF8' template template0"

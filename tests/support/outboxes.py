@@ -38,7 +38,7 @@ def wait_archived(server: PrimaryServer, outbox: Path) -> Lsn:
     archived = "select last_archived_wal >= %s from pg_stat_archiver"
     wait_until(
         lambda: (outbox / name).exists() or server.execute(archived, name)[0][0],
-        60,
+        90,  # an archiver that gets another library ends, and is started again 10 s later
         f"{name} is archived",
     )
     return switched
