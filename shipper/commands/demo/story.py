@@ -19,7 +19,8 @@ from shipper.commands.demo.outcome import Outcome
 from shipper.commands.demo.site import Site, find_installations, server_account
 from shipper.commands.demo.writers import CREATE_LEDGER, Writers, read_ledger
 
-SEED_SECONDS = 30.0
+SEED_SECONDS = 90.0
+"""For each cluster.  Ten do on an idle machine; a process that ends is told at once."""
 
 
 class Narrator:
