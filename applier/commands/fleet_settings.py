@@ -13,7 +13,10 @@ from logship.errors import Code, UsageError
 def add_key_arguments(parser: argparse.ArgumentParser) -> None:
     """The shipper's public key."""
     parser.add_argument(
-        "--public-key", metavar="K", default="", help="public key of its shipper (40 characters)"
+        "--public-key",
+        metavar="K",
+        default="",
+        help="public key of its shipper (40 characters); one that begins with - as --public-key=K",
     )
     parser.add_argument(
         "--public-key-file",

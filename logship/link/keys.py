@@ -43,18 +43,26 @@ def generate(directory: Path, name: str) -> KeyPair:
                 "a lost secret key can't be made again: move the old pair away first, "
                 "or choose another name",
             )
-    public, secret = (half.decode("ascii") for half in zmq.curve_keypair())
+    pair = _new_pair()
     try:
         durable.make_directory(directory)
-        durable.write_file(secret_path, f"{secret}\n".encode(), 0o600)
-        durable.write_file(public_path, f"{public}\n".encode(), 0o644)
+        durable.write_file(secret_path, f"{pair.secret}\n".encode(), 0o600)
+        durable.write_file(public_path, f"{pair.public}\n".encode(), 0o644)
     except OSError as error:
         raise LogshipError(
             Code.SETTINGS,
             f"a key pair can't be written to {directory}: {error.strerror}",
             "check that the directory can be written by this user",
         ) from error
-    return KeyPair(public, secret)
+    return pair
+
+
+def _new_pair() -> KeyPair:
+    """One whose public half can be given to a command: behind `-` an option is looked for."""
+    while True:
+        public, secret = (half.decode("ascii") for half in zmq.curve_keypair())
+        if not public.startswith("-"):
+            return KeyPair(public, secret)
 
 
 def load_pair(path: Path) -> KeyPair:

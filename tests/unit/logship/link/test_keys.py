@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import zmq
 
 from logship.errors import Code, LogshipError
 from logship.link.keys import generate, load_pair, load_public
@@ -26,6 +27,14 @@ def test_a_pair_is_written_for_its_owner_only_and_loads_again(tmp_path: Path) ->
 def test_a_public_key_may_be_given_as_text(tmp_path: Path) -> None:
     public = generate(tmp_path, "a").public
     assert load_public(public) == public
+
+
+def test_a_public_key_is_never_taken_for_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [(b"-" + b"a" * 39, b"s" * 40), (b"a-" + b"a" * 38, b"t" * 40)]
+    monkeypatch.setattr(zmq, "curve_keypair", lambda: made.pop(0))
+    assert generate(tmp_path, "a") == ("a-" + "a" * 38, "t" * 40)
 
 
 def test_the_secret_half_is_not_shown(tmp_path: Path) -> None:
