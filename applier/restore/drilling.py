@@ -16,25 +16,22 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import psycopg
-from psycopg import sql
-
 from applier.fleet.places import InstancePlaces, check_mounted
 from applier.operations.last_drill import Drill, drill_path, failure_of, save_drill
 from applier.operations.record import InstanceRecord, load_record
 from applier.restore.from_settings import machine_of, place_of
 from applier.restore.opening import Places, hold_and_open, with_a_way_out
+from applier.restore.reading import Reading
 from applier.restore.restoring import Place, Report, check_place, restore
 from applier.restore.sources import Sources
 from applier.restore.targets import LATEST
 from applier.settings import ApplierSettings
 from applier.standby.layout import StandbyLayout
-from applier.standby.probes import Connection, connect
 from logship import durable
 from logship.documents import not_written
 from logship.errors import Code, LogshipError, RefusedError, UsageError
@@ -44,17 +41,6 @@ from logship.postgres.process import stop_server
 
 _DIRECTORY: Final = "drills"
 _STOP_SECONDS: Final = 60.0
-
-_DATABASES: Final = "select datname from pg_database where datallowconn order by datname"
-# Rows of a temporary table are in no WAL, and those of an unlogged one are gone by now.
-_TABLES: Final = """
-select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where c.relkind in ('r', 'm') and c.relpersistence = 'p' order by 1, 2
-"""
-_READ_THE_HEAP: Final = (
-    "set enable_indexscan = off; set enable_indexonlyscan = off; set enable_bitmapscan = off; "
-    "set lock_timeout = '5s'"
-)
 
 
 class Wanted(NamedTuple):
@@ -151,69 +137,6 @@ def _made(
         last_commit_time=restored["last_commit_time"],
     )
     return Drilled(done, reading.databases, reading.tables, restored)
-
-
-class Reading:
-    """Every database of a server is entered and its catalog read; with `tables`, every row.
-
-    databases, tables: how many were read so far.
-    """
-
-    def __init__(
-        self, layout: StandbyLayout, port: int, superuser: str, report: Report, *, tables: bool
-    ) -> None:
-        self.databases = 0
-        self.tables = 0
-        self._layout = layout
-        self._port = port
-        self._superuser = superuser
-        self._report = report
-        self._wants_tables = tables
-
-    async def read_everything(self) -> None:
-        """Raises LogshipError(DRILL_FAILED)."""
-        async with self._session("postgres", "template1") as connection:
-            names = [row[0] for row in await _rows(connection, sql.SQL(_DATABASES))]
-        for database in names:
-            async with self._session(database) as connection:
-                tables = await _rows(connection, sql.SQL(_TABLES))
-                shown = len(tables) if self._wants_tables else "not read"
-                self._report("read", {"database": database, "tables": shown})
-                if self._wants_tables:
-                    await self._read_tables(connection, tables)
-            self.databases += 1
-
-    async def _read_tables(self, connection: Connection, tables: list[tuple[Any, ...]]) -> None:
-        await connection.execute(_READ_THE_HEAP)
-        for table in tables:
-            query = sql.SQL("select count(*) from only {}").format(sql.Identifier(*table))
-            try:
-                await connection.execute(query)
-            except psycopg.errors.LockNotAvailable:
-                # Nobody else is here: it came with the WAL, and stays until that is decided.
-                self._report("locked by a prepared transaction", {"table": ".".join(table)})
-            else:
-                self.tables += 1
-
-    @contextlib.asynccontextmanager
-    async def _session(self, *databases: str) -> AsyncIterator[Connection]:
-        try:
-            connection = await connect(self._layout, self._port, self._superuser, databases)
-            try:
-                yield connection
-            finally:
-                await connection.close()
-        except (psycopg.Error, LogshipError) as error:
-            why = error.what if isinstance(error, LogshipError) else str(error).strip()
-            raise LogshipError(
-                Code.DRILL_FAILED,
-                f"database {databases[0]} of the recovered server can't be read: {why}",
-                f"see {self._layout.log_file}; if the primary can read it, have another seed made",
-            ) from error
-
-
-async def _rows(connection: Connection, query: sql.SQL) -> list[tuple[Any, ...]]:
-    return await (await connection.execute(query)).fetchall()
 
 
 # --- the place ---------------------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from applier.restore.drilling import Reading
+from applier.restore.reading import Reading
 from applier.standby.layout import StandbyLayout
 from logship.errors import Code, LogshipError
 from tests.conftest import PrimaryFactory
@@ -29,17 +28,19 @@ async def test_damaged_pages_are_found_where_tables_are_read(primary: PrimaryFac
         'insert into "a b"."c""d" select g, repeat($$v$$, 100) from generate_series(1, 1000) g'
     )
     server.execute("create unlogged table u (id int)")
+    server.execute("create materialized view unmade as select 1 with no data")
     server.execute("create database closed allow_connections false")
     server.execute("create database other")
+    server.execute("create database half_dropped")
+    server.execute("update pg_database set datconnlimit = -2 where datname = 'half_dropped'")
+    # The last of the two would have damaged pages read as empty ones.
+    server.execute("alter role postgres set enable_seqscan = off")
+    server.execute("alter role postgres set zero_damaged_pages = on")
     whole = reading_of(server, tables=True)
     await whole.read_everything()
     assert whole.databases == 3 and whole.tables > 3 * 50, "postgres, template1, other"
 
-    ((path,),) = server.execute('select pg_relation_filepath(\'"a b"."c""d"\')')
-    server.execute("checkpoint")
-    server.stop()
-    damage(server.directory / "data" / path)
-    server.start()
+    damage(server, '"a b"."c""d"')
     catalogs = reading_of(server, tables=False)
     await catalogs.read_everything()
     assert (catalogs.databases, catalogs.tables) == (3, 0)
@@ -48,11 +49,28 @@ async def test_damaged_pages_are_found_where_tables_are_read(primary: PrimaryFac
     assert caught.value.code is Code.DRILL_FAILED and "invalid page" in caught.value.what
 
 
-def damage(file: Path) -> None:
+async def test_so_are_those_of_long_values(primary: PrimaryFactory) -> None:
+    server = primary()
+    server.execute("create table long (v text)")
+    server.execute("alter table long alter v set storage external")
+    server.execute("insert into long values (repeat('v', 100000))")
+    ((toast,),) = server.execute(
+        "select reltoastrelid::regclass::text from pg_class where relname = 'long'"
+    )
+    damage(server, toast)
+    with pytest.raises(LogshipError, match="invalid page"):
+        await reading_of(server, tables=True).read_everything()
+
+
+def damage(server: PrimaryServer, table: str) -> None:
     """Its second page's header."""
-    with file.open("r+b") as opened:
+    ((path,),) = server.execute(f"select pg_relation_filepath('{table}')")
+    server.execute("checkpoint")
+    server.stop()
+    with (server.directory / "data" / path).open("r+b") as opened:
         opened.seek(8192)
         opened.write(b"\xff" * 24)
+    server.start()
 
 
 async def test_a_server_that_does_not_answer_is_told(primary: PrimaryFactory) -> None:
