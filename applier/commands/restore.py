@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -> dict[str, Any]:
-    from applier.fleet.places import InstancePlaces
+    from applier.fleet.places import InstancePlaces, spool_beside
     from applier.restore.from_settings import machine_of, place_of
     from applier.restore.opening import hold_and_open, with_a_way_out
     from applier.restore.restoring import check_place, restore
@@ -104,7 +104,7 @@ def _restore(args: argparse.Namespace, settings: ApplierSettings, target: Any) -
     )
     check_place(place)
     with machine_of(settings, args.name) as machine:
-        spool = place.into.with_name(f".{place.into.name}.wal")
+        spool = spool_beside(place.into)
         sources = hold_and_open(settings, args.name, places_of(args), spool)
         try:
             home = InstancePlaces(settings.directory, args.name).home

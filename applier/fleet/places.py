@@ -3,6 +3,7 @@
     DIRECTORY/instances/NAME/                  instance.json, and who restores from it
     VOLUME/instances/NAME/SYSID-MAJOR/         wal, commit-times              (the store's volume)
     VOLUME/instances/NAME/SYSID-MAJOR/         data, tablespaces, standby, …  (the standby's)
+    VOLUME/drills/NAME/                        a drill, while it is made       (the standby's)
 
 Without volumes in the settings, DIRECTORY is both.  Which volume it is stands in the instance's
 record, so no link leads there, and settings that change later move nothing.
@@ -21,6 +22,7 @@ from logship.errors import Code, LogshipError
 from logship.identity import Incarnation
 
 _INSTANCES = "instances"
+_DRILLS = "drills"
 
 
 class Volumes(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,10 +59,19 @@ class InstancePlaces(NamedTuple):
         """The instance's directory on one volume."""
         return (Path(volume) if volume else self.directory) / _INSTANCES / self.name
 
+    def drill_on(self, volume: str | Path) -> Path:
+        """The instance's directory of a drill on one volume."""
+        return (Path(volume) if volume else self.directory) / _DRILLS / self.name
+
     def of(self, incarnation: Incarnation, volumes: Volumes) -> IncarnationPlaces:
         return IncarnationPlaces(
             self.on(volumes.store) / str(incarnation), self.on(volumes.standby) / str(incarnation)
         )
+
+
+def spool_beside(into: Path) -> Path:
+    """Where a restore into `into` puts WAL that it fetches."""
+    return into.with_name(f".{into.name}.wal")
 
 
 def check_mounted(places: IncarnationPlaces, volumes: Volumes) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from applier.fleet.places import InstancePlaces, Volumes
+from applier.fleet.places import InstancePlaces, Volumes, spool_beside
 from applier.fleet.registry import Removal
 from applier.settings import ApplierSettings
 from logship import durable
@@ -29,7 +29,8 @@ log = structlog.get_logger(__name__)
 def directories_of(
     settings: ApplierSettings, places: InstancePlaces, volumes: Sequence[Volumes]
 ) -> list[Path]:
-    """Every directory that may hold files of the instance, the one of its record last.
+    """Every directory that may hold files of the instance, drills that were left among them, the
+    one of its record last.
 
     volumes: as its record says, also of earlier incarnations.  The settings' own are looked at
     too: something that no record knows of may be there.
@@ -41,7 +42,9 @@ def directories_of(
     ]
     elsewhere = dict.fromkeys(places.on(volume) for volume in listed if volume)
     elsewhere.pop(places.home, None)
-    return [*elsewhere, places.home]
+    drills = dict.fromkeys(places.drill_on(volume) for volume in ("", *listed))
+    spools = [spool_beside(drill) for drill in drills]
+    return [*spools, *drills, *elsewhere, places.home]
 
 
 def remove_instance(
@@ -76,6 +79,7 @@ def remove_instance(
 def _data_directories(directories: list[Path]) -> Iterator[Path]:
     for directory in directories:
         yield from sorted(directory.glob("*-*/data"))
+        yield directory / "data"  # of a drill
 
 
 def _stop(data: Path, seconds: float) -> None:

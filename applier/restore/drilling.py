@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from applier.fleet.places import InstancePlaces, check_mounted
+
+from applier.fleet.places import InstancePlaces, check_mounted, spool_beside
 from applier.operations.last_drill import Drill, drill_path, failure_of, save_drill
 from applier.operations.record import InstanceRecord, load_record
 from applier.restore.from_settings import machine_of, place_of
@@ -39,7 +40,6 @@ from logship.identity import check_instance_name
 from logship.postgres.postmaster import remove_shared_memory
 from logship.postgres.process import stop_server
 
-_DIRECTORY: Final = "drills"
 _STOP_SECONDS: Final = 60.0
 
 
@@ -86,7 +86,7 @@ def drill(
         check_place(place)
         begun = Drill(at=time.time(), incarnation=str(record.incarnation or ""))
         try:
-            sources = hold_and_open(settings, name, places, _spool_beside(place.into))
+            sources = hold_and_open(settings, name, places, spool_beside(place.into))
             try:
                 drilled = _made(settings, sources, wanted, place, begun, report)
             finally:
@@ -182,7 +182,7 @@ def _emptied(settings: ApplierSettings, record: InstanceRecord, home: Path) -> P
     if record.incarnation is not None:
         places = InstancePlaces(settings.directory, record.name)
         check_mounted(places.of(record.incarnation, record.volumes), record.volumes)
-    own = Path(record.volumes.standby or settings.directory) / _DIRECTORY / record.name
+    own = InstancePlaces(settings.directory, record.name).drill_on(record.volumes.standby)
     _take_away(own)
     durable.make_directory(own.parent, 0o711)
     if os.geteuid() == 0:
@@ -202,7 +202,7 @@ def _take_away(into: Path) -> None:
     with contextlib.suppress(OSError):
         remove_shared_memory(data)
     try:
-        for directory in (_spool_beside(into), into):
+        for directory in (spool_beside(into), into):
             durable.remove_tree(directory)
     except OSError as error:
         raise LogshipError(
@@ -210,10 +210,6 @@ def _take_away(into: Path) -> None:
             f"{error.filename or into}, of a drill, can't be removed: {error.strerror or error}",
             f"remove {into} as a user who may",
         ) from error
-
-
-def _spool_beside(into: Path) -> Path:
-    return into.with_name(f".{into.name}.wal")
 
 
 def _unused_port() -> int:

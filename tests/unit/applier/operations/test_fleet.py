@@ -289,11 +289,15 @@ async def test_what_is_removed_is_gone_everywhere(
     await fill(service.open_instances[NAME], listener)
     kept = service.settings.seeds_directory / NAME / "1-17" / "seeds"
     kept.mkdir(parents=True)
+    drills = service.settings.directory / "drills"
+    for left in (f"{NAME}/data", f".{NAME}.wal", "orders/data"):
+        (drills / left).mkdir(parents=True)
     group = cgroup(service, shared_tmp_path)
     assert files_of(shared_tmp_path)
     removed = await service.remove_instance(NAME, keep_data=False, promoted=False)
     assert removed == {"name": NAME, "removed": True, "keep_data": False, "keep_server": False}
     assert files_of(shared_tmp_path) == []
+    assert [each.name for each in drills.iterdir()] == ["orders"]
     assert not group.exists() and group.parent.is_dir()
     assert list(service.open_instances) == list(service.host.settings.instances) == ["orders"]
     await add(service)
