@@ -70,8 +70,12 @@ _WAL_DIRECTORY: Final = "wal"
 _SOCKET_DIRECTORY: Final = "run"
 _WAL_PORT: Final = 5432
 
-# Subscriptions of the origin would connect to its publishers, and move their slots.
-_ALONE: Final[dict[str, SettingValue]] = {"max_logical_replication_workers": 0}
+_ALONE: Final[dict[str, SettingValue]] = {
+    # Its jobs would be done a second time.  Without pg_cron nobody reads it.
+    "cron.launch_active_jobs": False,
+    # Subscriptions of the origin would connect to its publishers, and move their slots.
+    "max_logical_replication_workers": 0,
+}
 
 
 class Place(NamedTuple):
@@ -130,7 +134,8 @@ def check_place(place: Place) -> None:
             )
         raise _refused(f"{into} {what}", hint)
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        if _is_taken(family, address, place.port):
+        # Where it listens on no address the port is its socket's name, in its own directory.
+        if place.listen_addresses and _is_taken(family, address, place.port):
             raise _refused(f"port {place.port} is in use on this machine", "name another: --port P")
 
 

@@ -429,6 +429,7 @@ async def test_what_is_restored_stands_alone(site: Site, recorded: Recording) ->
         restored.ask(
             "SELECT name, setting FROM pg_settings WHERE name IN ('archive_mode',"
             " 'primary_conninfo', 'primary_slot_name', 'max_logical_replication_workers')"
+            " UNION ALL SELECT 'pg_cron', current_setting('cron.launch_active_jobs')"
         )
     )
     assert shown == {
@@ -436,6 +437,7 @@ async def test_what_is_restored_stands_alone(site: Site, recorded: Recording) ->
         "primary_conninfo": "",
         "primary_slot_name": "",
         "max_logical_replication_workers": "0",
+        "pg_cron": "off",
     }
     restored.ask("INSERT INTO events VALUES (9, 9, '') RETURNING 1")
     assert restored.result["opened_timeline"] == 2
