@@ -7,6 +7,7 @@ applier looks at the file whenever somebody asks for the status, and reads it wh
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +16,11 @@ import msgspec
 from logship import durable
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
+from logship.redaction import redact
 
 FORMAT: Final = 1
 _NAME: Final = "drill.json"
+_MAX_BYTES: Final = 1 << 20
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,9 +63,12 @@ class LastDrill:
         as a drill that failed."""
         try:
             found = self._path.stat()
-        except OSError:
+        except FileNotFoundError:
             self._seen = self._drill = None
             return None
+        except OSError as error:
+            self._seen = None
+            return _unreadable(self._path, time.time(), error)
         seen = (found.st_ino, found.st_mtime_ns, found.st_size)
         if seen != self._seen:
             self._seen, self._drill = seen, _read(self._path, found.st_mtime)
@@ -80,23 +86,34 @@ def save_drill(directory: Path, drill: Drill) -> None:
     durable.write_file(path, data + b"\n", mode=0o644)
     if os.geteuid() == 0:
         owner = directory.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+        # Its owner may put a link there meanwhile.
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def failure_of(error: LogshipError) -> Failure:
-    return Failure(code=str(error.code), what=error.what, hint=error.hint)
+def failure_of(error: Exception) -> Failure:
+    """Without secrets: it is shown to whoever asks for the status."""
+    if isinstance(error, LogshipError):
+        return Failure(code=str(error.code), what=redact(error.what), hint=redact(error.hint))
+    said = redact(f"unexpected {type(error).__name__}: {error}")
+    return Failure(code=str(Code.INTERNAL), what=said, hint="this is a bug in Logship: report it")
 
 
 def _read(path: Path, at: float) -> Drill:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Drill)
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES)  # cut off it is no JSON
+        return msgspec.json.decode(data, type=Drill)
     except (OSError, *UNREADABLE) as error:
-        return Drill(
-            at=at,
-            incarnation="",
-            failure=Failure(
-                code=str(Code.DRILL_FAILED),
-                what=f"{path}, what the last drill showed, can't be read: {error}",
-                hint="make another one: applier drill NAME",
-            ),
-        )
+        return _unreadable(path, at, error)
+
+
+def _unreadable(path: Path, at: float, error: Exception) -> Drill:
+    return Drill(
+        at=at,
+        incarnation="",
+        failure=Failure(
+            code=str(Code.DRILL_FAILED),
+            what=f"{path}, what the last drill showed, can't be read: {error}",
+            hint="make another one",
+        ),
+    )

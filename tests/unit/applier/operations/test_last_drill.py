@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from applier.operations.instance import Instance
 from applier.operations.last_drill import Drill, Failure, LastDrill, drill_path, save_drill
 from applier.operations.state import instance_status
@@ -31,8 +33,11 @@ def test_each_new_one_is_seen(tmp_path: Path) -> None:
     assert last.now() is None
 
 
-def test_one_that_can_not_be_read_did_not_pass(tmp_path: Path) -> None:
-    drill_path(tmp_path).write_bytes(b'{"at": \xff')
+@pytest.mark.parametrize(
+    "content", [b'{"at": \xff', b"", b"[]", b'{"at": "x", "incarnation": ""}', b" " * (1 << 21)]
+)
+def test_one_that_can_not_be_read_did_not_pass(tmp_path: Path, content: bytes) -> None:
+    drill_path(tmp_path).write_bytes(content)
     os.utime(drill_path(tmp_path), (7.0, 7.0))
     found = LastDrill(tmp_path).now()
     assert found is not None and found.failure is not None and found.at == 7.0
