@@ -11,8 +11,11 @@ What came of it stands in `shipper status`; a drill that failed is an alarm unti
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from applier.commands.restore import readable
@@ -25,6 +28,8 @@ from logship.status_words import duration
 
 if TYPE_CHECKING:
     from applier.restore.drilling import Drilled
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +64,14 @@ def run(args: argparse.Namespace) -> int:
     set_up_logs(LogSettings(level="error", format=settings.log.format))
     wanted = Wanted(args.into, args.read_tables, args.keep)
     progress = Progress(as_json=args.json)
-    drilled = drill(settings, args.name, places_of(args), wanted, progress.step)
+
+    def report(step: str, details: dict[str, Any]) -> None:
+        # A terminal that is gone, or a full disk, is no reason why it should not pass.
+        with contextlib.suppress(OSError):
+            progress.step(step, details)
+
+    with _ended_by_signals():
+        drilled = drill(settings, args.name, places_of(args), wanted, report)
     if args.json:
         print_json(_document(args.name, drilled, keep=args.keep))
         return ExitCode.DONE
@@ -67,6 +79,25 @@ def run(args: argparse.Namespace) -> int:
     for name, value in _readable(args.name, drilled, keep=args.keep):
         print(f"  {name:<12}  {value}")
     return ExitCode.DONE
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """The first of these ends what is inside as Ctrl-C does; those after it do not disturb what
+    then stops the server and removes it."""
+    ending = [each for each in _ENDING if signal.getsignal(each) != signal.SIG_IGN]
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        for each in ending:
+            signal.signal(each, lambda _number, _frame: None)
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, end) for each in ending}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _document(name: str, drilled: Drilled, *, keep: bool) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def plan_removal(name: str, found: OnDisk, *, keep_data: bool, promoted: bool) -
     if found.restores and not keep_data:
         raise RefusedError(
             Code.REMOVE_REFUSED,
-            f"a restore reads what is kept of {name}",
+            f"a restore or a drill reads what is kept of {name}",
             "wait for its end, or keep the data: --keep-data",
         )
     maybe = found.is_promoted or not found.is_readable

@@ -12,35 +12,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
-import socket
 import time
-from collections.abc import Iterator
+from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from applier.fleet.places import InstancePlaces, check_mounted, spool_beside
+from applier.fleet.places import InstancePlaces, spool_beside
 from applier.operations.last_drill import Drill, drill_path, failure_of, save_drill
-from applier.operations.record import InstanceRecord, load_record
+from applier.operations.record import load_record
+from applier.restore.drill_place import (
+    STOP_SECONDS,
+    emptied,
+    is_short_of_room,
+    only_one_of,
+    take_away,
+)
 from applier.restore.from_settings import machine_of, place_of
 from applier.restore.opening import Places, hold_and_open, with_a_way_out
 from applier.restore.reading import Reading
+from applier.restore.records import Records
 from applier.restore.restoring import Place, Report, check_place, restore
 from applier.restore.sources import Sources
 from applier.restore.targets import LATEST
+from applier.restore.window import Window
 from applier.settings import ApplierSettings
-from applier.standby.layout import StandbyLayout
-from logship import durable
 from logship.documents import not_written
 from logship.errors import Code, LogshipError, RefusedError, UsageError
-from logship.identity import check_instance_name
-from logship.postgres.postmaster import remove_shared_memory
+from logship.lsn import Lsn
 from logship.postgres.process import stop_server
+from logship.wal import WAL_PAGE_BYTES
 
-_STOP_SECONDS: Final = 60.0
+# It names the socket only, in a directory of its own: the server listens on no address.
+_PORT: Final = 5432
 
 
 class Wanted(NamedTuple):
@@ -68,9 +74,10 @@ def drill(
     """Make one, and write down in the instance's directory what came of it.
 
     Raises what ended it: LogshipError as `restore` and `Sources.window`, or DRILL_FAILED.  That
-    is written down as well, and what was recovered so far stays for whoever looks into it.
-    UsageError and, before anything was begun, RefusedError (DRILL_FAILED, RESTORE_FAILED: there
-    is no place to do it): what was written down before stands.  Blocks until it is over.
+    is written down as well, and what was recovered so far stays for whoever looks into it, unless
+    room is short.  UsageError and, before anything was begun, RefusedError (DRILL_FAILED,
+    RESTORE_FAILED: there is no place to do it) and what `emptied` raises: what was written down
+    before stands.  Blocks until it is over.
     """
     if wanted.keep and wanted.into is None:
         raise UsageError(
@@ -79,29 +86,41 @@ def drill(
             "--keep --into DIR: the drills' own directory is emptied by the next drill",
         )
     home = InstancePlaces(settings.directory, name).home
-    with _only_one_of(name, home):
+    with only_one_of(name, home):
         record = load_record(home, name)
-        into = wanted.into or _emptied(settings, record, home)
-        place = place_of(settings, name, into, _unused_port(), listen_addresses="")
+        into = emptied(settings, record, home) if wanted.into is None else wanted.into.resolve()
+        place = place_of(settings, name, into, _PORT, listen_addresses="")
         check_place(place)
+        clear = partial(take_away, place.into, itself=not place.into.exists())
         begun = Drill(at=time.time(), incarnation=str(record.incarnation or ""))
         try:
             sources = hold_and_open(settings, name, places, spool_beside(place.into))
             try:
+                cluster = str(sources.profile.incarnation)
+                begun = msgspec.structs.replace(begun, incarnation=cluster)
                 drilled = _made(settings, sources, wanted, place, begun, report)
             finally:
                 sources.close()
-        except UsageError:
-            raise
-        except LogshipError as error:
-            _save(home, msgspec.structs.replace(begun, failure=failure_of(error)))
+        except Exception as error:
+            if isinstance(error, UsageError):
+                clear()
+                raise
+            if is_short_of_room(place, error):
+                with contextlib.suppress(LogshipError):
+                    clear()
+            _write_down(home, begun, error)
+            if isinstance(error, RefusedError):
+                # That exit code says that nothing came of the drill.
+                raise LogshipError(error.code, error.what, error.hint) from error
             raise
         except BaseException:
-            _take_away(place.into)
+            clear()
             raise
-        _save(home, drilled.drill)
-        if not wanted.keep:
-            _take_away(place.into)
+        try:
+            _save(home, drilled.drill)
+        finally:
+            if not wanted.keep:
+                clear()
         return drilled
 
 
@@ -116,6 +135,7 @@ def _made(
     started_at = time.monotonic()
     with with_a_way_out():
         window = sources.window()
+    check_end(sources.records, window)
     with machine_of(settings, sources.name) as machine:
         restored = asyncio.run(restore(sources, window, LATEST, place, machine, report))
     seconds = time.monotonic() - started_at
@@ -128,7 +148,7 @@ def _made(
     finally:
         if not (passed and wanted.keep):
             report("stop", {})
-            stop_server(place.layout.data, "immediate", _STOP_SECONDS)
+            stop_server(place.layout.data, "immediate", STOP_SECONDS)
     done = msgspec.structs.replace(
         begun,
         seconds=round(seconds, 3),
@@ -139,85 +159,35 @@ def _made(
     return Drilled(done, reading.databases, reading.tables, restored)
 
 
-# --- the place ---------------------------------------------------------------------------------
+def check_end(records: Records, window: Window) -> None:
+    """What can be recovered goes up to the end of what is kept.
 
-
-@contextlib.contextmanager
-def _only_one_of(name: str, home: Path) -> Iterator[None]:
-    check_instance_name(name)
-    try:
-        is_there = home.is_dir()
-    except PermissionError:
-        is_there = True
-    if not is_there:
-        raise UsageError(
-            Code.UNKNOWN_INSTANCE,
-            f"nothing of {name} is here",
-            "`applier list` names the instances; `applier restore` recovers what a bucket has",
-        )
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise RefusedError(
-            Code.DRILL_FAILED,
-            f"what a drill of {name} shows can't be written to {home} by this user",
-            "run it as the user that the applier runs as",
-        )
-    fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RefusedError(
-                Code.DRILL_FAILED, f"a drill of {name} is being made already", "wait for it"
-            ) from error
-        yield
-    finally:
-        os.close(fd)
-
-
-def _emptied(settings: ApplierSettings, record: InstanceRecord, home: Path) -> Path:
-    """The drills' own directory for the instance, with nothing there.
-
-    Raises LogshipError (STORE_FAILED: its volume is not mounted; and as `_take_away`).
+    Raises LogshipError: DRILL_FAILED (a hole), STORE_DAMAGED, OBJECT_DAMAGED.  Blocks.
     """
-    if record.incarnation is not None:
-        places = InstancePlaces(settings.directory, record.name)
-        check_mounted(places.of(record.incarnation, record.volumes), record.volumes)
-    own = InstancePlaces(settings.directory, record.name).drill_on(record.volumes.standby)
-    _take_away(own)
-    durable.make_directory(own.parent, 0o711)
-    if os.geteuid() == 0:
-        # The applier's user may be the next to drill.
-        owner = home.stat()
-        os.chown(own.parent, owner.st_uid, owner.st_gid)
-    return own
-
-
-def _take_away(into: Path) -> None:
-    """A drill's directory, with the server in it if one runs.
-
-    Raises LogshipError (STANDBY_FAILED as `stop_server`, DRILL_FAILED).
-    """
-    data = StandbyLayout(into, into).data
-    stop_server(data, "immediate", _STOP_SECONDS)
-    with contextlib.suppress(OSError):
-        remove_shared_memory(data)
-    try:
-        for directory in (spool_beside(into), into):
-            durable.remove_tree(directory)
-    except OSError as error:
+    last, hole = window.stretches[-1], window.last_hole
+    if hole is not None:
         raise LogshipError(
             Code.DRILL_FAILED,
-            f"{error.filename or into}, of a drill, can't be removed: {error.strerror or error}",
-            f"remove {into} as a user who may",
-        ) from error
+            f"only what was before {last.latest_lsn} can be recovered: WAL is missing from "
+            f"{Lsn(hole.start)} to {Lsn(hole.end)}, and no seed was kept since",
+            "have the hole filled, or another seed made",
+        )
+    page = last.latest_lsn - last.latest_lsn % WAL_PAGE_BYTES
+    if page < last.wal.end:
+        # The end of the last whole record is the end only if no damage made it so.
+        deque(records.marks(page, last.wal.end, to_the_end=True), maxlen=0)
 
 
-def _unused_port() -> int:
-    """It names the socket only: the server listens on no address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+# --- what is written down ----------------------------------------------------------------------
+
+
+def _write_down(home: Path, begun: Drill, error: Exception) -> None:
+    failure = failure_of(error)
+    try:
+        _save(home, msgspec.structs.replace(begun, failure=failure))
+    except LogshipError as unsaved:
+        what = f"{failure.what}; and that is not in the status: {unsaved.what}"
+        raise LogshipError(Code.DRILL_FAILED, what, failure.hint) from error
 
 
 def _save(home: Path, drill: Drill) -> None:

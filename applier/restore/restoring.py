@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -330,10 +331,23 @@ class _Restore:
                     f"replay got no further for {STALL_SECONDS:.0f} s",
                     f"see {self._place.layout.log_file}",
                 )
+            self._check_room()
             with contextlib.suppress(LogshipError):
                 replayed = (await standby.positions()).replayed
                 self._report("replaying", {"at": str(replayed or "the start"), "to": str(goal)})
         await self._check_stopped(standby)
+
+    def _check_room(self) -> None:
+        """Who runs beside it, the store above all, needs what is to stay free."""
+        place = self._place
+        free_bytes = shutil.disk_usage(place.into).free
+        if free_bytes < place.keep_free_bytes:
+            raise LogshipError(
+                Code.DISK_FULL,
+                f"no room to replay on in {place.into}: {free_bytes} bytes are free, "
+                f"{place.keep_free_bytes} are to stay free",
+                "make room, or restore into a directory on another disk",
+            )
 
     async def _check_stopped(self, standby: Standby) -> None:
         """It is where it was to stop, to the byte."""

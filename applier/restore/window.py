@@ -55,6 +55,13 @@ class Window(NamedTuple):
     unused_seeds: tuple[SeedChoice, ...]
     """Those from which nothing can be restored, for want of their WAL."""
 
+    @property
+    def last_hole(self) -> Interval | None:
+        """Missing WAL behind which there is more, and no seed for that; None: what can be restored
+        to goes up to the end of what is held."""
+        end = self.stretches[-1].wal.end
+        return next((each for each in self.lost if each.start >= end), None)
+
     def as_dict(self) -> dict[str, Any]:
         """The `--json` form; times are seconds since 1970."""
         return {

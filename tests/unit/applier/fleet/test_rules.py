@@ -203,7 +203,7 @@ def test_what_becomes_of_one_that_is_removed(
     [
         (OnDisk(True, True, 0), Code.ALREADY_PROMOTED, "its server is production"),
         (OnDisk(False, False, 0), Code.ALREADY_PROMOTED, "it may have been promoted"),
-        (OnDisk(True, False, 2), Code.REMOVE_REFUSED, "a restore reads"),
+        (OnDisk(True, False, 2), Code.REMOVE_REFUSED, "a restore or a drill reads"),
     ],
 )
 def test_what_is_not_removed_by_a_slip(found: OnDisk, code: Code, what: str) -> None:
