@@ -51,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --into: leave the recovered server running, to be looked at; it is yours",
     )
     add_source_arguments(parser)
+    # Another line than the newest says nothing about today.
+    parser.set_defaults(timeline=None)
     add_json_argument(parser)
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from applier.commands.window import add_source_arguments, places_of
+from applier.commands.window import add_source_arguments, add_timeline_argument, places_of
 from applier.fleet.settings import load_effective_settings
 from applier.settings import ApplierSettings
 from logship.commandline import add_json_argument, print_json
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="its listen_addresses (default: %(default)s); empty: its unix socket only",
     )
     add_source_arguments(parser)
+    add_timeline_argument(parser)
     add_json_argument(parser)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the instance")
     add_source_arguments(parser)
+    add_timeline_argument(parser)
     add_json_argument(parser)
 
 
@@ -62,6 +63,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="one more directory of kept seeds; may be given several times",
     )
+
+
+def add_timeline_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeline",
         metavar="N",

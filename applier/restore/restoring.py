@@ -120,8 +120,8 @@ def check_place(place: Place) -> None:
         raise UsageError(
             Code.USAGE, f"{place.port} is no port", "--port takes a number from 1 to 65535"
         )
-    check_socket_path(place.layout.socket_directory, place.port, "the directory's socket")
-    check_socket_path(place.wal_directory, _WAL_PORT, "the directory's WAL socket")
+    check_socket_path(place.layout.socket_directory, place.port, "--into")
+    check_socket_path(place.wal_directory, _WAL_PORT, "--into")
     try:
         is_used = os.path.lexists(into) and (not into.is_dir() or any(into.iterdir()))
     except OSError as error:

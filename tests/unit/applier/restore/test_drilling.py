@@ -130,7 +130,7 @@ def test_where_room_is_short_nothing_stays_but_the_reason(
     settings: ApplierSettings, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends_with(LogshipError(Code.STANDBY_FAILED, "it panicked"), monkeypatch)
-    more = shutil.disk_usage(home).total >> 20
+    more = (shutil.disk_usage(home).total >> 20) + 1
     store = msgspec.structs.replace(settings.store, keep_free_mb=more)
     settings = msgspec.structs.replace(settings, store=store)
     with pytest.raises(LogshipError, match="it panicked"):
