@@ -32,6 +32,8 @@ _READ_THE_HEAP: Final = (
     "set enable_bitmapscan = off; set zero_damaged_pages = off; "
     "set ignore_checksum_failure = off; set lock_timeout = '5s'"
 )
+# The first one in a database reads its catalog, while a checkpoint keeps the disk busy.
+_CONNECT_SECONDS: Final = 60
 # Since 17.
 _WITHOUT_END: Final = """
 select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'
@@ -87,8 +89,13 @@ class Reading:
     @contextlib.asynccontextmanager
     async def _session(self, *databases: str) -> AsyncIterator[Connection]:
         try:
-            connection = await connect(self._layout, self._port, self._superuser, databases)
+            connection = await connect(
+                self._layout, self._port, self._superuser, databases, _CONNECT_SECONDS
+            )
             try:
+                if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+                    # Its names are bytes of any kind, and go there and back as they are.
+                    await connection.execute("set client_encoding = latin1")
                 yield connection
             finally:
                 await connection.close()

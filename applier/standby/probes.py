@@ -64,9 +64,14 @@ class Positions(NamedTuple):
 
 
 async def connect(
-    layout: StandbyLayout, port: int, superuser: str, databases: tuple[str, ...] = _DATABASES
+    layout: StandbyLayout,
+    port: int,
+    superuser: str,
+    databases: tuple[str, ...] = _DATABASES,
+    seconds: int = _CONNECT_SECONDS,
 ) -> Connection:
     """A session of the bootstrap superuser, in autocommit, in the first of `databases` that is.
+    seconds: how long each may take to answer.
 
     Raises LogshipError(STANDBY_FAILED, retryable): not running, or not consistent yet.
     """
@@ -79,7 +84,7 @@ async def connect(
                 user=superuser,
                 dbname=database,
                 application_name="logship",
-                connect_timeout=_CONNECT_SECONDS,
+                connect_timeout=seconds,
                 client_encoding="utf8",  # else SQL_ASCII gives bytes for text
                 options=_OPTIONS,
                 autocommit=True,

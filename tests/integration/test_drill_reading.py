@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 
 from applier.restore.reading import Reading
@@ -71,6 +72,17 @@ def damage(server: PrimaryServer, table: str) -> None:
         opened.seek(8192)
         opened.write(b"\xff" * 24)
     server.start()
+
+
+async def test_names_need_not_be_utf8(primary: PrimaryFactory) -> None:
+    server = primary()
+    server.execute("create database bytes encoding 'SQL_ASCII' template template0 locale 'C'")
+    with psycopg.connect(server.dsn("bytes"), client_encoding="latin1") as connection:
+        connection.execute('create table "é" as select 1')
+    for tables in (False, True):
+        reading = reading_of(server, tables=tables)
+        await reading.read_everything()
+        assert reading.databases == 3
 
 
 async def test_a_server_that_does_not_answer_is_told(primary: PrimaryFactory) -> None:
