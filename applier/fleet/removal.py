@@ -29,29 +29,39 @@ log = structlog.get_logger(__name__)
 def directories_of(
     settings: ApplierSettings, places: InstancePlaces, volumes: Sequence[Volumes]
 ) -> list[Path]:
-    """Every directory that may hold files of the instance, drills that were left among them, the
-    one of its record last.
+    """Every directory that may hold files of the instance, the one of its record last.
 
     volumes: as its record says, also of earlier incarnations.  The settings' own are looked at
     too: something that no record knows of may be there.
     """
-    listed: list[str | Path] = [
+    listed = _volumes(settings, volumes)
+    elsewhere = dict.fromkeys(places.on(volume) for volume in listed if volume)
+    elsewhere.pop(places.home, None)
+    return [*elsewhere, places.home]
+
+
+def drills_of(
+    settings: ApplierSettings, places: InstancePlaces, volumes: Sequence[Volumes]
+) -> list[Path]:
+    """Every directory that may hold what drills of the instance left; as `directories_of`."""
+    listed = _volumes(settings, volumes)
+    drills = dict.fromkeys(places.drill_on(volume) for volume in ("", *listed))
+    return [directory for drill in drills for directory in (drill, spool_beside(drill))]
+
+
+def _volumes(settings: ApplierSettings, volumes: Sequence[Volumes]) -> list[str | Path]:
+    return [
         *settings.store.volumes,
         *settings.standby.volumes,
         *(volume for each in volumes for volume in (each.store, each.standby)),
     ]
-    elsewhere = dict.fromkeys(places.on(volume) for volume in listed if volume)
-    elsewhere.pop(places.home, None)
-    drills = dict.fromkeys(places.drill_on(volume) for volume in ("", *listed))
-    spools = [spool_beside(drill) for drill in drills]
-    return [*spools, *drills, *elsewhere, places.home]
 
 
 def remove_instance(
     directories: list[Path], removal: Removal, extra: list[Path], stop_seconds: float = STOP_SECONDS
 ) -> None:
     """Stop its servers, then remove what `removal` says.  extra: directories besides, which go
-    with the data.  Blocks, for long where there is much.
+    with the data, as does a server in one.  Blocks, for long where there is much.
 
     Raises LogshipError (STANDBY_FAILED, STORE_FAILED; both retryable).
     """
@@ -61,10 +71,11 @@ def remove_instance(
     if removal.keep_data:
         return
     for directory in [*extra, *directories]:
-        for data in _data_directories([directory]):
-            with contextlib.suppress(OSError):
-                remove_shared_memory(data)
         try:
+            for data in _data_directories([directory]):
+                _stop(data, stop_seconds)
+                with contextlib.suppress(OSError):
+                    remove_shared_memory(data)
             durable.remove_tree(directory)
         except OSError as error:
             raise LogshipError(

@@ -25,7 +25,7 @@ from applier.fleet.registry import (
     Removal,
     settings_of,
 )
-from applier.fleet.removal import directories_of, remove_instance
+from applier.fleet.removal import directories_of, drills_of, remove_instance
 from applier.fleet.report import describe
 from applier.operations.host import Host
 from applier.operations.instance import Instance
@@ -264,8 +264,10 @@ class Fleet:
         if not removal.keep_data:
             check_volumes(volumes)
         extra = [host.standby_socket_directory(name)]
-        if not removal.keep_data and not _is_bucket(self._declared):
-            extra.append(self._declared.seeds_directory / name)
+        if not removal.keep_data:
+            extra += drills_of(self._declared, places, volumes)
+            if not _is_bucket(self._declared):
+                extra.append(self._declared.seeds_directory / name)
         remove_instance(directories_of(self._declared, places, volumes), removal, extra)
         cgroups = host.sharing.cgroups
         (cgroups.lift if removal.keep_server else cgroups.remove)(name)
