@@ -240,6 +240,9 @@ def test_a_slot_that_was_dropped_is_made_again_without_a_hole(
     shipper = pair.protect("main", server)
     pair.wait_on_standby("main", COUNT, 100)
     shipper.stop()
+    # Its walsender learns of it a moment later, and a slot in use can't be dropped.
+    unused = "select not active from pg_replication_slots where slot_name = 'logship_main'"
+    wait_until(lambda: server.execute(unused) == [(True,)], PATIENCE_SECONDS, "the slot is free")
     server.execute("select pg_drop_replication_slot('logship_main')")
     insert(server, 10)
     shipper.start()
