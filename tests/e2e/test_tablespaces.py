@@ -66,7 +66,9 @@ class Primary:
 
 
 def link_of(pair: Pair, name: str) -> Path:
-    (link,) = (pair.standby_directory(name) / "pg_tblspc").iterdir()
+    # One that is just made to take its place has another name.
+    links = (pair.standby_directory(name) / "pg_tblspc").iterdir()
+    (link,) = (each for each in links if each.name.isdigit())
     return link.readlink()
 
 
