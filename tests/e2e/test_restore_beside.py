@@ -47,11 +47,14 @@ def test_a_mistake_is_undone_beside_a_running_applier(
     server.execute("DELETE FROM t")
     pair.wait_on_standby("main", COUNT, 0)
     standby = pair.standby_pid("main")
-    (index,) = (pair.directory / "applier" / "instances" / "main").glob("*/commit-times")
-    segments = len(list(index.parent.glob("wal/" + "[0-9A-F]" * 24)))
+    (wal,) = (pair.directory / "applier" / "instances" / "main").glob("*/wal")
+    segments = len(list(wal.glob("[0-9A-F]" * 24)))
     assert segments > 3
+    index = wal.parent / "commit-times"  # made with its first entry
     wait_until(
-        lambda: index.stat().st_size >= 24 + 40 * segments, PATIENCE_SECONDS, "an index of all"
+        lambda: index.exists() and index.stat().st_size >= 24 + 40 * segments,
+        PATIENCE_SECONDS,
+        "an index of all",
     )
 
     shown = pair.command("applier", "window", "main", "--json", "--config", pair.applier.settings)
