@@ -65,7 +65,7 @@ def test_a_standby_goes_on_with_what_retention_leaves(
     assert answer["parts"]["store"]["removed"] == [] and kept_segments(pair) >= before
 
     # The next one takes its place, and the standby has a restartpoint after it.
-    first = kept_seeds(pair)
+    first = wait_until(lambda: kept_seeds(pair), 60, "the first is kept")
     pair.client.request_seed("main", "another")
     wait_until(lambda: kept_seeds(pair) not in ([], first), 60, "the next seed is kept")
     pair.wait_following("main")
