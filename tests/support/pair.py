@@ -39,7 +39,7 @@ directory = "{directory}/applier"
 [link]
 listen = "tcp://127.0.0.1:{link_port}"
 secret_key_file = "{directory}/keys/applier.key"
-heartbeat_seconds = 0.3
+heartbeat_seconds = {heartbeat_seconds}
 [api]
 socket = "{directory}/run/applier.sock"
 [wal_server]
@@ -202,6 +202,8 @@ class Pair:
         self.bucket = bucket
         self.link_port = free_port()
         self.keep_free_mb = keep_free_mb
+        self.heartbeat_seconds = 0.3
+        """Of the link: after three that do not come it counts as lost."""
         self.more_store = self.more_standby = ""
         """More lines of these sections of the applier's settings."""
         self.more = ""
@@ -242,6 +244,7 @@ class Pair:
             cache=cache_directory(),
             run_as=account.pw_name if account is not None else "",
             keep_free_mb=self.keep_free_mb,
+            heartbeat_seconds=self.heartbeat_seconds,
             more_store=self.more_store,
             more_standby=self.more_standby,
         )
