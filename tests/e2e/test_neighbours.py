@@ -37,6 +37,8 @@ LAG_SECONDS = 2.0
 a machine that is busy with all of them; half of them take a tenth of it at most, or `TIMES_ALONE`
 of what half of them took before there was anybody else if that is longer."""
 MEASURED_SECONDS = 4.0
+MEASURED_COMMITS = 60
+"""As many at least, so that a machine that stood still for a while is among the one of twenty."""
 ALONE_SECONDS = 1.0
 TIMES_ALONE = 10
 BUDGETS = """
@@ -78,7 +80,7 @@ class Attacker:
                 on_closed=lambda _, closed=closed: closed.set(),  # type: ignore[misc]
             )
             try:
-                await dealer.connect(5)
+                await dealer.connect(PATIENCE_SECONDS)
                 await self._connection(dealer, closed)
             finally:
                 dealer.close()
@@ -92,6 +94,8 @@ class Attacker:
 
         send(hello(instance=self._name, boot_id=f"boot-{self.sent}"))
         await asyncio.sleep(0.1)
+        if closed.is_set():
+            return
         begin = SeedBegin(
             seed_id=f"s-{self.sent}", timeline=1, start_lsn=4 * S + 40, estimated_bytes=0
         )
@@ -132,8 +136,9 @@ def flooding(server: PrimaryServer) -> Iterator[None]:
         thread.join()
 
 
-def lags(pair: Pair, server: PrimaryServer, seconds: float) -> list[float]:
-    """From a commit on the primary until its standby has replayed it, over and over."""
+def lags(pair: Pair, server: PrimaryServer, seconds: float, at_least: int = 1) -> list[float]:
+    """From a commit on the primary until its standby has replayed it, over and over: so long, and
+    so many."""
     found = []
     with ExitStack() as stack:
         primary = stack.enter_context(psycopg.connect(server.dsn(), autocommit=True))
@@ -147,7 +152,7 @@ def lags(pair: Pair, server: PrimaryServer, seconds: float) -> list[float]:
             )
         )
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or len(found) < at_least:
             primary.execute("insert into t values (1, 'x')")
             begun = time.monotonic()
             row = primary.execute("select pg_current_wal_flush_lsn()::text").fetchone()
@@ -199,6 +204,8 @@ def test_hostile_neighbours_hurt_only_themselves(primary: PrimaryFactory, pair: 
     pair.applier.start()
     pair.shipper("good", server.dsn()).start()
     pair.wait_following("good")
+    # A standby that streams may still let nobody in.
+    pair.wait_on_standby("good", "select count(*) from t", 0)
     alone = lags(pair, server, ALONE_SECONDS)
     for name in ("flood", "quota", "crashing", "foreign"):
         pair.shipper(name, hostile.dsn()).start()
@@ -211,10 +218,9 @@ def test_hostile_neighbours_hurt_only_themselves(primary: PrimaryFactory, pair: 
 
     with flooding(hostile), Attacker(pair, "corrupt") as attacker:
         pair.wait_status("quota", lambda s: codes(pair, "quota"), "the quota is full")
-        found = lags(pair, server, MEASURED_SECONDS)
+        found = lags(pair, server, MEASURED_SECONDS, MEASURED_COMMITS)
         behind = pair.status("flood")["transfer_gap"]["bytes"]
         assert pair.status("good")["alarms"] == []
-    assert len(found) > 20
     assert sorted(found)[len(found) * 19 // 20] < LAG_SECONDS, sorted(found)[-20:]
     bound_seconds = max(LAG_SECONDS / 10, TIMES_ALONE * statistics.median(alone))
     assert statistics.median(found) < bound_seconds, sorted(found)
@@ -228,7 +234,11 @@ def test_hostile_neighbours_hurt_only_themselves(primary: PrimaryFactory, pair: 
     assert behind > 4 << 20, "it was taken in at its rate"
     assert events(foreign, "system-identifier-mismatch")
     assert "nowhere" in str(pair.status("crashing")["standby"]["last_error"])
-    assert len(failed_starts(pair, "crashing")) > 2, "it was tried over and over meanwhile"
+    wait_until(
+        lambda: len(failed_starts(pair, "crashing")) > 2,
+        PATIENCE_SECONDS,
+        "it is tried over and over",
+    )
     assert attacker.sent > 100
     assert "ResumeAt" in attacker.answers
     _a_promoted_one_gets_its_share(pair)
