@@ -207,7 +207,8 @@ def test_sync_loses_nothing_that_was_acknowledged(
     writers = [threading.Thread(target=write) for _ in range(4)]
     for writer in writers:
         writer.start()
-    wait_until(lambda: len(acknowledged) > 300, PATIENCE_SECONDS, "300 commits")
+    # Each waits for two disks.
+    wait_until(lambda: len(acknowledged) > 300, 3 * PATIENCE_SECONDS, "300 commits")
     server.kill()
     for writer in writers:
         writer.join()
