@@ -255,6 +255,8 @@ class HttpProxy:
 class _Server(ThreadingHTTPServer):
     daemon_threads = False
     block_on_close = True
+    request_queue_size = 128
+    """Connections that may wait to be accepted.  One that finds no room waits for a second."""
 
     def __init__(self, proxy: HttpProxy, endpoint_url: str) -> None:
         self.proxy = proxy
