@@ -188,7 +188,10 @@ def test_sync_loses_nothing_that_was_acknowledged(
     server = primary(major)
     prepare(server)
     pair.protect("main", server, protection="sync")
-    assert pair.status("main")["protection"]["in_effect"] == "async", "as the primary sees it"
+    # Whoever has just connected, perhaps once more, has not asked the primary yet.
+    pair.wait_status(
+        "main", lambda s: s["protection"]["in_effect"] == "async", "as the primary sees it"
+    )
     server.execute("alter system set synchronous_standby_names = 'logship_main'")
     server.reload()
     pair.wait_status("main", lambda s: s["protection"]["in_effect"] == "sync", "sync in effect")
