@@ -90,8 +90,8 @@ def store(s3_bucket: S3Bucket) -> Iterator[ObjectStore]:
 @pytest.fixture
 def pair(shared_tmp_path: Path, s3_bucket: S3Bucket) -> Iterator[Pair]:
     made = Pair(shared_tmp_path, bucket=BucketRoad(s3_bucket.url, s3_bucket.endpoint_url))
-    # Nobody takes a machine that stands still for a second for a link that is cut.
-    made.heartbeat_seconds = 1.0
+    # A machine that stands still for some seconds is no link that is cut.
+    made.heartbeat_seconds = 2.0
     yield made
     made.destroy()
 
