@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.__main__ import ROOT, fuzz
+from tests.fuzz.__main__ import INPUT_SECONDS, ROOT, fuzz
 from tests.fuzz.target import Target, load, names
 from tests.fuzz.targets import seals
 
@@ -78,9 +78,11 @@ MISTAKES = {
 def test_a_mistake_is_found_and_its_input_kept(mistake: str, tmp_path: Path) -> None:
     planted = f"from logship.postgres import postmaster; {MISTAKES[mistake]}"
     script = f"{planted}; from tests.fuzz.process import main; main()"
-    options = ["-runs=20000", "-seed=1", "-timeout=1", f"-artifact_prefix={tmp_path}/"]
+    # Where nothing hangs a process that is not let run for a second must not look as if it did.
+    limit_seconds = 1 if mistake == "hang" else INPUT_SECONDS
+    options = ["-runs=20000", "-seed=1", f"-timeout={limit_seconds}"]
     done = subprocess.run(
-        [sys.executable, "-c", script, "pid_files", *options],
+        [sys.executable, "-c", script, "pid_files", *options, f"-artifact_prefix={tmp_path}/"],
         cwd=ROOT,
         capture_output=True,
         check=False,
