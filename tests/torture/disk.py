@@ -8,7 +8,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.support.waiting import wait_until
+
 SIZE_MB = 400
+PATIENCE_SECONDS = 30.0
 _LEFT_MB = 4
 
 
@@ -59,8 +62,9 @@ class SmallDisk:
         self.is_broken = True
 
     def repair(self) -> None:
-        """As a reboot does.  Nobody may use it."""
-        _run("umount", self.directory)
+        """As a reboot does.  Nobody may use it but who is about to end: a server that was just
+        being started, and can't write, or what was killed and is not wholly gone."""
+        wait_until(self._is_let_go, PATIENCE_SECONDS, f"end of whoever uses {self.directory}")
         # 1: errors were corrected.
         _run("e2fsck", "-p", self._image, accept=(0, 1))
         self._attach()
@@ -70,6 +74,16 @@ class SmallDisk:
     def unmount(self) -> None:
         subprocess.run(["umount", "-l", self.directory], check=False, capture_output=True)
         self._image.unlink(missing_ok=True)
+
+    def _is_let_go(self) -> bool:
+        """Whether it could be unmounted."""
+        try:
+            _run("umount", self.directory)
+        except OSError as error:
+            if "busy" not in str(error):
+                raise
+            return False
+        return True
 
     def _attach(self) -> None:
         _run("mount", "-o", "loop,errors=remount-ro", self._image, self.directory)
