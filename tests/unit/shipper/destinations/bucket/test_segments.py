@@ -232,7 +232,9 @@ async def test_what_was_joined_in_another_bucket_is_not_removed_here(
     shipping = await started(rig, compact_grace_seconds=1.0)
     await ship(shipping, S + 1)
     memory = rig.state / "bucket-segments.json"
-    await until(lambda: b'"remove_at":1' in memory.read_bytes(), "it is written down")
+    await until(
+        lambda: memory.exists() and b'"remove_at":1' in memory.read_bytes(), "it is written down"
+    )
     await shipping.close()
     (tmp_path / "elsewhere").mkdir()
     elsewhere = BucketFarEnd(tmp_path / "elsewhere", Elsewhere())
