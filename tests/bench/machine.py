@@ -139,7 +139,8 @@ class MachineClock:
         """(busy seconds, share of all CPU time that was busy)."""
         busy, everything = _machine_ticks()
         spent = busy - self._busy
-        return spent / TICKS_PER_SECOND, spent / max(1, everything - self._all)
+        # Time that was waited for a disk may count backwards (proc(5)), and all with it.
+        return spent / TICKS_PER_SECOND, spent / max(1, spent, everything - self._all)
 
 
 def _machine_ticks() -> tuple[int, int]:

@@ -7,6 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.bench import machine
 from tests.bench.machine import TICKS_PER_SECOND, parse_stat
 
@@ -69,6 +71,14 @@ def test_a_busy_machine_is_waited_for_and_not_forever() -> None:
     assert machine.settle(0.1, 60, lambda: next(shares)) == 0.1
     assert list(shares) == [0.8]
     assert machine.settle(0.1, 0, lambda: 0.9) == 0.9
+
+
+def test_time_that_counts_backwards_makes_no_machine_more_than_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = iter([(100, 200), (110, 209)])
+    monkeypatch.setattr(machine, "_machine_ticks", lambda: next(ticks))
+    assert machine.MachineClock().read() == (10 / TICKS_PER_SECOND, 1)
 
 
 def test_the_machine_is_described(tmp_path: Path) -> None:
