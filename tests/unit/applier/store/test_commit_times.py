@@ -201,7 +201,7 @@ async def append(store: Store, factory: RecordFactory, start: int, end: int) -> 
 
 
 async def indexed(indexing: CommitIndexing, times: Times) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while indexing.index.times != times:
         assert time.monotonic() < deadline, indexing.index.times
         await asyncio.sleep(0.002)

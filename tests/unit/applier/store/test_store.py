@@ -35,7 +35,7 @@ class GatedDisk(RealDisk):
 
     def datasync(self, fd: int) -> None:
         self.waiting.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         self.syncs += 1
         if self.error is not None:
             raise OSError(self.error, os.strerror(self.error))
@@ -91,7 +91,7 @@ async def test_callers_during_a_flush_share_the_next_one(tmp_path: Path) -> None
     disk.waiting.clear()
     before = disk.syncs
     first = asyncio.create_task(store.flush())
-    assert await asyncio.to_thread(disk.waiting.wait, 20)
+    assert await asyncio.to_thread(disk.waiting.wait, 60)
     await append(store, START + 1000, START + 2000)
     others = [asyncio.create_task(store.flush()) for _ in range(10)]
     await asyncio.sleep(0)
@@ -305,14 +305,14 @@ async def test_a_store_that_keeps_flushing_is_durable_without_being_asked(tmp_pa
     await append(store, START, START + 10)
     flushed = Flushed()
     store.keep_flushing(flushed)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while store.durable != Position(1, Lsn(START + 10)):
             await flushed.came.wait()
             flushed.came.clear()
         disk.gate.clear()
         disk.waiting.clear()
         await append(store, START + 10, START + 20)
-        assert await asyncio.to_thread(disk.waiting.wait, 20)
+        assert await asyncio.to_thread(disk.waiting.wait, 60)
         # Written while one runs: neither counts before its own sync has ended.
         await append(store, START + 20, START + 30)
         assert store.durable == Position(1, Lsn(START + 10))
@@ -331,7 +331,7 @@ async def test_a_sync_that_fails_by_itself_is_told_once_and_not_repeated(tmp_pat
     flushed = Flushed()
     store.keep_flushing(flushed)
     await append(store, START, START + 10)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while store.durable != store.written:
             await flushed.came.wait()
             flushed.came.clear()
@@ -340,7 +340,7 @@ async def test_a_sync_that_fails_by_itself_is_told_once_and_not_repeated(tmp_pat
     disk.error = errno.EIO
     syncs = disk.syncs
     await append(store, START + 10, START + 20)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await flushed.came.wait()
     (error,) = flushed.told
     assert error is not None and error.code == Code.STORE_FAILED
@@ -363,7 +363,7 @@ async def test_a_flush_that_ends_after_the_store_was_closed_is_not_told(tmp_path
     disk.gate.clear()
     disk.waiting.clear()
     await append(store, START + 10, START + 20)
-    assert await asyncio.to_thread(disk.waiting.wait, 20)
+    assert await asyncio.to_thread(disk.waiting.wait, 60)
     store._closed = True  # as `close`, from another thread, begins
     disk.gate.set()
     await asyncio.to_thread(store._sync_thread.close)
