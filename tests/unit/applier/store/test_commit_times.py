@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from applier.store import Store, commit_indexing
+from applier.store import Store, commit_indexing, commit_times
 from applier.store.commit_indexing import CommitIndexing
 from applier.store.commit_times import (
     FILE_NAME,
@@ -174,6 +174,23 @@ async def test_a_stores_segments_are_indexed_as_they_are_finished(
     await indexing.stop()
     store.close()
     assert index_of(tmp_path / FILE_NAME).times == times
+
+
+async def test_what_a_look_waits_for_others_is_not_rested_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for share in ("_SHARE", "_SHARE_BESIDE_WAL"):
+        monkeypatch.setattr(commit_indexing, share, 0.002)
+    monkeypatch.setattr(commit_times, "last_commit", lambda *_, **__: time.sleep(0.1))
+    factory, times = recorded()
+    store = Store.open(tmp_path / "wal", LINE, keep_free_bytes=0)
+    await store.begin_chain(1, START)
+    await append(store, factory, START, factory.end)
+    indexing = CommitIndexing(store)
+    indexing.start()
+    await indexed(indexing, dict.fromkeys(times))
+    await indexing.stop()
+    store.close()
 
 
 async def test_who_rests_from_indexing_keeps_none_of_the_threads_that_all_share(
