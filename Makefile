@@ -54,11 +54,11 @@ format: $(READY) ## Put the code into its standard format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test-properties: $(READY) ## Try the tests by properties with examples that nobody tried yet
+properties: $(READY) ## Try the tests by properties with examples that nobody tried yet
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit -m hypothesis \
 	  --hypothesis-profile=new-examples
 
-images: $(READY) postgres ## Make the images of the tests with containers, if there is an engine
+test-images: $(READY) postgres ## Make the images of the tests with containers, if there is an engine
 	@$(BIN)/python -m tests.support.make_images
 
 test: $(READY) postgres test-images ## Run the tests (PYTEST_ARGS goes to pytest)
