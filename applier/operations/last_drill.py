@@ -42,7 +42,7 @@ class Drill(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
     """None: it passed."""
     seconds: float = 0.0
-    """From its begin until the server had committed a write."""
+    """From when it began until the server had committed a write."""
     timeline: int | None = None
     lsn: str | None = None
     """Up to where WAL was replayed."""

@@ -92,13 +92,14 @@ def drill(
         place = place_of(settings, name, into, _PORT, listen_addresses="")
         check_place(place)
         clear = partial(take_away, place.into, itself=not place.into.exists())
+        started_at = time.monotonic()
         begun = Drill(at=time.time(), incarnation=str(record.incarnation or ""))
         try:
             sources = hold_and_open(settings, name, places, spool_beside(place.into))
             try:
                 cluster = str(sources.profile.incarnation)
                 begun = msgspec.structs.replace(begun, incarnation=cluster)
-                drilled = _made(settings, sources, wanted, place, begun, report)
+                drilled = _made(settings, sources, wanted, place, begun, started_at, report)
             finally:
                 sources.close()
         except Exception as error:
@@ -130,9 +131,9 @@ def _made(
     wanted: Wanted,
     place: Place,
     begun: Drill,
+    started_at: float,
     report: Report,
 ) -> Drilled:
-    started_at = time.monotonic()
     with with_a_way_out():
         window = sources.window()
     check_end(sources.records, window)
