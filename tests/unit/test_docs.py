@@ -96,6 +96,14 @@ def test_every_document_is_listed() -> None:
     assert there <= listed
 
 
+def test_make_has_one_rule_for_each_of_its_targets() -> None:
+    """To one that is only declared it says that nothing is to be done."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (declared,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    rules = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
+    assert sorted(rules) == sorted(declared.split())
+
+
 def test_every_error_code_is_explained_once_and_none_is_invented() -> None:
     text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     explained = re.findall(r"^\| `([a-z-]+)` \| .+ \| .+ \|$", text, re.MULTILINE)
