@@ -3,7 +3,7 @@
     DIRECTORY/instances/NAME/                  instance.json, and who restores from it
     VOLUME/instances/NAME/SYSID-MAJOR/         wal, commit-times              (the store's volume)
     VOLUME/instances/NAME/SYSID-MAJOR/         data, tablespaces, standby, …  (the standby's)
-    VOLUME/drills/NAME/                        a drill, while it is made       (the standby's)
+    VOLUME/drills/NAME/                        a drill, or what one left       (the standby's)
 
 Without volumes in the settings, DIRECTORY is both.  Which volume it is stands in the instance's
 record, so no link leads there, and settings that change later move nothing.

@@ -84,13 +84,13 @@ def what_a_killed_one_leaves_goes_with_the_next(pair: Pair) -> None:
     killed = pair.begin("applier", *arguments(pair), "--read-tables")
     left = server_of(pair, killed)
     killed.kill()
-    killed.communicate()
+    killed.communicate(timeout=PATIENCE_SECONDS)
     # And who has seen enough leaves nothing behind.
     for number in (signal.SIGINT, signal.SIGTERM):
         stopped = pair.begin("applier", *arguments(pair), "--read-tables")
         server_of(pair, stopped, other_than=left)
         stopped.send_signal(number)
-        assert "Traceback" not in stopped.communicate()[1]
+        assert "Traceback" not in stopped.communicate(timeout=PATIENCE_SECONDS)[1]
         assert stopped.returncode == EXIT_INTERRUPTED
         assert not own_directory(pair).exists() and not Path(f"/proc/{left}/cwd").exists()
     again = drill(pair)
