@@ -10,6 +10,7 @@
     restoring   seed, replay to the stop, open
     sources     all there is of one instance, opened to be read        opening    from settings
     from_settings  where it goes and what runs it                      drilling   a proof of it all
+    drill_place  where a drill goes, by one at a time                  reading    what came back
 
 Targets all become one thing, an LSN at which a record ends; PostgreSQL never sees a byte behind
 it.  A running applier is not needed and not disturbed.  docs/point-in-time.md is the prose.
