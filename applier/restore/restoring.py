@@ -72,7 +72,8 @@ _SOCKET_DIRECTORY: Final = "run"
 _WAL_PORT: Final = 5432
 
 _ALONE: Final[dict[str, SettingValue]] = {
-    # Its jobs would be done a second time.  Without pg_cron nobody reads it.
+    # Its jobs would be done a second time.  Only pg_cron reads it, since 1.6; one of before has
+    # nothing that keeps it from them.
     "cron.launch_active_jobs": False,
     # Subscriptions of the origin would connect to its publishers, and move their slots.
     "max_logical_replication_workers": 0,
