@@ -54,10 +54,6 @@ format: $(READY) ## Put the code into its standard format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-properties: $(READY) ## Try the tests by properties with examples that nobody tried yet
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit -m hypothesis \
-	  --hypothesis-profile=new-examples
-
 test-images: $(READY) postgres ## Make the images of the tests with containers, if there is an engine
 	@$(BIN)/python -m tests.support.make_images
 
@@ -84,6 +80,10 @@ crash-points: $(READY) postgres ## Die at every step of a promotion and of a see
 
 fuzz: $(READY) ## Fuzz each parser, or TARGET=name, for SECONDS=n; findings stay in build/fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(addprefix --target ,$(TARGET))
+
+properties: $(READY) ## Try the tests by properties with examples that nobody tried yet
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit -m hypothesis \
+	  --hypothesis-profile=new-examples
 
 images: $(READY) ## Build the images logship-shipper and logship-applier (IMAGE_ARGS)
 	$(BIN)/python containers/build $(IMAGE_ARGS)
