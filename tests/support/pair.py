@@ -421,8 +421,10 @@ class Pair:
             **os.environ,
             "LOGSHIP_APPLIER": str(self.directory / "run" / "applier.sock"),
         }
+        # Whoever runs the tests in the background has SIGINT ignored, and so would the program.
+        interruptible = ["env", "--default-signal=INT", sys.executable]
         return subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)],
+            [*interruptible, "-c", code, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
