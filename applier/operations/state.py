@@ -32,6 +32,7 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
     """All that is known of `instance` now.  Reads memory only, and asks the file system for its
     free room and whether there was a drill."""
     incarnation = instance.record.incarnation
+    drill = _drill_of(instance)
     return {
         "name": instance.name,
         "phase": phase(instance),
@@ -56,9 +57,9 @@ def instance_status(instance: Instance) -> status.InstanceStatus:
         "other_roads": _other_roads(instance),
         "compat": _compat(instance),
         "promotion": _promotion(instance),
-        "last_drill": _last_drill(instance),
+        "last_drill": _last_drill(drill),
         "budget": instance.budget.status(),
-        "alarms": _alarms(instance),
+        "alarms": _alarms(instance, drill),
     }
 
 
@@ -149,8 +150,12 @@ def _failure_of(server: StandbyStatus | None) -> str | None:
     return None if recovered else server.last_failure or None
 
 
-def _alarms(instance: Instance) -> list[status.Alarm]:
-    return [*instance.alarms.as_list(), *_standby_alarm(instance), *_drill_alarm(instance)]
+def _alarms(instance: Instance, drill: Drill | None) -> list[status.Alarm]:
+    return [
+        *instance.alarms.as_list(),
+        *_standby_alarm(instance),
+        *_drill_alarm(instance, drill),
+    ]
 
 
 def _standby_alarm(instance: Instance) -> Iterator[status.Alarm]:
@@ -169,8 +174,7 @@ def _standby_alarm(instance: Instance) -> Iterator[status.Alarm]:
     yield {"code": str(Code.STANDBY_FAILED), "what": what, "hint": hint}
 
 
-def _drill_alarm(instance: Instance) -> Iterator[status.Alarm]:
-    drill = _drill_of(instance)
+def _drill_alarm(instance: Instance, drill: Drill | None) -> Iterator[status.Alarm]:
     if drill is None or drill.failure is None or instance.record.promotion is not None:
         return
     yield {
@@ -189,8 +193,7 @@ def _drill_of(instance: Instance) -> Drill | None:
     return None
 
 
-def _last_drill(instance: Instance) -> status.DrillStatus | None:
-    drill = _drill_of(instance)
+def _last_drill(drill: Drill | None) -> status.DrillStatus | None:
     if drill is None:
         return None
     return {
