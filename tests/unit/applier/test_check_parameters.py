@@ -7,29 +7,15 @@ from pathlib import Path
 
 from applier.commands.check_parameters import check_accepted, check_parameters
 from applier.fleet.places import InstancePlaces
-from applier.operations.record import InstanceRecord, Promotion, record_path, save_record
+from applier.operations.record import InstanceRecord, record_path, save_record
 from applier.settings import ApplierSettings
 from logship.checks import Check
 from logship.postgres.run_as import RunAs
 from logship.settings import parse_settings
 from tests.support.link_frames import profile
-from tests.unit.applier.operations.conftest import picky_installation
+from tests.unit.applier.operations.conftest import picky_installation, promotion
 
 PRIMARY = profile(max_connections=40, max_wal_senders=12)
-PROMOTED = Promotion(
-    at=0,
-    offline=True,
-    opened_timeline=2,
-    opened_lsn=0,
-    durable_timeline=1,
-    durable_lsn=0,
-    heard=None,
-    lost_bytes=None,
-    unreplayed_bytes=0,
-    promote_seconds=0,
-    first_write_seconds=0,
-    port=5433,
-)
 
 
 def findings(directory: Path, more: str) -> list[Check]:
@@ -134,7 +120,7 @@ def test_a_promoted_standby_is_nobodys_to_ask_about(shared_tmp_path: Path) -> No
     settings = settings_with(shared_tmp_path, "settings = {work_memm = '1MB'}")
     home = heard(shared_tmp_path)
     assert list(check_accepted(settings, servers, RunAs.of(None)))
-    save_record(home, InstanceRecord(name="orders", profile=PRIMARY, promotion=PROMOTED))
+    save_record(home, InstanceRecord(name="orders", profile=PRIMARY, promotion=promotion()))
     assert not list(check_accepted(settings, servers, RunAs.of(None)))
     record_path(home).write_text("{")
     assert not list(check_accepted(settings, servers, RunAs.of(None))), "said by the other check"

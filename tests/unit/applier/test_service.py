@@ -14,13 +14,14 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from applier.operations.record import InstanceRecord, Promotion, record_path, save_record
+from applier.operations.record import InstanceRecord, record_path, save_record
 from applier.service import Service, looking
 from applier.settings import load_applier_settings
 from applier.settings_budgets import BudgetsSettings
 from tests.support.fake_intake import new_keys
 from tests.support.link_frames import profile
 from tests.support.waiting import until
+from tests.unit.applier.operations.conftest import promotion
 
 _SETTINGS = """
 directory = "{directory}/applier"
@@ -34,20 +35,7 @@ port = {port}
 run_standby = false
 """
 
-_PROMOTION = Promotion(
-    at=1.0,
-    offline=True,
-    opened_timeline=2,
-    opened_lsn=1,
-    durable_timeline=1,
-    durable_lsn=1,
-    heard=None,
-    lost_bytes=None,
-    unreplayed_bytes=0,
-    promote_seconds=0.1,
-    first_write_seconds=0.1,
-    port=6543,
-)
+_PROMOTION = promotion(offline=True, port=6543)
 
 
 @pytest.fixture

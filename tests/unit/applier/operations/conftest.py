@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from applier.operations.instance import Instance
+from applier.operations.record import Heard, Promotion
 from applier.receivers import FencedError
 from applier.service import Service
 from applier.settings import ApplierSettings, load_applier_settings
@@ -16,6 +18,8 @@ from logship.lsn import Position
 from logship.postgres.installations import Installation
 from tests.support.fake_intake import new_keys
 from tests.support.waiting import free_port
+
+HEARD = Heard(timeline=1, lsn=0x3000060, at=1700000000.0)
 
 SETTINGS = """
 directory = "{directory}/applier"
@@ -109,3 +113,22 @@ def instance(service: Service) -> Instance:
 @pytest.fixture
 def listener() -> Listener:
     return Listener()
+
+
+def promotion(**changes: Any) -> Promotion:
+    """The record of one, with `changes`."""
+    fields: dict[str, Any] = {
+        "at": 1700000009.0,
+        "offline": False,
+        "opened_timeline": 2,
+        "opened_lsn": 0x3000028,
+        "durable_timeline": 1,
+        "durable_lsn": 0x3000060,
+        "heard": HEARD,
+        "lost_bytes": 0,
+        "unreplayed_bytes": 0,
+        "promote_seconds": 1.0,
+        "first_write_seconds": 2.0,
+        "port": 5433,
+    }
+    return Promotion(**{**fields, **changes})

@@ -15,7 +15,7 @@ import pytest
 from applier.fleet.registry import Registration, Registry, Removal
 from applier.operations.instance import Instance
 from applier.operations.promotion import promote
-from applier.operations.record import Fence, Promotion
+from applier.operations.record import Fence
 from applier.retention.leases import HeldLease
 from applier.service import Service, promote_offline
 from applier.settings import ApplierSettings
@@ -28,7 +28,7 @@ from tests.support.fake_intake import new_keys
 from tests.support.link_frames import SEGMENT_BYTES, hello
 from tests.support.waiting import free_port, until
 from tests.support.wal_factory import WalFactory, wal_line
-from tests.unit.applier.operations.conftest import Listener, picky_installation
+from tests.unit.applier.operations.conftest import Listener, picky_installation, promotion
 
 NAME = "billing"
 SEED = SeedBegin(seed_id="s1", timeline=1, start_lsn=SEGMENT_BYTES, estimated_bytes=0)
@@ -83,20 +83,7 @@ def cgroup(service: Service, directory: Path) -> Path:
 def promoted() -> dict[str, object]:
     return {
         "fence": Fence(at=1.0, reason="promotion"),
-        "promotion": Promotion(
-            at=1.0,
-            offline=False,
-            opened_timeline=2,
-            opened_lsn=1,
-            durable_timeline=1,
-            durable_lsn=1,
-            heard=None,
-            lost_bytes=None,
-            unreplayed_bytes=0,
-            promote_seconds=0.1,
-            first_write_seconds=0.1,
-            port=6543,
-        ),
+        "promotion": promotion(port=6543),
     }
 
 

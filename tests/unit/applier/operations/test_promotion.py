@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from applier.compat import Finding, Outcome, Verdict
 from applier.operations.instance import Instance
 from applier.operations.promotion import describe_loss, promote
-from applier.operations.record import Heard, Promotion
 from logship.errors import Code, RefusedError
 from logship.frames import SeedBegin
 from logship.postgres.installations import Installation
 from tests.support.link_frames import SEGMENT_BYTES, hello
 from tests.support.waiting import until
-from tests.unit.applier.operations.conftest import Listener
+from tests.unit.applier.operations.conftest import Listener, promotion
 
 S = SEGMENT_BYTES
-HEARD = Heard(timeline=1, lsn=0x3000060, at=1700000000.0)
-
-
-def promotion(**changes: Any) -> Promotion:
-    fields: dict[str, Any] = {
-        "at": 1700000009.0,
-        "offline": False,
-        "opened_timeline": 2,
-        "opened_lsn": 0x3000028,
-        "durable_timeline": 1,
-        "durable_lsn": 0x3000060,
-        "heard": HEARD,
-        "lost_bytes": 0,
-        "unreplayed_bytes": 0,
-        "promote_seconds": 1.0,
-        "first_write_seconds": 2.0,
-        "port": 5433,
-    }
-    return Promotion(**{**fields, **changes})
 
 
 # --- what is said of the loss ---------------------------------------------------------------
