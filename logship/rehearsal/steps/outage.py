@@ -38,7 +38,11 @@ class Exposure:
 
 
 class Watch:
-    """Asks both sides again and again from a thread of its own, from `start` to `stop`."""
+    """Asks both sides again and again, from `start` to `stop`, from a thread of its own.
+
+    `start` asks once itself: a side that the step takes down at once, and that is up again only as
+    it ends, would otherwise have answered nobody.
+    """
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -47,6 +51,7 @@ class Watch:
         self._thread = threading.Thread(target=self._watch, name="outage", daemon=True)
 
     def start(self) -> None:
+        self._look()
         self._thread.start()
 
     def stop(self) -> int | None:
@@ -56,11 +61,13 @@ class Watch:
         return self._exposure.most_bytes
 
     def _watch(self) -> None:
-        while not self._end.is_set():
-            self._exposure.see(
-                _asked(self._stage.primary.flush_lsn), _asked(self._stage.recovery.durable_lsn)
-            )
-            self._end.wait(POLL_SECONDS)
+        while not self._end.wait(POLL_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        self._exposure.see(
+            _asked(self._stage.primary.flush_lsn), _asked(self._stage.recovery.durable_lsn)
+        )
 
 
 class Measure:

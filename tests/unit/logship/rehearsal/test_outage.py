@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import cast
 
 import pytest
 
+from logship.errors import Code, LogshipError
 from logship.rehearsal.engine import Engine
 from logship.rehearsal.site.primary import Primary, Written
 from logship.rehearsal.site.recovery import Progress, Recovery
@@ -77,6 +79,15 @@ class Following:
         return Progress(1.0, 2.0)
 
 
+class DownWhenTheThreadLooks(Following):
+    """As one that the step takes down before the watching thread has its first turn."""
+
+    def durable_lsn(self) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            raise LogshipError(Code.APPLIER_UNREACHABLE, "it is down", retryable=True)
+        return super().durable_lsn()
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
@@ -112,3 +123,14 @@ def test_what_the_rehearsal_looks_at_meanwhile_costs_nothing(clock: Clock) -> No
     cost = measure.outage(is_new_cluster=False)
     assert cost.writes_seconds == pytest.approx(2.0)
     assert cost.protection_seconds == pytest.approx(3.0), "what was looked at before is past"
+
+
+def test_a_recovery_server_that_is_down_for_all_of_the_step_was_somewhere_before(
+    clock: Clock,
+) -> None:
+    primary = cast(Primary, Committing(clock))
+    recovery = cast(Recovery, DownWhenTheThreadLooks())
+    stage = Stage(cast(Engine, None), primary, recovery, print, 60.0)
+    with Measure(stage) as measure:
+        measure.wait_protected()
+    assert measure.outage(is_new_cluster=False).exposed_bytes == 10
