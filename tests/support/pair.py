@@ -176,6 +176,15 @@ class Process:
         assert self._process is not None
         return self._process.wait(timeout_seconds)
 
+    def last_words(self, name: str, count: int) -> list[str]:
+        """Its last `count` lines, and whether it lives: the log of one that was started again and
+        died at once looks like that of the one before."""
+        if self._process is None:
+            return [f"{name}: was not started"]
+        status = self._process.poll()
+        state = f"runs as {self.pid}" if status is None else f"ended with {status}"
+        return [f"{name}: {line}" for line in [*self.log.splitlines()[-count:], f"({state})"]]
+
     @property
     def log(self) -> str:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
@@ -335,9 +344,9 @@ class Pair:
         )
 
     def _last_words(self, name: str) -> str:
-        lines = [f"applier: {line}" for line in self.applier.log.splitlines()[-25:]]
+        lines = self.applier.last_words("applier", 25)
         for key, process in self.shippers.items():
-            lines += [f"shipper {key}: {line}" for line in process.log.splitlines()[-15:]]
+            lines += process.last_words(f"shipper {key}", 15)
         with contextlib.suppress(LogshipError):
             lines.append(json.dumps(self.status(name), indent=1))
         return "\n".join(lines)
