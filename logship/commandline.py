@@ -8,12 +8,14 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a check; 130 after an interr
 SIGINT) and 141 when the reader of the output went away (128 + SIGPIPE), as shells have it.
 A failure is printed as `error: what is wrong` and `hint: what to do` on standard error, with
 `--json` as {"error": {code, what, hint, retryable}} on standard output.  A user never sees
-a traceback unless LOGSHIP_DEBUG=1 asks for one.
+a traceback unless LOGSHIP_DEBUG=1 asks for one, or the interpreter itself has crashed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import faulthandler
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -57,6 +59,7 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
     """Run one command line.  Returns the exit code and never raises but for SystemExit(0)
     after `--help`."""
     as_json = "--json" in arguments
+    _have_crashes_told()
     try:
         code = _dispatch(program, arguments)
         sys.stdout.flush()
@@ -94,6 +97,14 @@ def print_json(document: object) -> None:
     import json
 
     print(json.dumps(document, ensure_ascii=False, default=str), flush=True)
+
+
+def _have_crashes_told() -> None:
+    """On standard error, with the place of each thread: where the interpreter itself dies (of a
+    mistake in a compiled library, or bad memory) nothing else says a word."""
+    if sys.stderr is not None and not faulthandler.is_enabled():
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # it is no file
+            faulthandler.enable()
 
 
 class _Parser(argparse.ArgumentParser):

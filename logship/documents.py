@@ -8,6 +8,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from logship import durable
+from logship.decoders import json_decoder
 from logship.errors import Code, LogshipError
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -32,7 +33,7 @@ def decode_numbered(
     """JSON that says the number of its format.  Raises LogshipError(OBJECT_DAMAGED): it is not
     readable, or of another format."""
     try:
-        document = msgspec.json.decode(data, type=kind)
+        document = json_decoder(kind).decode(data)
         if document.format != number:
             raise msgspec.DecodeError(f"format {document.format}")
     except UNREADABLE as error:

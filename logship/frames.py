@@ -18,6 +18,7 @@ from typing import Annotated, Final, TypeVar
 import crc32c
 import msgspec
 
+from logship.decoders import MsgpackDecoder, msgpack_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
@@ -350,11 +351,11 @@ ApplierFrame = (
 )
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=plain_lsn)
-_shipper_decoder: msgspec.msgpack.Decoder[ShipperFrame] = msgspec.msgpack.Decoder(ShipperFrame)
-_applier_decoder: msgspec.msgpack.Decoder[ApplierFrame] = msgspec.msgpack.Decoder(ApplierFrame)
+_shipper_decoder: MsgpackDecoder[ShipperFrame] = msgpack_decoder(ShipperFrame)
+_applier_decoder: MsgpackDecoder[ApplierFrame] = msgpack_decoder(ApplierFrame)
 
-_join_decoder: msgspec.msgpack.Decoder[Join | Hello] = msgspec.msgpack.Decoder(Join | Hello)
-_joined_decoder: msgspec.msgpack.Decoder[Joined | Refuse] = msgspec.msgpack.Decoder(Joined | Refuse)
+_join_decoder: MsgpackDecoder[Join | Hello] = msgpack_decoder(Join | Hello)
+_joined_decoder: MsgpackDecoder[Joined | Refuse] = msgpack_decoder(Joined | Refuse)
 
 _PAYLOAD_FRAMES = (Span, TimelineHistory, SeedChunk)
 
@@ -404,13 +405,13 @@ def peek_versions(head: Payload) -> tuple[int, int] | None:
     For refusing a peer so new, or so old, that the rest of it can't be read.
     """
     try:
-        versions = msgspec.msgpack.decode(memoryview(head)[4:], type=_Versions)
+        versions = msgpack_decoder(_Versions).decode(memoryview(head)[4:])
     except UNREADABLE:
         return None
     return (versions.version_min, versions.version_max) if versions.t in ("hello", "join") else None
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[_F], parts: Sequence[Payload]) -> tuple[_F, Payload]:
+def _decode(decoder: MsgpackDecoder[_F], parts: Sequence[Payload]) -> tuple[_F, Payload]:
     if not 1 <= len(parts) <= 2:
         raise _bad_frame(f"{len(parts)} message parts")
     head = parts[0]

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from logship.decoders import convert
 from logship.documents import UNREADABLE
 from logship.errors import Code, UsageError
 from logship.frames import MAX_HEAD_BYTES
@@ -35,7 +36,7 @@ def read_profile_document(document: Mapping[str, Any]) -> Profile:
     Raises UsageError: something is missing, or is not what it should be.
     """
     try:
-        profile = msgspec.convert(document, Profile, strict=False)
+        profile = convert(document, Profile, strict=False)
         size_bytes = len(msgspec.msgpack.encode(profile))
     except (msgspec.ValidationError, *UNREADABLE) as error:
         raise UsageError(Code.USAGE, f"that is no profile of a primary: {error}", _HINT) from error

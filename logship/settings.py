@@ -23,6 +23,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
+from logship.decoders import convert
 from logship.errors import Code, UsageError
 from logship.identity import check_instance_name
 from logship.settings_environment import merge_environment
@@ -293,7 +294,7 @@ class _Reader:
 
     def _leaf(self, key: Key, value: object, path: _Path) -> Any:
         try:
-            built = msgspec.convert(
+            built = convert(
                 value,
                 Annotated[without_none(key.type), key.meta],
                 dec_hook=self._convert_path,

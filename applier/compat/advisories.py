@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from logship.decoders import convert
+
 
 class Advisory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One known fault of PostgreSQL, and where it ends.
@@ -64,7 +66,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_advisories(text: str) -> tuple[Advisory, ...]:
     """Read the file's TOML text.  Raises ValueError for anything that is not as described."""
     try:
-        found = msgspec.convert(tomllib.loads(text), _File).advisory
+        found = convert(tomllib.loads(text), _File).advisory
     except msgspec.ValidationError as error:
         raise ValueError(f"advisories: {error}") from error
     for advisory in found:

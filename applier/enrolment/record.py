@@ -14,6 +14,7 @@ import msgspec
 from zmq.utils import z85
 
 from logship import durable
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE, not_written
 from logship.errors import Code, LogshipError, RefusedError
 
@@ -101,7 +102,7 @@ def _path(directory: Path, instance: str) -> Path:
 
 def _read(path: Path) -> Enrolment:
     try:
-        enrolment = msgspec.json.decode(path.read_bytes(), type=Enrolment)
+        enrolment = json_decoder(Enrolment).decode(path.read_bytes())
     except (*UNREADABLE, OSError) as error:
         raise _unreadable(path, str(error)) from error
     if enrolment.format > FORMAT:

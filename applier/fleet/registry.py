@@ -15,6 +15,7 @@ import msgspec
 
 from applier.settings import InstanceSettings
 from logship import durable
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError, UsageError
 from logship.identity import check_instance_name
@@ -97,7 +98,7 @@ class Registry:
     def _load(self, path: Path, name: str) -> Entry:
         try:
             check_instance_name(name)
-            registration = msgspec.json.decode(path.read_bytes(), type=Registration)
+            registration = json_decoder(Registration).decode(path.read_bytes())
             if registration.format > FORMAT:
                 raise LogshipError(
                     Code.REGISTRATION_DAMAGED,

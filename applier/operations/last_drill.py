@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from logship import durable
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.redaction import redact
@@ -102,7 +103,7 @@ def _read(path: Path, at: float) -> Drill:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES)  # cut off it is no JSON
-        return msgspec.json.decode(data, type=Drill)
+        return json_decoder(Drill).decode(data)
     except (OSError, *UNREADABLE) as error:
         return _unreadable(path, at, error)
 

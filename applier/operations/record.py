@@ -13,6 +13,7 @@ import msgspec
 from applier.compat import Lack
 from applier.fleet.places import IncarnationPlaces, InstancePlaces, Volumes
 from logship import durable
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE, not_written
 from logship.errors import Code, LogshipError
 from logship.identity import Incarnation, Profile
@@ -161,14 +162,14 @@ def load_record(instance_directory: Path, name: str) -> InstanceRecord:
         ) from error
     try:
         # First: what a newer version wrote is not damaged only because it is not read here.
-        newest = msgspec.json.decode(data, type=_Format).format
+        newest = json_decoder(_Format).decode(data).format
         if newest > FORMAT:
             raise LogshipError(
                 Code.STORE_DAMAGED,
                 f"{path} was written by a newer Logship (format {newest})",
                 "run the newer version",
             )
-        return msgspec.json.decode(data, type=InstanceRecord)
+        return json_decoder(InstanceRecord).decode(data)
     except UNREADABLE as error:
         raise LogshipError(
             Code.STORE_DAMAGED,

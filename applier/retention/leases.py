@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from applier.retention.plan import EVERY_SEED, Need
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.lsn import plain_lsn
 
@@ -104,7 +105,7 @@ def _read(path: Path) -> Lease | None:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         try:
-            return msgspec.json.decode(os.read(fd, 4096), type=Lease)
+            return json_decoder(Lease).decode(os.read(fd, 4096))
         except UNREADABLE:
             return EVERYTHING
     else:

@@ -21,6 +21,7 @@ import structlog
 from applier.compat import CollationVersion, HostFacts, used_collations
 from applier.standby.host_facts import ICU, MOST_ASKED, Learnt, Locale, learn, versions_of
 from applier.standby.packages import digest, state_of
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.environment import Environment
 from logship.errors import Code, LogshipError
@@ -187,7 +188,7 @@ class Surroundings:
         key = build_key(installation)
         if key not in self._known:
             with contextlib.suppress(OSError, *UNREADABLE):
-                kept = msgspec.json.decode(self._path(key).read_bytes(), type=_Kept)
+                kept = json_decoder(_Kept).decode(self._path(key).read_bytes())
                 if kept.format == FORMAT:
                     self._known[key] = _known(kept)
         return known_profile(installation, self._cache), self._known.get(key)

@@ -31,6 +31,7 @@ from applier.standby import server_log
 from applier.standby.layout import StandbyLayout
 from applier.standby.placement import make_private_directory
 from logship import durable
+from logship.decoders import convert
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.postgres.control_file import read_control_file
@@ -110,7 +111,7 @@ class TablespaceNotes:
         if self._notes is None:
             try:
                 found = json.loads(self._path.read_bytes())
-                self._notes = msgspec.convert(found, type=tuple[Note, ...])
+                self._notes = convert(found, tuple[Note, ...])
             except FileNotFoundError:
                 self._notes = ()
             except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ import crc32c
 import msgspec
 
 from applier.store.positions import Extent
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
@@ -169,7 +170,7 @@ class Chains(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Chains)
+_decoder = json_decoder(Chains)
 
 
 def encode_chains(line: WalLine, chains: list[Chain]) -> bytes:

@@ -16,6 +16,7 @@ import msgspec
 import zstandard
 
 from logship.bucket.wal_objects import damaged, decompress
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.identity import Profile
 
@@ -56,6 +57,6 @@ def encode_profile(profile: Profile) -> tuple[str, bytes]:
 def decode_profile(content: bytes, where: str) -> Profile:
     """Raises LogshipError(OBJECT_DAMAGED)."""
     try:
-        return msgspec.json.decode(content, type=Profile)
+        return json_decoder(Profile).decode(content)
     except UNREADABLE as error:
         raise damaged(where, f"it is no profile: {error}") from error

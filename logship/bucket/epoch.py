@@ -33,6 +33,7 @@ from logship.bucket.epoch_record import (
 )
 from logship.bucket.keys import Place, epoch_key
 from logship.bucket.machine import Machine, this_machine
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.objects import ConditionFailedError, ObjectStore
@@ -278,7 +279,7 @@ def this_writer(shipper_id: str, boot_id: str) -> Writer:
 
 def _recall(memory: Path) -> Remembered:
     try:
-        return msgspec.json.decode(memory.read_bytes(), type=Remembered)
+        return json_decoder(Remembered).decode(memory.read_bytes())
     except FileNotFoundError:
         return Remembered()
     except (OSError, *UNREADABLE) as error:

@@ -16,6 +16,7 @@ import msgspec
 import zstandard
 
 from logship.bucket.keys import Place
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, plain_lsn
@@ -89,7 +90,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encoder = msgspec.json.Encoder(enc_hook=plain_lsn)
-_decoder = msgspec.json.Decoder(Head)
+_decoder = json_decoder(Head)
 
 
 def metadata_of(head: Head) -> dict[str, str]:

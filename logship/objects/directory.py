@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from logship import durable
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.objects import Bytes, ConditionFailedError, Described, Fetched, NotDeleted, ObjectInfo
@@ -149,7 +150,7 @@ class DirectoryStore:
     def _metadata(self, path: Path) -> Mapping[str, str]:
         beside = path.with_name(path.name + METADATA_SUFFIX)
         try:
-            return msgspec.json.decode(beside.read_bytes(), type=dict[str, str])
+            return json_decoder(dict[str, str]).decode(beside.read_bytes())
         except FileNotFoundError:
             return {}
         except UNREADABLE as error:

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
@@ -59,7 +60,7 @@ class _Document(msgspec.Struct):
     system_identifier: int | None = msgspec.field(name="System-Identifier", default=None)
 
 
-_decoder: Final = msgspec.json.Decoder(_Document)
+_decoder: Final = json_decoder(_Document)
 
 
 class ListedFile(NamedTuple):

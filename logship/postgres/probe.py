@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from logship import durable
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
@@ -52,7 +53,7 @@ def known_profile(installation: Installation, cache_directory: Path) -> Profile 
     """What `probe` found out before and kept.  Raises LogshipError as `probe`."""
     with contextlib.suppress(OSError, *UNREADABLE):
         kept = (cache_directory / f"{build_key(installation)}.json").read_bytes()
-        return msgspec.json.decode(kept, type=Profile)
+        return json_decoder(Profile).decode(kept)
     return None
 
 

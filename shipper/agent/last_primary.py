@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from logship import durable
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.identity import Profile
 
@@ -30,7 +31,7 @@ def load_last_primary(directory: Path) -> LastPrimary | None:
     """None if there is none, or none that can be read: then the shipper stays silent until it
     reaches its primary."""
     try:
-        return msgspec.json.decode(_path(directory).read_bytes(), type=LastPrimary)
+        return json_decoder(LastPrimary).decode(_path(directory).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, *UNREADABLE) as error:

@@ -210,3 +210,14 @@ async def test_a_reader_that_goes_away_ends_the_program_quietly(tmp_path: Path) 
     assert process.stderr is not None
     assert await process.stderr.read() == b""
     assert await process.wait() == 141
+
+
+async def test_a_crash_of_the_interpreter_says_where_it_was(tmp_path: Path) -> None:
+    process = await start("shipper", "status", "--watch", "--applier", tmp_path / "none.sock")
+    assert process.stdout is not None
+    await process.stdout.readline()
+    process.send_signal(signal.SIGSEGV)
+    _, err = await process.communicate()
+    assert process.returncode == -signal.SIGSEGV
+    assert err.startswith(b"Fatal Python error: Segmentation fault")
+    assert b"logship/commandline.py" in err

@@ -28,6 +28,7 @@ import structlog
 
 from applier.receivers.seed.unpacking import DATA, LOCATIONS_NAME, SEEDING_SUFFIX, TABLESPACES
 from logship import durable
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 
@@ -160,7 +161,7 @@ def tablespace_locations(directory: Path) -> dict[int, str]:
     """
     path = directory / TABLESPACES / LOCATIONS_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[int, str])
+        return json_decoder(dict[int, str]).decode(path.read_bytes())
     except (OSError, *UNREADABLE) as error:
         raise LogshipError(
             Code.SEED_FAILED,
@@ -195,7 +196,7 @@ def _write(directory: Path, record: _Record) -> None:
 def _read(directory: Path) -> _Record | None:
     path = directory / RECORD_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Record)
+        return json_decoder(_Record).decode(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, *UNREADABLE) as error:

@@ -14,6 +14,7 @@ import msgspec
 
 from logship.bucket.keys import Keys, SeedName
 from logship.bucket.wal_objects import damaged
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.frames import SeedBegin, SeedEnd
@@ -150,7 +151,7 @@ class _Envelope(msgspec.Struct):
 
 _Document = TypeVar("_Document", BeginDocument, EndDocument)
 _encoder = msgspec.json.Encoder(enc_hook=plain_lsn)
-_envelopes = msgspec.json.Decoder(_Envelope)
+_envelopes = json_decoder(_Envelope)
 
 
 def encode_document(document: BeginDocument | EndDocument) -> tuple[bytes, int]:
@@ -207,6 +208,6 @@ def _decoded(body: bytes, kind: type[_Document], where: str) -> tuple[_Document,
         checksum = crc32c.crc32c(envelope.document)
         if checksum != envelope.crc32c:
             raise damaged(where, "it does not match its checksum")
-        return msgspec.json.decode(envelope.document, type=kind), checksum
+        return json_decoder(kind).decode(envelope.document), checksum
     except UNREADABLE as error:
         raise damaged(where, f"it can't be read: {error}") from error

@@ -10,6 +10,7 @@ import structlog
 
 from logship import durable
 from logship.bucket.keys import Place
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import Code, LogshipError
 from logship.identity import Incarnation
@@ -77,7 +78,7 @@ def load_hint(file: Path, store: str, incarnation: Incarnation) -> Remembered | 
     """Blocking.  None if there is none for that store and incarnation, or none that can be read:
     then the bucket is listed."""
     try:
-        hint = msgspec.json.decode(file.read_bytes(), type=_Hint)
+        hint = json_decoder(_Hint).decode(file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, *UNREADABLE) as error:

@@ -21,6 +21,7 @@ import zstandard
 from logship import durable
 from logship.bucket.keys import Place
 from logship.bucket.wal_objects import decompress, metadata_of, read_head, unpack
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 from logship.errors import LogshipError
 from logship.lsn import Lsn
@@ -224,7 +225,7 @@ class BucketSegments:
 
     def _recall(self, objects: BucketObjects) -> list[Finished]:
         try:
-            memory = msgspec.json.decode(self._memory_file.read_bytes(), type=_Memory)
+            memory = json_decoder(_Memory).decode(self._memory_file.read_bytes())
         except FileNotFoundError:
             return []
         except (OSError, *UNREADABLE) as error:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from logship.decoders import json_decoder
 from logship.documents import UNREADABLE
 
 LIMIT = 512
@@ -70,7 +71,7 @@ class Memory:
     def decode(cls, content: bytes, limit: int = LIMIT) -> Memory:
         """Raises ValueError for anything that `encode` does not write."""
         try:
-            document = msgspec.json.decode(content, type=_Document)
+            document = json_decoder(_Document).decode(content)
         except UNREADABLE as error:
             raise ValueError(str(error)) from error
         if document.format != 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from logship.decoders import convert
 from logship.environment import (
     CollationFacts,
     DatabaseFacts,
@@ -84,12 +85,12 @@ class Inside(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_cluster(answer: object) -> ClusterFacts:
-    return msgspec.convert(answer, ClusterFacts)
+    return convert(answer, ClusterFacts)
 
 
 def read_inside(answer: object) -> Inside:
     """Sorted, so that a server that did not change never answers otherwise."""
-    inside = msgspec.convert(answer, Inside)
+    inside = convert(answer, Inside)
     extensions = (
         msgspec.structs.replace(found, libraries=tuple(sorted(found.libraries)))
         for found in inside.extensions
