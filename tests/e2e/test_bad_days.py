@@ -166,9 +166,13 @@ def test_a_full_store_holds_the_wal_back_and_resumes(
         )
         gap = status["transfer_gap"]["bytes"]
         assert gap is None or gap > 0
-        confirmed = server.execute(
-            "select flush_lsn::text from pg_stat_replication where application_name = %s",
-            "logship_main",
+        confirmed = wait_until(
+            lambda: server.execute(
+                "select flush_lsn::text from pg_stat_replication where application_name = %s",
+                "logship_main",
+            ),
+            PATIENCE_SECONDS,
+            "a shipper that streams",
         )
         # Looked at afterwards: what fits into the last of the room may come in between.
         held = durable_lsn(pair.status("main"))
