@@ -338,8 +338,8 @@ class Site:
     def keep_logs(self, pair: LogshipPair) -> None:
         """Show the last words of its processes: their logs are about to be removed."""
         for process in (pair.applier, *pair.shippers.values()):
-            for line in process.log.splitlines()[-15:]:
-                print(f"  {process.program}: {line}", file=sys.stderr)
+            for line in process.last_words(process.program, 15):
+                print(f"  {line}", file=sys.stderr)
 
     def _drop_slot(self, name: str) -> None:
         def dropped() -> bool:

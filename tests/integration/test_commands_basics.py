@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 from pathlib import Path
 
@@ -216,6 +217,7 @@ async def test_a_crash_of_the_interpreter_says_where_it_was(tmp_path: Path) -> N
     process = await start("shipper", "status", "--watch", "--applier", tmp_path / "none.sock")
     assert process.stdout is not None
     await process.stdout.readline()
+    resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))  # it is meant to crash
     process.send_signal(signal.SIGSEGV)
     _, err = await process.communicate()
     assert process.returncode == -signal.SIGSEGV

@@ -428,7 +428,7 @@ class Round:
         lines = []
         for process in (getattr(self, "_shipper", None), self.pair.applier):
             if process is not None:
-                lines += [f"{process.program}: {line}" for line in process.log.splitlines()[-40:]]
+                lines += process.last_words(process.program, 40)
         with contextlib.suppress(OSError, ValueError):
             log = self.pair.standby_directory(NAME).parent / "standby" / "postgresql.log"
             lines += [f"standby: {line}" for line in log.read_text().splitlines()[-30:]]
