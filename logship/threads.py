@@ -1,14 +1,16 @@
-"""Work in threads: some that must not be left behind, and threads that must not stay."""
+"""Work in threads: some that must not be left behind, some that a process ends without, and
+threads that must not stay."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -103,6 +105,43 @@ class IdleExecutor(Executor):
         self._is_shut_down = True
         if wait:
             self._thread.close()
+
+
+class RequestThreads(Executor):
+    """At most `most` threads at a time; work is begun in order, a thread ends when there is none.
+
+    For those who ask a bucket.  A request may hang until its own timeout, and a thread can't be
+    stopped; so the process ends without waiting for them.  What was not answered was not
+    acknowledged: the next process finds it in the bucket, or ships it again.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._running = 0
+        self._queue: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._lock = threading.Lock()
+
+    def submit(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        future: Future[_T] = Future()
+        with self._lock:
+            self._queue.append((future, partial(work, *args, **kwargs)))
+            if self._running == self._most:
+                return future
+            self._running += 1
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._running -= 1
+                    return
+                future, work = self._queue.popleft()
+            _settle(future, work)
+            # A body must not live on until there is more to do.
+            del future, work
 
 
 def _settle(future: Future[_T], work: Callable[[], _T]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from typing import Final
 
 import crc32c
@@ -43,6 +43,7 @@ from logship.frames import (
 from logship.identity import Profile
 from logship.objects import ObjectStore
 from logship.seal import unseal
+from logship.threads import RequestThreads
 
 UPLOADS: Final = 4
 """Parts on their way at a time; as many again as one are held besides."""
@@ -105,7 +106,7 @@ class SeedArchiveWriter:
         self._archives: list[ArchiveParts] = []
         self._next_number = 0
         self._part = _Pieces()
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = RequestThreads(UPLOADS, "seed-parts")
         self._pending: deque[tuple[list[Part], Future[Part]]] = deque()
 
     @property
@@ -151,9 +152,7 @@ class SeedArchiveWriter:
         name, self._name = self._name, None
         self._seed_id = ""
         self._check = None
-        for _, future in self._pending:
-            future.cancel()
-        self._close_pool()
+        wait([future for _, future in self._pending if not future.cancel()])
         self._pending.clear()
         if name is None or self._is_there:
             return
@@ -191,7 +190,6 @@ class SeedArchiveWriter:
         self._check = BackupCheck(frame, self._keys.incarnation.system_identifier)
         self._archives = []
         self._part = _Pieces()
-        self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="seed-parts")
 
     def _chunk(self, frame: SeedChunk, payload: Payload) -> None:
         check = self._expecting(frame)
@@ -245,7 +243,6 @@ class SeedArchiveWriter:
             self._failure = error
             raise
         self._check = None
-        self._close_pool()
         _log.info(
             "a seed is complete in the store",
             store=self._store.name,
@@ -294,11 +291,11 @@ class SeedArchiveWriter:
         if not part.raw_bytes:
             return
         self._settle(UPLOADS - 1)
-        assert self._pool is not None and self._name is not None
+        assert self._name is not None
         archive = self._archives[-1]
         key = part_key(self._keys, self._name, archive.name, self._next_number)
         self._next_number += 1
-        self._pending.append((archive.parts, self._pool.submit(self._upload, key, part)))
+        self._pending.append((archive.parts, self._threads.submit(self._upload, key, part)))
 
     def _settle(self, at_most: int) -> None:
         """Wait until at most so many parts are on their way."""
@@ -312,8 +309,3 @@ class SeedArchiveWriter:
         body = self._recipients.seal(joined(part.pieces))
         self._store.put(key, body)
         return Part(raw_bytes=part.raw_bytes, crc32c=part.crc32c, stored_bytes=len(body))
-
-    def _close_pool(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown()

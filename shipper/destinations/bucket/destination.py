@@ -28,6 +28,7 @@ from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from logship.objects import ObjectStore
 from logship.seal import Sealed
+from logship.threads import RequestThreads
 from shipper.backoff import Reminder
 from shipper.destinations import (
     Accepted,
@@ -54,7 +55,6 @@ from shipper.destinations.bucket.remembered import (
 )
 from shipper.destinations.bucket.seeds import BucketSeeds, PatientStore, SeedTaker
 from shipper.destinations.bucket.segments import BucketSegments
-from shipper.destinations.bucket.threads import RequestThreads
 from shipper.destinations.bucket.wishes import LOOK_SECONDS, ORDER_NAME, SeedWishes
 
 log = structlog.get_logger(__name__)
@@ -98,7 +98,7 @@ class BucketDestination:
         self._hint_file = options.state_directory / HINT_NAME
         self._hint: Remembered | None = None
         self._hint_saved_at = 0.0
-        self._threads = RequestThreads(options.uploads_at_once + 3)
+        self._threads = RequestThreads(options.uploads_at_once + 3, "bucket")
         self._state_thread = ThreadPoolExecutor(1, thread_name_prefix="bucket-state")
         """State files are written here, one after the other."""
         self._busy: set[asyncio.Future[None]] = set()

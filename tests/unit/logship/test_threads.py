@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import Future
 from functools import partial
 
 import pytest
 
-from logship.threads import IdleExecutor, IdleThread, run_to_the_end
+from logship.threads import IdleExecutor, IdleThread, RequestThreads, run_to_the_end
 from tests.support.waiting import until
 
 
@@ -77,3 +78,33 @@ async def test_an_executor_of_one_gives_results_and_errors_and_ends_in_order() -
     assert last.done()
     with pytest.raises(RuntimeError):
         executor.submit(names)
+
+
+async def test_no_more_requests_run_at_a_time_than_allowed_and_in_order() -> None:
+    threads = RequestThreads(2, "two")
+    begun: list[int] = []
+    go_on = threading.Event()
+
+    def work(number: int) -> int:
+        begun.append(number)
+        assert go_on.wait(30.0)
+        return number
+
+    futures: list[Future[int]] = [threads.submit(work, number) for number in range(6)]
+    await until(lambda: len(begun) == 2, "two have begun")
+    assert futures[3].cancel()
+    go_on.set()
+    done = [await asyncio.wrap_future(each) for each in futures if not each.cancelled()]
+    assert done == [0, 1, 2, 4, 5]
+    assert sorted(begun) == [0, 1, 2, 4, 5]
+
+
+async def test_a_request_that_raises_ends_no_thread_for_the_others() -> None:
+    def fail() -> None:
+        raise OSError("it broke")
+
+    threads = RequestThreads(1, "one")
+    broken, sound = threads.submit(fail), threads.submit(lambda: 7)
+    with pytest.raises(OSError, match="it broke"):
+        await asyncio.wrap_future(broken)
+    assert await asyncio.wrap_future(sound) == 7

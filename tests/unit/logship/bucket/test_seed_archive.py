@@ -391,6 +391,23 @@ def test_no_more_than_a_few_parts_are_on_their_way() -> None:
     assert only_seed(store).raw_bytes == writer.raw_bytes
 
 
+def test_who_aborts_waits_for_parts_on_their_way_and_removes_them_too() -> None:
+    store = Stalling()
+    writer = SeedArchiveWriter(store, KEYS, part_bytes=5000)
+    for frame, payload in frames():
+        writer.take(frame, payload)
+        if writer.raw_bytes > 2 * 5000:
+            break
+    assert store.begun.acquire(timeout=60)
+    aborting = threading.Thread(target=writer.abort)
+    aborting.start()
+    aborting.join(0.05)
+    assert aborting.is_alive()
+    store.goes_on.set()
+    aborting.join(60)
+    assert keys_of(store) == []
+
+
 class Locked(MemoryStore):
     """Lets nothing go whose key has `kept` in it."""
 
