@@ -52,12 +52,13 @@ class IdleThread:
         self._thread: threading.Thread | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
+        """Raises RuntimeError where no thread can be started: `work` is dropped then."""
         with self._lock:
-            self._queue.put(work)
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread = thread
                 thread.start()
+                self._thread = thread
+            self._queue.put(work)
 
     def close(self) -> None:
         """Wait until what was submitted has run."""
@@ -123,13 +124,13 @@ class RequestThreads(Executor):
         self._lock = threading.Lock()
 
     def submit(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Raises RuntimeError where a thread is wanted and can't be started: `work` is dropped."""
         future: Future[_T] = Future()
-        with self._lock:
+        with self._lock:  # the new thread waits for it, and then finds its work
+            if self._running < self._most:
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+                self._running += 1
             self._queue.append((future, partial(work, *args, **kwargs)))
-            if self._running == self._most:
-                return future
-            self._running += 1
-        threading.Thread(target=self._work, name=self._name, daemon=True).start()
         return future
 
     def _work(self) -> None:

@@ -424,9 +424,9 @@ class Store:
             self._want_flush()
         wanted = self._core.segments.spare_wanted and not self._closed
         if wanted and not self._spare_running:
-            self._spare_running = True
             loop = asyncio.get_running_loop()
             future = loop.run_in_executor(self._spare_thread, self._core.segments.make_spare)
+            self._spare_running = True  # only now: there may be no thread for it
             future.add_done_callback(self._spare_done)
 
     def _spare_done(self, done: asyncio.Future[None]) -> None:

@@ -26,7 +26,11 @@ class SyncThread:
 
     def submit(self, work: Work, done: Done) -> None:
         """Run `work` in the thread, then `done` with its result or its error in the loop."""
-        self._thread.submit(partial(_do, work, done, asyncio.get_running_loop()))
+        loop = asyncio.get_running_loop()
+        try:
+            self._thread.submit(partial(_do, work, done, loop))
+        except RuntimeError as error:  # no thread could be started
+            loop.call_soon(done, None, error)
 
     def close(self) -> None:
         """Wait until what was submitted has run.  A `done` may come after it, or, if the loop

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from functools import partial
 
 import pytest
 
 from logship.threads import IdleExecutor, IdleThread, RequestThreads, run_to_the_end
+from tests.support.refused_threads import refuse_next_thread
 from tests.support.waiting import until
 
 
@@ -108,3 +110,17 @@ async def test_a_request_that_raises_ends_no_thread_for_the_others() -> None:
     with pytest.raises(OSError, match="it broke"):
         await asyncio.wrap_future(broken)
     assert await asyncio.wrap_future(sound) == 7
+
+
+@pytest.mark.parametrize("make", [IdleExecutor, partial(RequestThreads, 1)])
+async def test_a_thread_that_could_not_be_started_once_fails_who_asked_and_nobody_after(
+    make: Callable[[str], Executor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = make("late")
+    refuse_next_thread(monkeypatch, "late")
+    done: list[int] = []
+    with pytest.raises(RuntimeError, match="can't start"):
+        executor.submit(done.append, 1)
+    async with asyncio.timeout(10):
+        await asyncio.wrap_future(executor.submit(done.append, 2))
+    assert done == [2]

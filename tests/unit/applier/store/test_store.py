@@ -16,6 +16,8 @@ from logship.durable import RealDisk
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
 from logship.wal import segment_name
+from tests.support.refused_threads import refuse_next_thread
+from tests.support.waiting import until
 from tests.support.wal_factory import MEGABYTE, WalFactory, wal_line
 
 LINE = wal_line()
@@ -348,6 +350,33 @@ async def test_a_sync_that_fails_by_itself_is_told_once_and_not_repeated(tmp_pat
     for _ in range(5):
         await asyncio.sleep(0)
     assert disk.syncs == syncs + 1
+    store.close()
+
+
+async def test_a_flush_that_got_no_thread_is_told_and_the_next_one_runs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = Flushed()
+    store.keep_flushing(flushed)
+    refuse_next_thread(monkeypatch, "store-sync")
+    await append(store, START, START + 10)
+    async with asyncio.timeout(10):
+        await flushed.came.wait()
+        (error,) = flushed.told
+        assert error is not None and error.code == Code.STORE_FAILED
+        assert store.durable == Position(1, Lsn(START))
+        assert await store.flush() == store.written
+
+
+async def test_a_spare_that_got_no_thread_is_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    refuse_next_thread(monkeypatch, "store-spare")
+    with pytest.raises(RuntimeError, match="can't start"):
+        await store.begin_chain(1, START)
+    await append(store, START, START + 10)
+    await until(lambda: not store._core.segments.spare_wanted, "the spare is made")
     store.close()
 
 
