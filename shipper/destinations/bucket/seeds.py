@@ -64,6 +64,8 @@ class BucketSeeds:
         self._at_work: asyncio.Future[None] | None = None
         """What a thread does; it goes on when its task is cancelled."""
         self._taker: SeedTaker | None = None
+        self._replaced: deque[SeedTaker] = deque()
+        """Those of earlier seeds, until each is aborted."""
         self._failure: LogshipError | None = None
         self.seed_id = ""
         """The seed on its way, or ""."""
@@ -78,8 +80,10 @@ class BucketSeeds:
         self._failure = None
         self.seed_id = frame.seed_id
         self._queue.append((frame, b""))
-        self._task = asyncio.create_task(self._write(previous, self._taker, taker, stop))
+        if self._taker is not None:
+            self._replaced.append(self._taker)
         self._taker = taker
+        self._task = asyncio.create_task(self._write(previous, taker, stop))
 
     async def add(self, frame: SeedChunk | SeedEnd, payload: Payload) -> None:
         """The next part, once there is room.  Raises LogshipError(SEED_FAILED)."""
@@ -109,7 +113,6 @@ class BucketSeeds:
     async def _write(
         self,
         previous: asyncio.Task[None] | None,
-        old: SeedTaker | None,
         taker: SeedTaker,
         stop: Callable[[], None],
     ) -> None:
@@ -119,8 +122,9 @@ class BucketSeeds:
                 await asyncio.gather(previous, return_exceptions=True)
             if self._at_work is not None:
                 await asyncio.wait({self._at_work})
-            if old is not None:
-                await self._in_thread(old.abort)
+            while self._replaced:
+                await self._in_thread(self._replaced[0].abort)
+                self._replaced.popleft()
             ended = await self._write_all(taker)
         except asyncio.CancelledError:
             stop()
