@@ -29,11 +29,6 @@ log = structlog.get_logger(__name__)
 
 
 def run(settings: ShipperSettings, *, take_over: bool = False) -> None:
-    """The process: `ship` in an event loop of its own.  Raises as `ship`."""
-    asyncio.run(ship(settings, take_over=take_over))
-
-
-async def ship(settings: ShipperSettings, *, take_over: bool = False) -> None:
     """Ship until SIGTERM or SIGINT.  take_over: of the bucket, whoever writes it now.
 
     Raises LogshipError: what makes going on senseless (settings, keys, superseded, another
@@ -43,17 +38,22 @@ async def ship(settings: ShipperSettings, *, take_over: bool = False) -> None:
     durable.make_directory(directory)
     lock = _lock(directory)
     try:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        log.info("shipper starts", instance=settings.instance, version=__version__)
-        agent = _agent(settings, _shipper_id(directory), take_over=take_over)
-        async with answering(directory, lambda: agent.health_report(settings.instance)):
-            await agent.run(stop)
-        log.info("shipper stops", instance=settings.instance)
+        asyncio.run(_ship(settings, take_over=take_over))
     finally:
-        os.close(lock)
+        os.close(lock)  # only now: the loop has waited for its threads
+
+
+async def _ship(settings: ShipperSettings, *, take_over: bool) -> None:
+    directory = settings.instance_directory
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    log.info("shipper starts", instance=settings.instance, version=__version__)
+    agent = _agent(settings, _shipper_id(directory), take_over=take_over)
+    async with answering(directory, lambda: agent.health_report(settings.instance)):
+        await agent.run(stop)
+    log.info("shipper stops", instance=settings.instance)
 
 
 def _source(settings: ShipperSettings, last_primary: LastPrimary | None) -> Source:
