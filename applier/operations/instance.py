@@ -271,8 +271,8 @@ class Instance:
 
     async def wal(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> None:
         await self.budget.wait()
-        if self.tablespaces.is_in(timeline, start_lsn, data):
-            await self.tablespaces.note()
+        if created := self.tablespaces.created_in(timeline, start_lsn, data):
+            await self.tablespaces.note(created)
         while True:
             self.check_fence()
             if self.sender.set_aside_profile is not None:
@@ -296,7 +296,7 @@ class Instance:
         store = self.store
         if store is None or self.sender.set_aside_profile is not None:
             return False
-        if self.tablespaces.is_in(timeline, start_lsn, data):
+        if self.tablespaces.created_in(timeline, start_lsn, data):
             return False  # `wal` notes it first
         if not self.budget.is_free(len(data)):
             return False

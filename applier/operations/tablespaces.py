@@ -69,7 +69,7 @@ class Tablespaces:
         self.unready: tuple[Note, ...] = ()
         self._scan: TablespaceScan | None = None
         self._looked_at: tuple[int, int, int] | None = None
-        self._found: list[TablespaceCreated] = []
+        self._found: tuple[TablespaceCreated, ...] = ()
         self._noting = asyncio.Lock()
         self._waiter: asyncio.Task[None] | None = None
 
@@ -91,32 +91,33 @@ class Tablespaces:
 
     # --- what arrives -----------------------------------------------------------------------
 
-    def is_in(self, timeline: int, start_lsn: int, data: bytes | memoryview) -> bool:
-        """Whether these bytes, the next to be stored, complete such a record: `note` it first."""
+    def created_in(
+        self, timeline: int, start_lsn: int, data: bytes | memoryview
+    ) -> tuple[TablespaceCreated, ...]:
+        """The records that these bytes, the next to be stored, complete: `note` them first."""
         store, scan = self._instance.store, self._scan
         piece = (timeline, start_lsn, len(data))
         if store is None or scan is None:
-            return False
+            return ()
         if piece != self._looked_at:
             if not scan.follows(start_lsn):
                 scan.prime(*_before(store, timeline, start_lsn))
-            self._looked_at, self._found = piece, scan.feed(start_lsn, data)
-        return bool(self._found)
+            self._looked_at, self._found = piece, tuple(scan.feed(start_lsn, data))
+        return self._found
 
-    async def note(self) -> None:
-        """Remember durably what `is_in` found, and hold the standby before it.  A cancelled
+    async def note(self, found: tuple[TablespaceCreated, ...]) -> None:
+        """Remember durably what `created_in` found, and hold the standby before it.  A cancelled
         caller does so too.
 
         Raises LogshipError (STANDBY_FAILED, retryable).
         """
-        await self._instance.host.to_the_end(self._note(), self._instance.name)
+        await self._instance.host.to_the_end(self._note(found), self._instance.name)
 
-    async def _note(self) -> None:
+    async def _note(self, found: tuple[TablespaceCreated, ...]) -> None:
         # One after the other: who comes again with the same bytes must find them held.
         async with self._noting:
             assert self.notes is not None
-            new = await asyncio.to_thread(self.notes.add, tuple(self._found))
-            self._found = []
+            new = await asyncio.to_thread(self.notes.add, found)
             for note in new:
                 log.info(
                     "the primary makes a tablespace",

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from typing import Any
+from unittest import mock
+
 import pytest
 
 from applier.operations.instance import Instance
@@ -15,6 +20,7 @@ from logship.postgres.run_as import RunAs
 from logship.wal_tablespaces import TablespaceCreated
 from tests.support.link_frames import SEGMENT_BYTES, hello
 from tests.support.record_factory import RecordFactory
+from tests.support.waiting import until
 from tests.support.wal_factory import wal_line
 from tests.unit.applier.operations.conftest import Listener
 
@@ -83,6 +89,49 @@ async def test_a_record_is_noted_before_it_is_stored_and_the_standby_held_before
     assert refused.value.code == Code.TABLESPACE_PATH
     # A crash may come between the note and the WAL: what never came holds up no promotion.
     instance.tablespaces.refuse_unready(primary.created.start_lsn)
+
+
+async def test_what_the_next_connection_brings_while_a_note_is_written_is_noted_too(
+    instance: Instance, listener: Listener, primary: Primary
+) -> None:
+    await begin(instance, listener)
+    assert instance.tablespaces.notes is not None
+    later = primary.factory.create_tablespace(16386, b"/mnt/slow")
+    at_disk, may_go_on = threading.Event(), threading.Event()
+    real = instance.tablespaces.notes.add
+
+    def slow(*args: Any) -> object:
+        at_disk.set()
+        may_go_on.wait(60)
+        return real(*args)
+
+    with mock.patch.object(instance.tablespaces.notes, "add", slow):
+        lost = asyncio.create_task(instance.wal(1, START, primary.wal(START, primary.end)))
+        await until(at_disk.is_set, "the first is being noted")
+        lost.cancel()
+        await asyncio.wait([lost])
+        end = primary.factory.end
+        again = asyncio.create_task(instance.wal(1, START, primary.wal(START, end)))
+        await until(lambda: len(instance.host._to_the_end) == 2, "both are to be noted")
+        may_go_on.set()
+        await again
+    assert noted(instance) == [primary.created, later]
+    assert instance.store is not None and instance.store.written == (1, end)
+    assert instance.tablespaces.hold_lsn == primary.created.start_lsn
+
+
+async def test_a_record_of_one_road_is_noted_while_another_brings_wal_without_any(
+    instance: Instance, listener: Listener, primary: Primary
+) -> None:
+    await begin(instance, listener)
+    before = primary.created.start_lsn - 100
+    await instance.wal(1, START, primary.wal(START, before))
+    await asyncio.gather(
+        instance.wal(1, before, primary.wal(before, primary.end)),
+        instance.wal(1, START, primary.wal(START, before)),
+    )
+    assert noted(instance) == [primary.created]
+    assert instance.store is not None and instance.store.written == (1, primary.end)
 
 
 @pytest.mark.parametrize("back_bytes", (0, 7, 30))
