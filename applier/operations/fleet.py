@@ -100,7 +100,7 @@ class Fleet:
 
     async def describe(self) -> list[dict[str, Any]]:
         """See `applier.fleet.report.describe`."""
-        return await asyncio.to_thread(describe_fleet, self._declared, self.registered)
+        return await asyncio.to_thread(describe_fleet, self._declared, self.registered.copy())
 
     # --- add --------------------------------------------------------------------------------
 
@@ -171,6 +171,7 @@ class Fleet:
         host.settings = self.effective
 
     async def _described(self, name: str) -> dict[str, Any]:
+        # Called right after the turn: whoever has the next one can't have removed it yet.
         return next(each for each in await self.describe() if each["name"] == name)
 
     # --- change -----------------------------------------------------------------------------

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import itertools
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import msgspec
@@ -78,6 +83,25 @@ def cgroup(service: Service, directory: Path) -> Path:
     group = directory / "cgroup" / f"logship-standby-{NAME}"
     group.mkdir(parents=True)
     return group
+
+
+@contextmanager
+def held_at(name: str) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """(one is there, all may go on): whoever comes to that function waits."""
+    is_there, may_go_on = threading.Event(), threading.Event()
+    module, _, function = name.rpartition(".")
+    real = getattr(importlib.import_module(module), function)
+
+    def slow(*args: Any) -> object:
+        is_there.set()
+        may_go_on.wait(60)
+        return real(*args)
+
+    with mock.patch(name, slow):
+        try:
+            yield is_there, may_go_on
+        finally:
+            may_go_on.set()
 
 
 def promoted() -> dict[str, object]:
@@ -289,6 +313,28 @@ async def test_what_is_removed_is_gone_everywhere(
     assert list(service.open_instances) == list(service.host.settings.instances) == ["orders"]
     await add(service)
     assert service.open_instances[NAME].record.incarnation is None
+
+
+async def test_instances_are_listed_while_another_one_is_added(service: Service) -> None:
+    await add(service)
+    with held_at("applier.fleet.report.check_together") as (is_there, may_go_on):
+        listing = asyncio.create_task(service.fleet())
+        await until(is_there.is_set, "the list is being made")
+        said = {"public_key": new_keys().public, "run_standby": False}
+        adding = asyncio.create_task(service.add_instance("another", said))
+        await until(lambda: "another" in service._fleet.registered.entries, "it is added")
+        may_go_on.set()
+        assert [each["name"] for each in await listing] == [NAME, "orders"]
+        assert (await adding)["name"] == "another"
+
+
+async def test_what_was_added_is_shown_though_it_is_removed_at_once(service: Service) -> None:
+    with held_at("applier.operations.fleet.known_places") as (is_there, may_go_on):
+        adding = asyncio.create_task(add(service))
+        await until(is_there.is_set, "it is added, and about to be shown")
+        await service.remove_instance(NAME, keep_data=False, promoted=False)
+        may_go_on.set()
+        assert (await adding)["name"] == NAME
 
 
 async def test_one_whose_volume_is_away_is_removed_when_that_is_back(
