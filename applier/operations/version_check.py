@@ -74,7 +74,7 @@ class VersionCheck:
             instance.alarms.clear(Code.CONTROL_FILE)
             self._tell_of_choice()
         self._tell(before)
-        await asyncio.to_thread(self._look_for_client_rules, layout, seeded)
+        await self._look_for_client_rules(layout, seeded)
         await self._remember_hold()
 
     def choose_for(self, profile: Profile) -> Installation:
@@ -185,11 +185,11 @@ class VersionCheck:
         if held_lsn is not None and self._hold_lsn() < held_lsn:
             await self._instance.remember(held_lsn=self._hold_lsn())
 
-    def _look_for_client_rules(self, layout: StandbyLayout, seeded: bool) -> None:
+    async def _look_for_client_rules(self, layout: StandbyLayout, seeded: bool) -> None:
         """Say beforehand whom a promoted server would let in."""
         instance = self._instance
         rules = layout.primary_settings / "pg_hba.conf"
-        if not seeded or rules.exists():
+        if not seeded or await asyncio.to_thread(rules.exists):
             instance.alarms.clear(Code.NO_CLIENT_RULES)
             return
         instance.alarms.raise_error(

@@ -359,7 +359,7 @@ class SimVersionCheck(VersionCheck):
             )
         )
 
-    def _look_for_client_rules(self, *_: Any) -> None:
+    async def _look_for_client_rules(self, *_: Any) -> None:
         """There are none here."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,33 @@ async def test_a_server_whose_programs_were_removed_stays_as_it_was_checked(
     await instance.remember(profile=profile(max_connections=300))
     await check.look(instance.following._layout(), seeded=False, runs=True)
     assert not check.passes
+
+
+async def test_only_the_loop_raises_and_clears_the_alarm_of_missing_client_rules(
+    instance: Instance, listener: Listener
+) -> None:
+    """Others read the alarms in the loop meanwhile."""
+    await instance.hello(hello(), listener)
+    check, layout = instance.following._version_check, instance.following._layout()
+    threads: list[threading.Thread] = []
+
+    class Watched(dict[Code, LogshipError]):
+        def __setitem__(self, code: Code, error: LogshipError) -> None:
+            threads.append(threading.current_thread())
+            super().__setitem__(code, error)
+
+        def pop(self, code: Code, *default: Any) -> Any:
+            threads.append(threading.current_thread())
+            return super().pop(code, *default)
+
+    instance.alarms._raised = Watched(instance.alarms._raised)
+    await check.look(layout, seeded=True)
+    assert instance.alarms.has(Code.NO_CLIENT_RULES)
+    layout.primary_settings.mkdir(parents=True)
+    (layout.primary_settings / "pg_hba.conf").touch()
+    await check.look(layout, seeded=True)
+    assert not instance.alarms.has(Code.NO_CLIENT_RULES)
+    assert set(threads) == {threading.current_thread()}
 
 
 async def test_of_an_unknown_primary_or_installation_nothing_is_reported(
