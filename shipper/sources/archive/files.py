@@ -82,10 +82,13 @@ class SegmentFile:
         self.name = path.name
         self.given = given
         self.seen = seen
-        self._fd: int | None = fd
+        self._fd = fd
         self._checksums = checksums
-        self._turn = threading.Lock()
-        """A reader that was given up may still be in its thread when the file is closed."""
+        self._lock = threading.Lock()
+        """Of what follows, and never held while the disk is waited for: a reader that was given up
+        may be in its thread for ever, and whoever closes the file is in the event loop."""
+        self._readers = 0
+        self._is_closed = False
 
     def read(self, offset: int, max_bytes: int) -> bytes:
         """What was checked, from `offset`, to the end of its chunk at most.
@@ -94,19 +97,32 @@ class SegmentFile:
         """
         number, inside = divmod(offset, CHUNK_BYTES)
         start = number * CHUNK_BYTES
-        with self._turn:
-            if self._fd is None:
+        with self._lock:
+            if self._is_closed:
                 raise NotWholeError("it was closed")
+            self._readers += 1
+        try:
             chunk = _pread(self._fd, min(CHUNK_BYTES, self.given.size_bytes - start), start)
+        finally:
+            self._come_out()
         if crc32c.crc32c(chunk) != self._checksums[number]:
             raise NotWholeError("it was written to while it was read")
         return chunk[inside : inside + max_bytes]
 
+    def _come_out(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            is_last = self._is_closed and self._readers == 0
+        if is_last:
+            os.close(self._fd)
+
     def close(self) -> None:
-        with self._turn:
-            fd, self._fd = self._fd, None
-            if fd is not None:
-                os.close(fd)
+        """Waits for no reader: the last of those that are inside closes the descriptor."""
+        with self._lock:
+            is_last = not self._is_closed and self._readers == 0
+            self._is_closed = True
+        if is_last:
+            os.close(self._fd)
 
     def __del__(self) -> None:
         # Whoever had it opened in a thread may have been cancelled: nobody got it then.
