@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final, Literal
 
 import psycopg
@@ -279,7 +280,7 @@ class LibpqConnection:
         try:
             self.pgconn.consume_input()
         except psycopg.Error as error:
-            self._forget_reader()
+            self._forget_socket()
             waiter.set_exception(connection_lost(self.target, str(error)))
             return
         self.is_drained, self._is_quiet = False, True
@@ -355,10 +356,11 @@ class LibpqConnection:
             self._loop.add_writer(self._writer_fd, self._write_on, done)
 
     def _write_on(self, done: Callable[[], None]) -> None:
+        if self._writer_fd == -1:
+            return  # the loop had noted it for this turn before it was stopped
         try:
             remaining = self.pgconn.flush()
         except psycopg.Error as error:
-            self.stop_writer()
             self.lost(error)
             return
         if remaining:
@@ -373,19 +375,27 @@ class LibpqConnection:
         return self._writer_fd != -1
 
     def stop_writer(self) -> None:
-        if self._writer_fd != -1:
-            self._loop.remove_writer(self._writer_fd)
-            self._writer_fd = -1
+        fd, self._writer_fd = self._writer_fd, -1
+        if fd != -1:
+            self._loop.remove_writer(fd)
 
     def _forget_reader(self) -> None:
-        if self._reader_fd != -1:
-            self._loop.remove_reader(self._reader_fd)
-            self._reader_fd = -1
+        fd, self._reader_fd = self._reader_fd, -1
+        if fd != -1:
+            self._loop.remove_reader(fd)
+
+    def _forget_socket(self) -> None:
+        """Before its descriptor is closed, or right after: the number may soon be another's."""
+        # With a writer beside, the loop asks epoll to go on for that one.  Of a descriptor that
+        # is closed epoll knows nothing, and the loop drops both.
+        with suppress(OSError):
+            self._forget_reader()
+        self.stop_writer()
 
     def lost(self, error: Exception) -> LogshipError:
         """What to raise when libpq fails: it may have closed the socket, which is not to be
         waited for any more.  Whoever does finds out as well."""
-        self._forget_reader()
+        self._forget_socket()
         self._look_again()
         return connection_lost(self.target, str(error))
 
@@ -399,9 +409,7 @@ class LibpqConnection:
         if self._closed:
             return
         self._closed = True
-        # Before the descriptor is closed: its number may be another socket's right after.
-        self._forget_reader()
-        self.stop_writer()
+        self._forget_socket()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(connection_lost(self.target, "it was closed on this side"))
         self.pgconn.finish()
