@@ -11,6 +11,7 @@ import errno
 import os
 import random
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from logship import durable
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
 from logship.wal import History, HistoryEntry, WalLine, history_name, segment_name
@@ -596,6 +598,58 @@ async def test_what_could_not_be_removed_or_noted_is_tried_again(
         assert box.names() == {named(1, 1), named(1, 2)}
         memory.rmdir()
         await until(lambda: not box.names(), "with no further ack", 60)
+
+
+async def test_what_a_removal_that_was_given_up_still_does_is_over_before_the_next_begins(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, remove = durable.write_file, removal.Removal._remove_shipped
+    steps: list[str] = []
+    goes_on = {"write": threading.Event(), "remove": threading.Event()}
+
+    @contextlib.contextmanager
+    def step(what: str) -> Iterator[None]:
+        steps.append(what)
+        try:
+            if not goes_on[what].is_set():
+                assert goes_on[what].wait(10), "it was waited for"
+            yield
+        finally:
+            steps.append("done")
+
+    def written(path: Path, content: bytes) -> None:
+        with step("write"):
+            write(path, content)
+
+    def removed(self: removal.Removal, path: Path) -> object:
+        with step("remove"):
+            return remove(self, path)
+
+    monkeypatch.setattr(durable, "write_file", written)
+    monkeypatch.setattr(removal.Removal, "_remove_shipped", removed)
+    box.archive(1, 1, 2)
+    source = await box.started()
+    outbox = source._outbox
+    assert outbox is not None
+    await source.read(S)
+    source.acknowledge(at(1, 2 * S), at(1, 2 * S), Lsn(0))
+    await until(lambda: steps == ["write"], "it writes")
+    await source.start(at(1, 2 * S), frozenset())
+    await collect(source, 1, 3 * S)
+    assert outbox.memory.changed
+    source.acknowledge(at(1, 3 * S), at(1, 3 * S), Lsn(0))
+    await until(lambda: not outbox.memory.changed, "the next one is to write")
+    goes_on["write"].set()
+    await until(lambda: steps[4:] == ["remove"], "it removes")
+    going = outbox.going
+    await source.start(at(1, 3 * S), frozenset())
+    source.acknowledge(at(1, 3 * S), at(1, 3 * S), Lsn(0))
+    await until(lambda: outbox.going is not going, "the next one is to remove")
+    goes_on["remove"].set()
+    await until(lambda: not box.names(), "both go")
+    assert steps[1::2] == ["done"] * (len(steps) // 2), steps
+    remembered = removal.load_memory(box.directory / "outbox.json")
+    assert remembered.names() == [named(1, 1), named(1, 2)]
 
 
 async def test_a_file_stays_until_its_archiver_is_done_with_its_name(box: Box) -> None:

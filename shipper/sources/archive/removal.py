@@ -7,8 +7,11 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -25,6 +28,8 @@ from shipper.sources.archive.settling import Settling
 from shipper.sources.archive.watching import Outbox
 
 log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
 
 _BATCH = 256
 _Outcome = LogshipError | str | None
@@ -59,13 +64,17 @@ class Removal:
         memory_file: Path,
         *,
         keep: bool,
+        thread: Executor,
         conflict: Callable[[], None],
     ) -> None:
-        """conflict: called when one was found."""
+        """thread: of one worker, which the removals that come after another on one outbox share:
+        what a removal that was given up still does on the disk is over before the next one's
+        begins.  conflict: called when one was found."""
         self._outbox = outbox
         self._line = line
         self._memory_file = memory_file
         self._keep = keep
+        self._thread = thread
         self._conflict = conflict
         self._durable: Position | None = None
         self._due = asyncio.Event()
@@ -124,7 +133,7 @@ class Removal:
             if outbox.memory.changed and (names or (self._keep and finishes_segment)):
                 content = outbox.memory.encode()
                 try:
-                    await asyncio.to_thread(durable.write_file, self._memory_file, content)
+                    await self._in_turn(partial(durable.write_file, self._memory_file, content))
                 except BaseException:
                     outbox.memory.changed = True
                     raise
@@ -136,6 +145,9 @@ class Removal:
         while names := self._not_left(past_the_switch(outbox.index, position, outbox.histories)):
             await self._remove(names, self._remove_leftover)
         self._say_past()
+
+    async def _in_turn(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _say_past(self) -> None:
         self._past &= self._left.keys()
@@ -154,7 +166,7 @@ class Removal:
 
     async def _remove(self, names: list[str], remove: Callable[[Path], _Outcome]) -> None:
         going = self._outbox.going = set(names)
-        outcomes = await asyncio.to_thread(lambda: [self._tried(remove, name) for name in names])
+        outcomes = await self._in_turn(lambda: [self._tried(remove, name) for name in names])
         for name, outcome in zip(names, outcomes, strict=True):
             if outcome is None:
                 if name in going:
