@@ -154,6 +154,23 @@ async def test_says_that_the_primary_is_away_and_ships_all_the_same(box: Box) ->
     assert caught.value.code is Code.PRIMARY_UNREACHABLE
 
 
+async def test_the_loop_looks_at_no_file_itself(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = files.look
+    looked: list[tuple[str, bool]] = []
+
+    def noted(path: Path) -> object:
+        looked.append((path.name, threading.current_thread() is threading.main_thread()))
+        return look(path)
+
+    monkeypatch.setattr(files, "look", noted)
+    box.put(history_name(2), TWO_TEXT)
+    box.archive(1, 1, 2)
+    box.archive(2, 3)
+    await collect(await box.started(), 2, 4 * S)
+    assert {name for name, _ in looked} > {history_name(2), named(2, 3)}
+    assert not [name for name, is_in_the_loop in looked if is_in_the_loop]
+
+
 @pytest.mark.parametrize("last", ["partial", "whole", "neither"])
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_switch_in_any_order_of_arrival(box: Box, last: str, seed: int) -> None:

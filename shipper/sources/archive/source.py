@@ -234,7 +234,7 @@ class ArchiveSource:
             if await outbox.refresh(piece.names) and self._removal is not None:
                 self._removal.look_again()
             self._raise_trouble(outbox)
-            if histories := self._new_histories(outbox):
+            if histories := await self._new_histories(outbox):
                 return list(histories)
             piece = self._plan(self._next)
             span = await self._read_piece(outbox, piece, max_bytes)
@@ -292,7 +292,7 @@ class ArchiveSource:
         preferred = self._timeline if self._reachable else 0
         return choose_line(timeline, self._outbox.histories, preferred)
 
-    def _new_histories(self, outbox: Outbox) -> list[HistoryFile]:
+    async def _new_histories(self, outbox: Outbox) -> list[HistoryFile]:
         """The history files that the store lacks, oldest first; also of numbers that are not on
         our line, as a walreceiver fetches every one up to the newest."""
         assert self._next is not None
@@ -302,8 +302,8 @@ class ArchiveSource:
         missing = [timeline for timeline in missing if timeline <= newest]
         found = [HistoryFile(timeline, outbox.history_contents[timeline]) for timeline in missing]
         for history in found:
-            outbox.note_history(*history)
-            self._known_timelines.add(history.timeline)
+            await outbox.note_history(*history)
+        self._known_timelines.update(history.timeline for history in found)
         return found
 
     async def _read_piece(self, outbox: Outbox, piece: Piece, max_bytes: int) -> WalBytes | None:

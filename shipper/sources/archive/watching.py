@@ -272,11 +272,11 @@ class Outbox:
         self.histories[timeline] = parse_history(timeline, content)
         self.history_contents[timeline] = content
 
-    def note_history(self, timeline: int, content: bytes) -> None:
+    async def note_history(self, timeline: int, content: bytes) -> None:
         """It is about to be given out."""
         name = history_name(timeline)
         try:
-            seen = files.look(self.directory / name)
+            seen = await asyncio.to_thread(files.look, self.directory / name)
         except (OSError, files.NotWholeError):
             seen = None
         if seen is not None:
