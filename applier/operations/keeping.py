@@ -13,6 +13,7 @@ from applier.store.commit_indexing import CommitIndexing
 from logship import durable
 from logship.errors import Code, LogshipError
 from logship.identity import Profile
+from logship.threads import run_to_the_end
 from logship.wal import WalLine
 
 if TYPE_CHECKING:
@@ -40,14 +41,15 @@ class Keeping:
         return self.store
 
     async def open(self, profile: Profile) -> None:
-        """Call it with `turn` held, or when nothing else goes on yet.  Raises LogshipError."""
+        """Call it with `turn` held, or when nothing else goes on yet.  A cancelled caller leaves
+        no store open, nor its lock taken.  Raises LogshipError."""
         instance = self._instance
         line = WalLine(profile.system_identifier, profile.major, profile.wal_segment_size)
         places = instance.places
         check_mounted(places, instance.record.volumes)
         for directory in places:
             await asyncio.to_thread(durable.make_directory, directory, 0o711)
-        self.store = await asyncio.to_thread(self._make_store, places.wal, line)
+        self.store = await self._made_store(places.wal, line)
         for code in (Code.STORE_FAILED, Code.STORE_DAMAGED, Code.STORE_LOCKED):
             instance.alarms.clear(code)
         # First, so that the standby's WAL is on its way before a sync is begun.
@@ -55,6 +57,16 @@ class Keeping:
         self.store.keep_flushing(partial(self._flushed, self.store))
         self._indexing = CommitIndexing(self.store)
         self._indexing.start()
+
+    async def _made_store(self, directory: Path, line: WalLine) -> Store:
+        made: list[Store] = []
+        try:
+            await run_to_the_end(None, lambda: made.append(self._make_store(directory, line)))
+        except asyncio.CancelledError:
+            for store in made:
+                await run_to_the_end(None, store.close)
+            raise
+        return made[0]
 
     def _make_store(self, directory: Path, line: WalLine) -> Store:
         instance = self._instance
@@ -69,7 +81,8 @@ class Keeping:
             await indexing.stop()
         if self.store is not None:
             store, self.store = self.store, None
-            await asyncio.to_thread(store.close)
+            # Not left behind: who opens it next would find its lock taken.
+            await run_to_the_end(None, store.close)
 
     async def ensure(self, profile: Profile) -> None:
         """Have it open.  Raises LogshipError, also if the instance is not to be used."""
