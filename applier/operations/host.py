@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +113,18 @@ class Host:
             log.error("a bug in the background", exc_info=error)
 
     async def finish_spawned(self) -> None:
-        tasks = [*self._spawned, *self._to_the_end]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """End all that runs, as `finish_work_of` does."""
+        await self._finish(lambda _: True)
 
     async def finish_work_of(self, owner: str) -> None:
         """End what runs for an instance, and what that leaves behind; what has to come to its
         end does."""
+        await self._finish(lambda name: name == owner)
+
+    async def _finish(self, is_meant: Callable[[str], bool]) -> None:
         while True:
-            spawned = [task for task, name in self._spawned.items() if name == owner]
-            rest = [task for task, name in self._to_the_end.items() if name == owner]
+            spawned = [task for task, name in self._spawned.items() if is_meant(name)]
+            rest = [task for task, name in self._to_the_end.items() if is_meant(name)]
             if not spawned and not rest:
                 return
             for task in spawned:

@@ -67,6 +67,32 @@ async def test_two_changes_at_once_lose_neither(
     assert on_disk.heard == instance.heard
 
 
+async def test_what_is_just_written_when_the_applier_stops_is_not_undone_by_what_was_heard(
+    service: Service, instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await instance.hello(hello(flush_lsn=9 * S), listener)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow_save(directory: Path, record: InstanceRecord) -> None:
+        if record.fence is not None and not begun.is_set():
+            begun.set()
+            assert go_on.wait(30.0)
+        save_record(directory, record)
+
+    monkeypatch.setattr(instance_module, "save_record", slow_save)
+    fencing = asyncio.create_task(instance.fence("promotion"))
+    await until(begun.is_set, "it is written")
+    fencing.cancel()  # who asked for it is gone, as when the applier stops
+    stopping = asyncio.create_task(service.close())
+    done, _ = await asyncio.wait([stopping], timeout=0.05)
+    go_on.set()
+    await stopping
+    assert not done
+    on_disk = load_record(instance.directory, "orders")
+    assert on_disk.fence is not None
+    assert on_disk.heard is not None
+
+
 async def test_a_fence_stands_over_a_restart(
     service: Service, instance: Instance, listener: Listener, settings: ApplierSettings
 ) -> None:
