@@ -108,12 +108,13 @@ class IdleExecutor(Executor):
             self._thread.close()
 
 
-class RequestThreads(Executor):
+class DaemonThreads(Executor):
     """At most `most` threads at a time; work is begun in order, a thread ends when there is none.
 
-    For those who ask a bucket.  A request may hang until its own timeout, and a thread can't be
-    stopped; so the process ends without waiting for them.  What was not answered was not
-    acknowledged: the next process finds it in the bucket, or ships it again.
+    A thread can't be stopped; so the process ends without waiting for these, wherever they are.
+    For those who ask a bucket, as a request may hang until its own timeout: what was not answered
+    was not acknowledged, and the next process finds it in the bucket, or ships it again.  Also for
+    what takes long, and is begun again by the next process.
     """
 
     def __init__(self, most: int, name: str) -> None:

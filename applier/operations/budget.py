@@ -308,7 +308,9 @@ class Budget:
         for kept in record.previous:
             roots += instance.places_of(kept.incarnation, kept.volumes)
         try:
-            used_bytes = await asyncio.to_thread(disk_bytes, roots)
+            used_bytes = await asyncio.get_running_loop().run_in_executor(
+                instance.host.measuring, disk_bytes, roots
+            )
         except OSError as error:
             raise LogshipError(
                 Code.STORE_FAILED,

@@ -266,7 +266,9 @@ class Following:
             await asyncio.sleep(CONSISTENT_POLL_SECONDS)
         if self.placed is not placed:
             return
-        await asyncio.to_thread(discard_previous, self._instance.incarnation_directory)
+        await asyncio.get_running_loop().run_in_executor(
+            self._instance.host.removals, discard_previous, self._instance.incarnation_directory
+        )
 
     async def stop(self) -> None:
         """Take the server down, as its data directory is about to be replaced."""

@@ -190,7 +190,9 @@ class FormerClusters:
             if incarnation is None:
                 break
             try:
-                await asyncio.to_thread(self._remove, incarnation)
+                await asyncio.get_running_loop().run_in_executor(
+                    instance.host.removals, self._remove, incarnation
+                )
             except (LogshipError, OSError) as error:
                 failures[incarnation] = error  # the others go all the same
                 continue

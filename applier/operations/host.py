@@ -19,8 +19,12 @@ from applier.walserver.server import WalServer
 from logship.errors import LogshipError
 from logship.postgres.installations import Installation, discover, programs
 from logship.postgres.run_as import RunAs
+from logship.threads import DaemonThreads
 
 log = structlog.get_logger(__name__)
+
+REMOVALS_AT_ONCE = 8
+MEASURED_AT_ONCE = 8
 
 
 class Host:
@@ -47,6 +51,10 @@ class Host:
         self.surroundings = Surroundings(run_as, self.probe_cache)
         self.keep_free_bytes = settings.store.keep_free_mb << 20
         self.sharing = Sharing(settings.budgets, lambda: self.settings.instances)
+        self.removals = DaemonThreads(REMOVALS_AT_ONCE, "removal")
+        """For trees that may be large: a stop does not wait, the next start removes the rest."""
+        self.measuring = DaemonThreads(MEASURED_AT_ONCE, "disk-use")
+        """For looks at whole trees: a stop does not wait for them either."""
         self._spawned: dict[asyncio.Task[Any], str] = {}
         self._to_the_end: dict[asyncio.Task[Any], str] = {}
 

@@ -43,7 +43,7 @@ from logship.frames import (
 from logship.identity import Profile
 from logship.objects import ObjectStore
 from logship.seal import unseal
-from logship.threads import RequestThreads
+from logship.threads import DaemonThreads
 
 UPLOADS: Final = 4
 """Parts on their way at a time; as many again as one are held besides."""
@@ -106,7 +106,7 @@ class SeedArchiveWriter:
         self._archives: list[ArchiveParts] = []
         self._next_number = 0
         self._part = _Pieces()
-        self._threads = RequestThreads(UPLOADS, "seed-parts")
+        self._threads = DaemonThreads(UPLOADS, "seed-parts")
         self._pending: deque[tuple[list[Part], Future[Part]]] = deque()
 
     @property

@@ -28,7 +28,7 @@ from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from logship.objects import ObjectStore
 from logship.seal import Sealed
-from logship.threads import RequestThreads
+from logship.threads import DaemonThreads
 from shipper.backoff import Reminder
 from shipper.destinations import (
     Accepted,
@@ -98,7 +98,7 @@ class BucketDestination:
         self._hint_file = options.state_directory / HINT_NAME
         self._hint: Remembered | None = None
         self._hint_saved_at = 0.0
-        self._threads = RequestThreads(options.uploads_at_once + 3, "bucket")
+        self._threads = DaemonThreads(options.uploads_at_once + 3, "bucket")
         self._state_thread = ThreadPoolExecutor(1, thread_name_prefix="bucket-state")
         """State files are written here, one after the other."""
         self._busy: set[asyncio.Future[None]] = set()

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from logship.threads import IdleExecutor, IdleThread, RequestThreads, run_to_the_end
+from logship.threads import DaemonThreads, IdleExecutor, IdleThread, run_to_the_end
 from tests.support.refused_threads import refuse_next_thread
 from tests.support.waiting import until
 
@@ -83,7 +83,7 @@ async def test_an_executor_of_one_gives_results_and_errors_and_ends_in_order() -
 
 
 async def test_no_more_requests_run_at_a_time_than_allowed_and_in_order() -> None:
-    threads = RequestThreads(2, "two")
+    threads = DaemonThreads(2, "two")
     begun: list[int] = []
     go_on = threading.Event()
 
@@ -105,14 +105,14 @@ async def test_a_request_that_raises_ends_no_thread_for_the_others() -> None:
     def fail() -> None:
         raise OSError("it broke")
 
-    threads = RequestThreads(1, "one")
+    threads = DaemonThreads(1, "one")
     broken, sound = threads.submit(fail), threads.submit(lambda: 7)
     with pytest.raises(OSError, match="it broke"):
         await asyncio.wrap_future(broken)
     assert await asyncio.wrap_future(sound) == 7
 
 
-@pytest.mark.parametrize("make", [IdleExecutor, partial(RequestThreads, 1)])
+@pytest.mark.parametrize("make", [IdleExecutor, partial(DaemonThreads, 1)])
 async def test_a_thread_that_could_not_be_started_once_fails_who_asked_and_nobody_after(
     make: Callable[[str], Executor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
