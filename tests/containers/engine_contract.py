@@ -148,6 +148,8 @@ class EngineContract:
         wait_for_log(again, "once more")
         wait_until(lambda: not again.running, WAIT_SECONDS, what="the end of a program")
         assert again.stop() == 0
+        assert again.log() == "once more\n", "what the one before it said is no word of this one"
+        assert machine.read(machine.home / "logs" / "polite.log") == b"up\nonce more\n"
 
     def test_kills_all_that_a_program_started(self, machine: Machine) -> None:
         family = machine.start(["sh", "-c", FAMILY], "family")

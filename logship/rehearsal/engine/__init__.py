@@ -81,7 +81,8 @@ class Process(Protocol):
         """SIGKILL, to it and to all that it started."""
 
     def log(self) -> str:
-        """All that it printed so far, stdout and stderr."""
+        """All that it printed so far, stdout and stderr, and nothing of one that was started under
+        its name before."""
 
 
 class Machine(Protocol):

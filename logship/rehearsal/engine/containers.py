@@ -12,7 +12,7 @@ import json
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -256,9 +256,12 @@ class ContainerMachine:
             self._probed, "start", pid_file, str(log_file), "--", *map(str, command)
         )
         call = self._call(started, {**(environment or {}), supervision.MARK: mark})
+        from_bytes = len(self._log(log_file))
         with engine_errors(f"{name} can't be started on machine {self.name}"):
             execution = begin(self._client, call)
-        return ContainerProcess(self, execution, mark, pid_file, log_file)
+        return ContainerProcess(
+            self, execution, mark, pid_file, lambda: self._log(log_file)[from_bytes:]
+        )
 
     def logship_command(self, program: str) -> list[str]:
         code = (
@@ -350,6 +353,12 @@ class ContainerMachine:
         answer = self._attendants.ask(arguments, stdin=stdin)
         return checked(answer, f"{' '.join(arguments[:2])} failed on machine {self.name}")
 
+    def _log(self, log_file: PurePosixPath) -> bytes:
+        try:
+            return self.read(log_file)
+        except FileNotFoundError:  # nothing that writes it has begun
+            return b""
+
     def _attended(self, python: tuple[str, ...]) -> Conversation:
         call = self._call(attendant_command(self._probed, python))
         with engine_errors(f"machine {self.name} does not answer"):
@@ -393,14 +402,14 @@ class ContainerProcess:
         execution: str,
         mark: str,
         pid_file: str,
-        log_file: PurePosixPath,
+        read_log: Callable[[], bytes],
     ) -> None:
         self._machine = machine
         self._client = machine._client
         self._execution = execution
         self._mark = mark
         self._pid_file = pid_file
-        self._log_file = log_file
+        self._read_log = read_log
 
     @property
     def running(self) -> bool:
@@ -418,10 +427,7 @@ class ContainerProcess:
             self._status()
 
     def log(self) -> str:
-        try:
-            return self._machine.read(self._log_file).decode(errors="replace")
-        except FileNotFoundError:  # it has not even begun
-            return ""
+        return self._read_log().decode(errors="replace")
 
     def _status(self) -> int:
         with engine_errors(f"machine {self._machine.name} does not answer"):
