@@ -49,7 +49,27 @@ def engine() -> Iterator[LocalEngine]:
         yield engine
 
 
-def check_writer_ends_while_it_waits(primary: Primary) -> None:
+SLOW_COMMITS = """
+create function rest() returns trigger language plpgsql
+    as $$ begin perform pg_sleep(2); return null; end $$;
+create constraint trigger slow after insert on {table} deferrable initially deferred
+    for each row execute function rest()
+"""
+
+
+def check_last_commit_is_over_with_the_writer(primary: Primary) -> None:
+    """Of a commit that is slow the server knows nothing of its client's end."""
+    primary.sql(SLOW_COMMITS.format(table=generated.WRITES_TABLE), database=generated.DATABASE)
+    primary.start_writer()
+    rests = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+    wait_until(lambda: primary.sql(rests) == [[1]], 30, "a commit that takes long")
+    primary.stop_writer()
+    assert primary.sql(rests) == [[0]]
+    primary.sql(f"drop trigger slow on {generated.WRITES_TABLE}", database=generated.DATABASE)
+
+
+def check_writer_ends_while_it_waits(primary: Primary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logship.rehearsal.site.primary.SESSION_SECONDS", 1.0)
     primary.set_parameters({"synchronous_standby_names": "nobody"}, restart=False)
     primary.start_writer()
     waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
@@ -73,7 +93,9 @@ def check_profile(primary: Primary) -> None:
     assert [each.name for each in words.collations] == ['"de-x-icu"']
 
 
-def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
+def test_a_primary_and_its_copy(
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dump = tmp_path / "schema.sql"
     dump.write_text(DUMP)
     parameters = {**QUICK, "max_connections": "23"}
@@ -98,7 +120,8 @@ def test_a_primary_and_its_copy(engine: LocalEngine, tmp_path: Path) -> None:
     found = f"select count(*) from rehearsal_writes where id in ({','.join(acknowledged)})"
     assert primary.sql(found, database="rehearsal") == [[written.commits]]
 
-    check_writer_ends_while_it_waits(primary)
+    check_last_commit_is_over_with_the_writer(primary)
+    check_writer_ends_while_it_waits(primary, monkeypatch)
 
     whole = contents_of(primary.server)
     assert whole.tables["rehearsal.public.people"].startswith("100 ")

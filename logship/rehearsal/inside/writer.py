@@ -7,6 +7,9 @@ READY on stdout: it can be told to end.  The last line, when it was told:
 {"commits": N, "longest_pause_seconds": S, "first_at": T, "last_at": T, "begun_at": T,
 "ended_at": T}.  A pause is a time without an acknowledged commit, the start and the end of the
 program included; times are seconds since the epoch, those of commits null without any.
+
+A commit that the server is at when the program is told to end goes on without it: its session, of
+APPLICATION_NAME, says for how long.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from psycopg import sql
 
 READY = "ready"
 """The first line: from now on SIGTERM gets an answer."""
+APPLICATION_NAME = "logship rehearsal writer"
 PACE_SECONDS = 0.01
 RETRY_SECONDS = 0.05
 CONNECT_SECONDS = 2
@@ -91,7 +95,10 @@ class Writer:
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[tuple[int]]]:
         with psycopg.connect(
-            self._conninfo, autocommit=True, connect_timeout=CONNECT_SECONDS
+            self._conninfo,
+            autocommit=True,
+            application_name=APPLICATION_NAME,
+            connect_timeout=CONNECT_SECONDS,
         ) as connection:
             try:
                 yield connection

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn
 from logship.rehearsal.engine import RUN_SECONDS, Machine, Process
-from logship.rehearsal.inside.writer import READY
+from logship.rehearsal.inside.writer import APPLICATION_NAME, READY
 from logship.rehearsal.plan import Database
 from logship.rehearsal.plan.schema import DUMP_HINT
 from logship.rehearsal.site import generated
@@ -27,6 +28,8 @@ SCHEMA_DATABASE = "rehearsal_schema"
 """Where the operator's dump goes, unless it names a database itself."""
 LOAD_SECONDS = 900.0
 WRITER_SECONDS = 60.0
+SESSION_SECONDS = 20.0
+"""How long the last commit of a writer that has ended is waited for."""
 _POLL_SECONDS = 0.05
 
 _DEFAULT_PARAMETERS = {"shared_buffers": "32MB", "wal_level": "replica"}
@@ -43,6 +46,11 @@ connect_timeout_seconds = 3
 address = "{address}"
 applier_public_key = "{applier_public_key}"
 secret_key_file = "{directory}/keys/shipper.key"
+"""
+
+_SESSIONS = f"""
+select pg_catalog.count(*) from pg_catalog.pg_stat_activity
+where application_name = '{APPLICATION_NAME}'
 """
 
 # What pg_upgrade wants to find in the new cluster as it was in the old.
@@ -312,19 +320,33 @@ class Primary:
         self._writer = writer
 
     def stop_writer(self) -> Written:
-        """Raises LogshipError: it was killed before."""
+        """Nothing of it is committed afterwards, unless its last commit takes SESSION_SECONDS, as
+        one does that waits for a recovery server that never answers.
+
+        Raises LogshipError: it did not end well, or was killed before.
+        """
         writer, self._writer = self._writer, None
         if writer is None:
             raise RuntimeError("no writer was started")
         status = writer.stop()
         lines = writer.log().strip().splitlines() or ["nothing"]
+        self._wait_for_last_commit()
         try:
-            return Written(**json.loads(lines[-1]))
+            written = Written(**json.loads(lines[-1]))
         except (ValueError, TypeError):
+            written = None
+        if status != 0 or written is None:
             raise LogshipError(
                 Code.REHEARSAL_FAILED,
                 f"the writer on {self.machine.name} ended with {status}: {lines[-1]}",
-            ) from None
+            )
+        return written
+
+    def _wait_for_last_commit(self) -> None:
+        deadline = time.monotonic() + SESSION_SECONDS
+        with suppress(LogshipError):  # a server that is down commits nothing
+            while self.sql(_SESSIONS) != [[0]] and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
 
     @property
     def acknowledged_file(self) -> PurePosixPath:
