@@ -15,6 +15,7 @@ fixture is used.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ class Rehearsing:
 
     def _rehearsed(self, planned: Plan) -> Rehearsed:
         from logship.errors import Code, LogshipError
-        from logship.rehearsal.running import open_engine, rehearse
+        from logship.rehearsal.running import close, open_engine, rehearse
 
         try:
             engine = open_engine(self._engine_name)
@@ -113,7 +114,7 @@ class Rehearsing:
         try:
             return Rehearsed(rehearse(planned, engine, print))
         finally:
-            engine.close()
+            close(engine, _warn)
 
     def _plan_of(self, plan: Plan | Path | str | None, flags: dict[str, Any]) -> Plan:
         from logship.rehearsal.plan.flags import Flags, plan_of_flags
@@ -126,6 +127,13 @@ class Rehearsing:
         if isinstance(plan, Path | str):
             return load_plan(self._directory / plan)
         return plan
+
+
+def _warn(text: str) -> None:
+    with warnings.catch_warnings():
+        # An error would take the place of the report.
+        warnings.simplefilter("always")
+        warnings.warn(text, stacklevel=1)
 
 
 @pytest.fixture

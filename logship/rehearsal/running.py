@@ -54,6 +54,15 @@ def open_engine(name: str) -> Engine:
     return ContainerEngine()
 
 
+def close(engine: Engine, say: Callable[[str], None]) -> None:
+    """Remove all that was made on `engine`.  What can't be is told by `say`, and that is all: what
+    was seen is of more interest, and the next rehearsal tries again."""
+    try:
+        engine.close()
+    except Exception as error:  # whoever it is of
+        say(f"not all that was made could be removed, the next rehearsal tries again: {error}")
+
+
 def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:
     """Carry out `plan` on machines of `engine`, which the caller closes.
 

@@ -138,7 +138,7 @@ def _heed_no_signals() -> None:
 
 
 def _rehearsed(plan: Plan, engine_name: str, say: Callable[[str], None]) -> Report:
-    from logship.rehearsal.running import open_engine, rehearse
+    from logship.rehearsal.running import close, open_engine, rehearse
 
     engine = open_engine(engine_name)
     try:
@@ -146,7 +146,7 @@ def _rehearsed(plan: Plan, engine_name: str, say: Callable[[str], None]) -> Repo
     finally:
         _heed_no_signals()
         say("removing all that was made for it")
-        engine.close()
+        close(engine, say)
 
 
 def _show(report: Report, args: argparse.Namespace) -> None:
