@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from logship.errors import Code, LogshipError
-from logship.rehearsal.engine import attendant
+from logship.rehearsal.engine import RUN_SECONDS, attendant
 
 _COMPLAINT_CHARACTERS = 600
+# What an answer may take longer than the question: a program is killed, its output is sent.
+_LATE_SECONDS = 60.0
 # Of `python SECONDS -- -c CODE COMMAND …`.  Of `-m MODULE …` the third word is its first argument:
 # by another one it may import something else too.
 _PROGRAM = slice(3, 6)
@@ -28,11 +30,12 @@ class Answer(NamedTuple):
 class Line(Protocol):
     """To the standard streams of an attendant that runs."""
 
-    def send(self, data: bytes) -> None:
-        """Raises OSError: it has ended."""
+    def send(self, data: bytes, silence_seconds: float) -> None:
+        """silence_seconds: how long it may be silent until the next `send`, where the road to it
+        may be cut and nobody is told.  Raises OSError: it has ended."""
 
     def receive(self) -> bytes:
-        """The next line of its output; b"" when it has ended."""
+        """The next line of its output; b"" when it has ended.  Raises TimeoutError."""
 
     def close(self) -> str:
         """End it.  Returns what it complained of.  May be called twice."""
@@ -67,12 +70,15 @@ class Attendants:
         python: tuple[str, ...] = (),
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
+        timeout_seconds: float = RUN_SECONDS,
     ) -> Answer:
         """The answer to `arguments` (see `attendant`), by one that runs `python`.
 
         Threads may ask at once.  One that has ended by itself is replaced, by one that is new, if
-        it had not begun with the question.  Raises LogshipError: it ended in the midst of it;
-        OSError and what `begin` raises: none can be started.
+        it had not begun with the question.  timeout_seconds: how long it may take there.
+
+        Raises LogshipError: it ended in the midst of it, or nothing is heard of it; OSError and
+        what `begin` raises: none can be started.
         """
         program = (*python, *arguments[_PROGRAM]) if python else ()
         question = {
@@ -88,7 +94,11 @@ class Attendants:
                 # Whoever ended it may have ended those that wait as well.
                 self._drop(python)
             line, life = self._take(python)
-            begun, answer = _asked(line, data)
+            try:
+                begun, answer = _asked(line, data, timeout_seconds + _LATE_SECONDS)
+            except TimeoutError:
+                line.close()
+                raise self._silent(arguments[0]) from None
             if answer is not None:
                 self._give_back(python, line, life)
                 if program and answer["imported"]:
@@ -106,6 +116,13 @@ class Attendants:
             f"machine {self._name} does not answer: who attends to it ended"
             f"{' in the midst of ' + arguments[0] if begun else ''}: {said or 'it said nothing'}",
             "rehearse again; look who ends processes on this host",
+        )
+
+    def _silent(self, asked: str) -> LogshipError:
+        return LogshipError(
+            Code.REHEARSAL_FAILED,
+            f"machine {self._name} does not answer: nothing is heard of {asked} any more",
+            "rehearse again; look at the container engine, and at the way to it",
         )
 
     def end(self) -> None:
@@ -152,13 +169,16 @@ def program_of(
     return (), []
 
 
-def _asked(line: Line, data: bytes) -> tuple[bool, dict[str, Any] | None]:
-    """Whether it began with it, and its answer if there is one."""
+def _asked(line: Line, data: bytes, silence_seconds: float) -> tuple[bool, dict[str, Any] | None]:
+    """Whether it began with it, and its answer if there is one.  Raises TimeoutError: nobody knows
+    whether it began."""
     begun = False
     try:
-        line.send(data)
+        line.send(data, silence_seconds)
         begun = line.receive() == attendant.BEGUN
         answer = line.receive() if begun else b""
+    except TimeoutError:
+        raise
     except OSError:
         return begun, None
     return begun, json.loads(answer) if answer.endswith(b"\n") else None

@@ -234,7 +234,11 @@ class ContainerMachine:
         else:
             arguments = ["run", str(timeout_seconds), str(len(given)), "--", *words]
         answer = self._attendants.ask(
-            arguments, python=python, stdin=given, environment=environment
+            arguments,
+            python=python,
+            stdin=given,
+            environment=environment,
+            timeout_seconds=timeout_seconds,
         )
         return Done(
             answer.returncode,

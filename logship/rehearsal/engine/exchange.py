@@ -13,6 +13,8 @@ from logship.rehearsal.engine.attendants import Answer
 _HEADER = struct.Struct(">BxxxL")
 _STDOUT = 1
 _END_SECONDS = 30.0
+# A volume may have many files that get another owner.
+_EXECUTE_SECONDS = 900.0
 _POLL_SECONDS = 0.02
 
 
@@ -50,7 +52,7 @@ def execute(client: Any, call: Call, *, stdin: bytes = b"") -> Answer:
     """
     talk = Conversation(client, call)
     try:
-        talk.send(supervision.GO + stdin)
+        talk.send(supervision.GO + stdin, _EXECUTE_SECONDS)
         stdout, stderr = talk.everything()
     finally:
         talk.close()
@@ -68,11 +70,12 @@ class Conversation:
         self.execution = call.prepare(client, stdin=True)
         self._stream = client.api.exec_start(self.execution, socket=True)
         self._road = getattr(self._stream, "_sock", self._stream)
-        self._road.settimeout(None)
         self._unread = b""
         self._complaints = b""
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, silence_seconds: float) -> None:
+        # A road that was cut need not say so.
+        self._road.settimeout(silence_seconds)
         self._road.sendall(data)
 
     def receive(self) -> bytes:

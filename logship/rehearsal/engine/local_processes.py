@@ -66,7 +66,8 @@ class LocalLine:
         self._process = process
         self._complaints = complaints
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, silence_seconds: float) -> None:
+        # The host itself tells how it ended.
         assert self._process.stdin is not None
         self._process.stdin.write(data)
         self._process.stdin.flush()

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from logship.errors import Code, LogshipError
 from logship.rehearsal.engine import CURRENT_LOGSHIP, ImageFacts, attendant, containers
 from logship.rehearsal.engine.attendant import BEGUN
 from logship.rehearsal.engine.attendants import Answer, Attendants, program_of
+from logship.rehearsal.engine.exchange import Call, Conversation
 from logship.rehearsal.engine.images import Probed
 
 PYTHON = ("env", "PYTHONPATH=/code", "python3")
@@ -59,9 +61,11 @@ class FakeLine:
     def __init__(self, *says: bytes) -> None:
         self._says = list(says)
         self.asked: list[dict[str, Any]] = []
+        self.silences: list[float] = []
         self.closed = False
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, silence_seconds: float) -> None:
+        self.silences.append(silence_seconds)
         self.asked.append(json.loads(data))
 
     def receive(self) -> bytes:
@@ -133,8 +137,8 @@ def test_one_is_asked_again_and_ends_with_the_machine() -> None:
 
 def test_one_that_is_at_work_while_the_machine_ends_is_not_asked_again() -> None:
     class Ending(FakeLine):
-        def send(self, data: bytes) -> None:
-            super().send(data)
+        def send(self, data: bytes, silence_seconds: float) -> None:
+            super().send(data, silence_seconds)
             asked.end()
 
     line = Ending(BEGUN, answer("late"))
@@ -157,8 +161,8 @@ def test_a_new_one_replaces_one_that_has_ended_as_those_that_wait_may_have_ended
     class Busy(FakeLine):
         """Another thread asks meanwhile."""
 
-        def send(self, data: bytes) -> None:
-            super().send(data)
+        def send(self, data: bytes, silence_seconds: float) -> None:
+            super().send(data, silence_seconds)
             if len(self.asked) == 1:
                 asked.ask(["read", "b"])
 
@@ -176,6 +180,30 @@ def test_what_was_begun_is_not_asked_twice() -> None:
     with pytest.raises(LogshipError, match="in the midst"):
         attendants([FakeLine(BEGUN, b'{"status": 0'), other]).ask(["write", "a"])
     assert not other.asked
+
+
+def test_one_of_which_nothing_is_heard_is_given_up_and_not_asked_again() -> None:
+    class Silent(FakeLine):
+        def receive(self) -> bytes:
+            raise TimeoutError
+
+    silent, other = Silent(), FakeLine(BEGUN, answer("twice"))
+    asked = attendants([silent, other])
+    with pytest.raises(LogshipError, match="recovery does not answer: nothing is heard of run"):
+        asked.ask(["run", "9", "0", "--", "true"], timeout_seconds=9)
+    assert silent.silences == [pytest.approx(69)]
+    assert silent.closed and not other.asked
+
+
+def test_a_stream_that_nobody_ends_is_silent_for_no_longer_than_it_may() -> None:
+    ours, theirs = socket.socketpair()
+    client = MagicMock()
+    client.api.exec_start.return_value = ours
+    with theirs, ours:
+        talk = Conversation(client, Call("container", ["attend"], user="postgres"))
+        talk.send(b"question", 0.05)
+        with pytest.raises(TimeoutError):
+            talk.receive()
 
 
 def test_what_a_program_imports_is_imported_for_it_on_other_machines() -> None:
@@ -245,7 +273,7 @@ def test_what_the_system_refuses_or_kills_does_not_end_one_that_waits() -> None:
 
 def test_who_asks_while_a_container_goes_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Going(FakeLine):
-        def send(self, data: bytes) -> None:
+        def send(self, data: bytes, silence_seconds: float) -> None:
             machine.remove()
             raise BrokenPipeError
 
