@@ -265,7 +265,11 @@ def _pack_mark(name: str, file: IO[bytes]) -> None:
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Of the rehearsals on this host: who comes second finds filled what the first has filled."""
-    path = Path(tempfile.gettempdir()) / f"logship-rehearsal-{os.getuid()}.lock"
-    with path.open("w") as file:
+    with _lock_file().open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _lock_file() -> Path:
+    # Not of TMPDIR: the volumes are the engine's, whoever has which directory for temporary files.
+    return Path("/tmp") / f"logship-rehearsal-{os.getuid()}.lock"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from logship.errors import Code, LogshipError, UsageError
-from logship.rehearsal.engine import CURRENT_LOGSHIP
+from logship.rehearsal.engine import CURRENT_LOGSHIP, code_volumes
 from logship.rehearsal.engine.code_volumes import pack_code
 from logship.rehearsal.engine.connection import connect
 from logship.rehearsal.engine.wheels import Target, digest, requirements
@@ -71,6 +72,14 @@ def test_what_is_no_logship_is_refused(tmp_path: Path) -> None:
         pack_code(str(text), "code", io.BytesIO())
     with pytest.raises(UsageError, match="neither a wheel nor a directory"):
         pack_code(str(tmp_path / "nowhere"), "code", io.BytesIO())
+
+
+def test_who_has_another_directory_for_temporary_files_fills_no_volume_beside_us(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ours = code_volumes._lock_file()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert code_volumes._lock_file() == ours
 
 
 def test_without_an_engine_it_is_said_at_once(
