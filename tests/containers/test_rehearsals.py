@@ -238,7 +238,7 @@ def test_versions_that_do_not_talk_are_told_before(
         from_image=image,
         applier_to=str(logship_of_another_protocol),
         rows=ROWS,
-        patience_seconds=25.0,  # also for the seed; all of it passes where nothing is shipped
+        patience_seconds=25.0,  # all of it passes where nothing is shipped
     )
     before, change = done.steps
     check_protected(before)

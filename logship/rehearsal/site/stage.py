@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from logship.errors import Code, LogshipError
 from logship.rehearsal.engine import Engine
 from logship.rehearsal.outcome import Verdict
-from logship.rehearsal.plan import Plan
+from logship.rehearsal.plan import PATIENCE_SECONDS, Plan
 from logship.rehearsal.site.copied import copy_of
 from logship.rehearsal.site.primary import Primary, Written, longest_pause_seconds
 from logship.rehearsal.site.recovery import Progress, Recovery
@@ -155,7 +155,10 @@ def build(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Stage:
         start.standby_parameters,
     )
     recovery.start()
-    stage = Stage(engine, primary, recovery, say, plan.patience_seconds)
+    # A plan may have little patience with its steps: the first seed takes as long as it takes.
+    seed_seconds = max(plan.patience_seconds, PATIENCE_SECONDS)
+    stage = Stage(engine, primary, recovery, say, seed_seconds)
     stage.ship()
     stage.wait_following()
+    stage.patience_seconds = plan.patience_seconds
     return stage
