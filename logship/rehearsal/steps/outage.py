@@ -20,7 +20,8 @@ class Exposure:
     """The most WAL that only the primary had.  Pure.
 
     A side that does not answer is taken to be where it was last seen: a primary that is down
-    writes nothing, a recovery server that is down stores nothing.
+    writes nothing, a recovery server that is down stores nothing.  What it stored after it was
+    last seen and before it went down counts too, so it is an upper estimate while a side is down.
     """
 
     def __init__(self) -> None:
