@@ -43,7 +43,9 @@ class Arrival:
         """Whether `seeder` is fed from a bucket: who comes by the link must not end it."""
         self.asked_of_link = False
         """An operator wants one of the link's shipper, and none has begun there since."""
+        self._beginning = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
+        self._removing: asyncio.Task[None] | None = None
         self._waits_for_wal = False
         self._alarm: Code | None = None
 
@@ -74,7 +76,12 @@ class Arrival:
 
     async def begin(self, frame: SeedBegin, *, from_bucket: bool = False) -> None:
         """Make room for the seed and begin its chain of WAL.  Raises LogshipError: no seed."""
-        await self.give_up("another seed began")
+        async with self._beginning:  # they come by two roads, and have one place to work in
+            await self.give_up("another seed began")
+            await self.removed()
+            await self._begin(frame, from_bucket)
+
+    async def _begin(self, frame: SeedBegin, from_bucket: bool) -> None:
         instance = self._instance
         profile = instance.record.profile
         assert profile is not None
@@ -99,7 +106,8 @@ class Arrival:
         except BaseException:
             # Without its chain the seed must not go on, not on the next connection either.
             instance.budget.turn.done("seed")
-            await seeder.abort()
+            self._removing = asyncio.create_task(self._remove(seeder))
+            await self.removed()
             raise
         self.seeder, self.is_from_bucket, self.pace = seeder, from_bucket, Pace()
         self.pace.arrived(0, time.monotonic())
@@ -170,14 +178,27 @@ class Arrival:
         return True
 
     async def give_up(self, why: str) -> None:
-        """Forget the seed that is arriving, if any, and remove what there is of it."""
+        """Forget the seed that is arriving, if any, and remove what there is of it: to the end,
+        also if the caller is cancelled."""
         if self.seeder is None:
             return
         seeder, self.seeder = self.seeder, None
         self._instance.budget.turn.done("seed")
-        await self.kept.give_up()
         name = self._instance.name
         log.warning("gave up a seed", instance=name, seed_id=seeder.seed_id, why=why)
+        self._removing = asyncio.create_task(self._give_up(seeder))
+        await self.removed()
+
+    async def removed(self) -> None:
+        """Returns when nothing of a seed that was given up is being removed any more."""
+        if self._removing is not None:
+            await asyncio.wait({self._removing})
+
+    async def _give_up(self, seeder: SeedReceiver) -> None:
+        await self.kept.give_up()
+        await self._remove(seeder)
+
+    async def _remove(self, seeder: SeedReceiver) -> None:
         try:
             await seeder.abort()
         except LogshipError as error:

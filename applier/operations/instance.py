@@ -152,6 +152,7 @@ class Instance:
         """Leave the standby running, let go of everything else."""
         await self.sender.save_heard()
         await self.arrival.give_up("the applier stops")
+        await self.arrival.removed()
         await self.leave_cluster()
 
     @property

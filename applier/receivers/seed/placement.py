@@ -65,9 +65,19 @@ class _Record(msgspec.Struct, frozen=True):
 def swap_in(directory: Path, seed: SeedPlaced) -> None:
     """Make `X.seeding` the `X` of `directory`, and X of before X.old.
 
-    No server may run on `data`, and both `X.seeding` must be synced.  Raises LogshipError
-    (SEED_FAILED, DISK_FULL): `swap_in` again or `recover_placement` then goes on from there.
+    No server may run on `data`, and both `X.seeding` must be synced; if one is missing nothing
+    is changed.  Done already, it changes nothing either.  Raises LogshipError (SEED_FAILED,
+    DISK_FULL): `swap_in` again or `recover_placement` then goes on from there.
     """
+    if not is_unfinished(directory) and (missing := _missing(directory)):
+        if len(missing) == len(_SWAPPED) and read_placement(directory) == seed:
+            return
+        raise LogshipError(
+            Code.SEED_FAILED,
+            f"the seed {seed.seed_id} can't be swapped in: {missing[0]} is not there any more",
+            "look for who else removes files there; a new seed starts by itself",
+            retryable=True,
+        )
     try:
         _write(directory, _Record("swapping", seed))
         _roll_forward(directory)
@@ -168,6 +178,11 @@ def tablespace_locations(directory: Path) -> dict[int, str]:
             f"{path} can't be read: {error}",
             "it is written with every seed; start a new one",
         ) from error
+
+
+def _missing(directory: Path) -> list[Path]:
+    arriving = [directory / (name + SEEDING_SUFFIX) for name in _SWAPPED]
+    return [path for path in arriving if not os.path.lexists(path)]
 
 
 def _roll_forward(directory: Path) -> None:

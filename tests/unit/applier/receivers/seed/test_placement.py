@@ -134,6 +134,29 @@ def test_the_predecessor_goes_only_when_the_caller_says_so(tmp_path: Path) -> No
     assert names(tmp_path) == {"data", "tablespaces", "seed.json"}
 
 
+@pytest.mark.parametrize("missing", ["data", "tablespaces"])
+def test_a_seed_of_which_something_is_missing_is_not_put_in_place(
+    tmp_path: Path, missing: str
+) -> None:
+    make(tmp_path, "", "first")
+    make(tmp_path, ".seeding", "second")
+    durable.remove_tree(tmp_path / f"{missing}.seeding")
+    before = names(tmp_path)
+    with pytest.raises(LogshipError) as caught:
+        swap_in(tmp_path, seed("second"))
+    assert caught.value.code is Code.SEED_FAILED
+    assert f"{missing}.seeding" in caught.value.what
+    assert (names(tmp_path), contents(tmp_path)) == (before, {"first"})
+
+
+def test_a_swap_that_was_done_may_be_asked_for_again(tmp_path: Path) -> None:
+    """Whoever waited for it was cancelled, and did not hear of it."""
+    make(tmp_path, ".seeding", "first")
+    swap_in(tmp_path, seed("first"))
+    swap_in(tmp_path, seed("first"))
+    assert contents(tmp_path) == {"first"}
+
+
 def test_nothing_is_discarded_while_a_swap_is_unfinished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

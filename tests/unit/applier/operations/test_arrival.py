@@ -1,0 +1,111 @@
+"""Seeds one after the other: none works on the files of another."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from applier.operations.instance import Instance
+from applier.receivers.seed import placement
+from applier.receivers.seed.receiver import SeedReceiver
+from logship.frames import SeedBegin
+from tests.support.link_frames import SEGMENT_BYTES, hello
+from tests.support.waiting import until
+from tests.unit.applier.operations.conftest import Listener
+
+FIRST = SeedBegin(seed_id="first", timeline=1, start_lsn=4 * SEGMENT_BYTES, estimated_bytes=0)
+SECOND = SeedBegin(seed_id="second", timeline=1, start_lsn=8 * SEGMENT_BYTES, estimated_bytes=0)
+PATIENCE_SECONDS = 0.3
+"""How long one that should be waited for gives the other to come in between."""
+
+
+class Overlap:
+    """One piece of work takes until another one begins beside it, or long enough to show that
+    none does."""
+
+    def __init__(self) -> None:
+        self.entered, self.is_disturbed = threading.Event(), False
+        self._other = threading.Event()
+
+    def slow(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        self.entered.set()
+        self.is_disturbed = self._other.wait(PATIENCE_SECONDS) or self.is_disturbed
+        return work(*arguments)
+
+    def disturbing(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        self._other.set()
+        return work(*arguments)
+
+
+async def give_up_in_background(instance: Instance, listener: Listener) -> None:
+    """An operator wants a seed from elsewhere, as its shipper died."""
+    await instance.seed_begin(FIRST)
+    instance.lost(listener, "its host died")
+    instance.check_seed_possible()
+
+
+async def lose_the_hello(instance: Instance, listener: Listener) -> None:
+    """A shipper that was started anew gives it up, and its connection is lost at once."""
+    await instance.seed_begin(FIRST)
+    greeting = asyncio.create_task(instance.hello(hello(), listener))
+    await until(lambda: instance.arrival.seeder is None, "it is given up")
+    greeting.cancel()
+    await asyncio.wait([greeting], timeout=PATIENCE_SECONDS / 3)
+
+
+async def lose_the_begin(instance: Instance, _: Listener) -> None:
+    """The connection is lost before the seed's chain has begun."""
+    waiting = asyncio.Event()
+
+    async def never(*_: object, **__: object) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(instance.opened_store, "begin_chain", never)
+        beginning = asyncio.create_task(instance.seed_begin(FIRST))
+        await waiting.wait()
+    beginning.cancel()
+    await asyncio.wait([beginning], timeout=PATIENCE_SECONDS / 3)
+
+
+@pytest.mark.parametrize("leave", [give_up_in_background, lose_the_hello, lose_the_begin])
+async def test_a_seed_waits_until_what_was_given_up_before_it_is_removed(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch, leave: Any
+) -> None:
+    await instance.hello(hello(), listener)
+    overlap = Overlap()
+    discard, prepare = placement.discard_arriving, SeedReceiver._prepare
+    monkeypatch.setattr(placement, "discard_arriving", partial(overlap.slow, discard))
+    await leave(instance, listener)
+    await asyncio.to_thread(overlap.entered.wait, 10)
+    monkeypatch.setattr(
+        SeedReceiver, "_prepare", lambda *arguments: overlap.disturbing(prepare, *arguments)
+    )
+    await instance.arrival.begin(SECOND)
+    await instance.arrival.removed()
+    assert not overlap.is_disturbed
+    assert (instance.incarnation_directory / "data.seeding").is_dir()
+    assert (instance.incarnation_directory / "tablespaces.seeding").is_dir()
+
+
+async def test_of_two_seeds_that_begin_at_once_the_later_one_takes_the_place(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await instance.hello(hello(), listener)
+    overlap, prepare = Overlap(), SeedReceiver._prepare
+
+    def prepared(receiver: SeedReceiver, frame: SeedBegin) -> None:
+        step = overlap.slow if frame is FIRST else overlap.disturbing
+        step(prepare, receiver, frame)
+
+    monkeypatch.setattr(SeedReceiver, "_prepare", prepared)
+    await asyncio.gather(instance.arrival.begin(FIRST), instance.arrival.begin(SECOND))
+    assert not overlap.is_disturbed
+    assert instance.arrival.seeder is not None
+    assert instance.arrival.seeder.seed_id == "second"
