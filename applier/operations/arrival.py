@@ -222,6 +222,7 @@ class Arrival:
     async def _put_in_place(self, seeder: SeedReceiver, frame: SeedEnd) -> None:
         async def before_swap() -> None:
             await self._wait_until_recoverable(frame)
+            await self._instance.following.leave_previous()
             await self._instance.following.stop()
 
         for tries_left in reversed(range(SWAP_TRIES)):

@@ -58,6 +58,9 @@ class Following:
         self.standby: Standby | None = None
         self._runs_on: Installation | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._discarding: asyncio.Task[None] | None = None
+        self._removal: asyncio.Future[None] | None = None
+        """Of what the last seed replaced, in its thread; it goes on when `_discarding` ends."""
         self._turn = asyncio.Lock()
 
     @property
@@ -113,7 +116,7 @@ class Following:
             if self._instance.record.fence is None:
                 await self._start()
                 if self.placed is not None:
-                    self._instance.spawn(self._discard_previous())
+                    self._discarding = self._instance.spawn(self._discard_previous())
 
     async def _prepare_again(self) -> None:
         """A crash may have come between the seed's arrival and its becoming a standby."""
@@ -251,7 +254,7 @@ class Following:
             await asyncio.to_thread(prepare, layout, self._instance.host.run_as)
             await self._check()
             await self._start()
-            self._instance.spawn(self._discard_previous())
+            self._discarding = self._instance.spawn(self._discard_previous())
 
     async def _discard_previous(self) -> None:
         """Remove what the seed replaced, once what replaced it can be opened.  Where no server
@@ -266,9 +269,20 @@ class Following:
             await asyncio.sleep(CONSISTENT_POLL_SECONDS)
         if self.placed is not placed:
             return
-        await asyncio.get_running_loop().run_in_executor(
-            self._instance.host.removals, discard_previous, self._instance.incarnation_directory
+        directory = self._instance.incarnation_directory
+        self._removal = asyncio.get_running_loop().run_in_executor(
+            self._instance.host.removals, discard_previous, directory
         )
+        await asyncio.shield(self._removal)
+
+    async def leave_previous(self) -> None:
+        """The next seed is about to be swapped in, which removes the same: from the return on
+        nothing does so here."""
+        if self._discarding is not None:
+            self._discarding.cancel()
+            await asyncio.wait({self._discarding})
+        if self._removal is not None:
+            await asyncio.wait({self._removal})
 
     async def stop(self) -> None:
         """Take the server down, as its data directory is about to be replaced."""
@@ -366,7 +380,21 @@ class Following:
                 f"{self._instance.name} has no standby: no seed was ever completed",
                 self._instance.former.what_can_be_promoted(),
             )
+        if self._is_half_in_place():
+            raise RefusedError(
+                Code.PROMOTE_REFUSED,
+                f"a seed of {self._instance.name} is not completely in place",
+                "try again in a moment; if it stays so, start the applier again, which finishes "
+                "this before anything else",
+            )
         self._version_check.refuse_promotion()
+
+    def _is_half_in_place(self) -> bool:
+        """Whether a swap has failed, or is going on: the data may be of two seeds."""
+        try:
+            return is_unfinished(self._instance.incarnation_directory)
+        except LogshipError:
+            return False  # `placed` was read from it before: what harmed it since harms no data
 
     # --- inside -----------------------------------------------------------------------------
 

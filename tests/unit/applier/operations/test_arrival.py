@@ -10,13 +10,23 @@ from typing import Any
 
 import pytest
 
+from applier.operations import following as following_module
 from applier.operations.instance import Instance
 from applier.receivers.seed import placement
+from applier.receivers.seed.placement import SeedPlaced
 from applier.receivers.seed.receiver import SeedReceiver
-from logship.frames import SeedBegin
-from tests.support.link_frames import SEGMENT_BYTES, hello
+from logship.errors import Code, RefusedError
+from logship.frames import SeedBegin, SeedChunk, SeedEnd
+from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
 from tests.unit.applier.operations.conftest import Listener
+from tests.unit.applier.receivers.seed.archives import (
+    SYSTEM_IDENTIFIER,
+    SeedFrames,
+    entry,
+    manifest,
+    seed,
+)
 
 FIRST = SeedBegin(seed_id="first", timeline=1, start_lsn=4 * SEGMENT_BYTES, estimated_bytes=0)
 SECOND = SeedBegin(seed_id="second", timeline=1, start_lsn=8 * SEGMENT_BYTES, estimated_bytes=0)
@@ -109,3 +119,60 @@ async def test_of_two_seeds_that_begin_at_once_the_later_one_takes_the_place(
     assert not overlap.is_disturbed
     assert instance.arrival.seeder is not None
     assert instance.arrival.seeder.seed_id == "second"
+
+
+# --- what a seed replaced -------------------------------------------------------------------
+
+
+def small_seed(seed_id: str) -> SeedFrames:
+    control = b"control"
+    archive = entry("global/") + entry("global/pg_control", control)
+    return seed([("", archive)], manifest({"global/pg_control": control}), seed_id=seed_id)
+
+
+async def give(instance: Instance, frames: SeedFrames) -> None:
+    for frame, payload in frames:
+        match frame:
+            case SeedBegin():
+                await instance.arrival.begin(frame)
+            case SeedChunk():
+                await instance.arrival.chunk(frame, payload)
+            case SeedEnd():
+                await instance.arrival.end(frame)
+
+
+async def test_a_swap_waits_until_what_the_last_seed_replaced_is_removed(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both remove the same files; a swap that fails in between leaves no standby."""
+    await instance.hello(hello(profile=profile(system_identifier=SYSTEM_IDENTIFIER)), listener)
+
+    async def recoverable(_: object) -> None:
+        """No WAL is shipped here."""
+
+    monkeypatch.setattr(instance.arrival, "_wait_until_recoverable", recoverable)
+    monkeypatch.setattr(following_module, "prepare", lambda *_: None)
+    overlap = Overlap()
+    discard, roll = placement.discard_previous, placement._roll_forward
+    monkeypatch.setattr(following_module, "discard_previous", partial(overlap.slow, discard))
+    await give(instance, small_seed("first"))
+    await asyncio.to_thread(overlap.entered.wait, 10)
+    monkeypatch.setattr(following_module, "discard_previous", discard)
+    monkeypatch.setattr(placement, "_roll_forward", partial(overlap.disturbing, roll))
+    await give(instance, small_seed("second"))
+    assert not overlap.is_disturbed
+    placed = instance.following.placed
+    assert placed is not None and placed.seed_id == "second"
+
+
+async def test_a_standby_whose_seed_is_half_in_place_is_not_promoted(
+    instance: Instance, listener: Listener
+) -> None:
+    await instance.hello(hello(), listener)
+    halfway = SeedPlaced(seed_id="s1", timeline=1, start_lsn=1, end_lsn=2, bytes=0, files=0)
+    instance.following.placed = halfway
+    placement._write(instance.incarnation_directory, placement._Record("swapping", halfway))
+    with pytest.raises(RefusedError, match="not completely in place") as caught:
+        instance.following.refuse_promotion_unless_ready()
+    assert caught.value.code is Code.PROMOTE_REFUSED
+    instance.following.placed = None
