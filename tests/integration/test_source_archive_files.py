@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from structlog.testing import capture_logs
 from logship import durable
 from logship.errors import Code, LogshipError
 from logship.lsn import Lsn, Position
+from logship.threads import run_to_the_end
 from logship.wal import History, HistoryEntry, WalLine, history_name, segment_name
 from shipper.sources import HistoryFile, WalBytes
 from shipper.sources.archive import ArchiveSource, files, notices, removal, settling
@@ -618,54 +619,58 @@ async def test_what_could_not_be_removed_or_noted_is_tried_again(
         await until(lambda: not box.names(), "with no further ack", 60)
 
 
-async def test_what_a_removal_that_was_given_up_still_does_is_over_before_the_next_begins(
+async def test_a_thread_that_could_not_be_started_ends_no_removal(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, remove = durable.write_file, removal.Removal._remove_shipped
-    steps: list[str] = []
-    goes_on = {"write": threading.Event(), "remove": threading.Event()}
-
-    @contextlib.contextmanager
-    def step(what: str) -> Iterator[None]:
-        steps.append(what)
-        try:
-            if not goes_on[what].is_set():
-                assert goes_on[what].wait(10), "it was waited for"
-            yield
-        finally:
-            steps.append("done")
-
-    def written(path: Path, content: bytes) -> None:
-        with step("write"):
-            write(path, content)
-
-    def removed(self: removal.Removal, path: Path) -> object:
-        with step("remove"):
-            return remove(self, path)
-
-    monkeypatch.setattr(durable, "write_file", written)
-    monkeypatch.setattr(removal.Removal, "_remove_shipped", removed)
+    monkeypatch.setattr(removal, "REMIND_SECONDS", 0.3)
     box.archive(1, 1, 2)
     source = await box.started()
-    outbox = source._outbox
-    assert outbox is not None
+    collected = await collect(source, 1, 3 * S)
+    refused: list[str] = []
+
+    async def refuse_once(threads: object, work: Callable[[], object]) -> object:
+        if not refused:
+            refused.append("once")
+            raise RuntimeError("can't start new thread")
+        return await run_to_the_end(None, work)
+
+    monkeypatch.setattr(removal, "run_to_the_end", refuse_once)
+    source.acknowledge(collected.end, collected.end, Lsn(0))
+    await until(lambda: not box.names(), "with no further ack", 60)
+
+
+async def test_a_source_begins_anew_once_what_it_remembers_is_written(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = durable.write_file
+    steps: list[str] = []
+    goes_on = threading.Event()
+
+    def written(path: Path, content: bytes) -> None:
+        steps.append("write")
+        assert goes_on.wait(30), "it was waited for"
+        write(path, content)
+        steps.append("done")
+
+    monkeypatch.setattr(durable, "write_file", written)
+    box.archive(1, 1, 2)
+    source = await box.started()
     await source.read(S)
     source.acknowledge(at(1, 2 * S), at(1, 2 * S), Lsn(0))
     await until(lambda: steps == ["write"], "it writes")
-    await source.start(at(1, 2 * S), frozenset())
-    await collect(source, 1, 3 * S)
-    assert outbox.memory.changed
-    source.acknowledge(at(1, 3 * S), at(1, 3 * S), Lsn(0))
-    await until(lambda: not outbox.memory.changed, "the next one is to write")
-    goes_on["write"].set()
-    await until(lambda: steps[4:] == ["remove"], "it removes")
-    going = outbox.going
-    await source.start(at(1, 3 * S), frozenset())
-    source.acknowledge(at(1, 3 * S), at(1, 3 * S), Lsn(0))
-    await until(lambda: outbox.going is not going, "the next one is to remove")
-    goes_on["remove"].set()
-    await until(lambda: not box.names(), "both go")
-    assert steps[1::2] == ["done"] * (len(steps) // 2), steps
+
+    async def go_on() -> None:
+        await source.start(at(1, 2 * S), frozenset())
+        await collect(source, 1, 3 * S)
+        source.acknowledge(at(1, 3 * S), at(1, 3 * S), Lsn(0))
+        await until(lambda: not box.names(), "both go")
+
+    going_on = asyncio.create_task(go_on())
+    await asyncio.wait({going_on}, timeout=0.2)
+    assert steps == ["write"], "another writes beside it"
+    goes_on.set()
+    await going_on
+    assert steps == ["write", "done"] * (len(steps) // 2)
     remembered = removal.load_memory(box.directory / "outbox.json")
     assert remembered.names() == [named(1, 1), named(1, 2)]
 

@@ -7,17 +7,16 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 
 from logship import durable
 from logship.errors import LogshipError
 from logship.lsn import Position
+from logship.threads import run_to_the_end
 from logship.wal import WalLine
 from shipper.backoff import REMIND_SECONDS, Reminder
 from shipper.sources.archive import files
@@ -28,8 +27,6 @@ from shipper.sources.archive.settling import Settling
 from shipper.sources.archive.watching import Outbox
 
 log = structlog.get_logger(__name__)
-
-_T = TypeVar("_T")
 
 _BATCH = 256
 _Outcome = LogshipError | str | None
@@ -64,17 +61,13 @@ class Removal:
         memory_file: Path,
         *,
         keep: bool,
-        thread: Executor,
         conflict: Callable[[], None],
     ) -> None:
-        """thread: of one worker, which the removals that come after another on one outbox share:
-        what a removal that was given up still does on the disk is over before the next one's
-        begins.  conflict: called when one was found."""
+        """conflict: called when one was found."""
         self._outbox = outbox
         self._line = line
         self._memory_file = memory_file
         self._keep = keep
-        self._thread = thread
         self._conflict = conflict
         self._durable: Position | None = None
         self._due = asyncio.Event()
@@ -105,7 +98,7 @@ class Removal:
             self._note_again_at = math.inf
             try:
                 await self._round()
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # RuntimeError: no thread could be started
                 self._note_again_at = time.monotonic() + REMIND_SECONDS
                 if self._reminder.due(str(error)):
                     log.error("can't note what was shipped", error=str(error))
@@ -133,7 +126,10 @@ class Removal:
             if outbox.memory.changed and (names or (self._keep and finishes_segment)):
                 content = outbox.memory.encode()
                 try:
-                    await self._in_turn(partial(durable.write_file, self._memory_file, content))
+                    # The next removal is begun once this one has ended, and writes there too.
+                    await run_to_the_end(
+                        None, partial(durable.write_file, self._memory_file, content)
+                    )
                 except BaseException:
                     outbox.memory.changed = True
                     raise
@@ -145,9 +141,6 @@ class Removal:
         while names := self._not_left(past_the_switch(outbox.index, position, outbox.histories)):
             await self._remove(names, self._remove_leftover)
         self._say_past()
-
-    async def _in_turn(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _say_past(self) -> None:
         self._past &= self._left.keys()
@@ -166,7 +159,7 @@ class Removal:
 
     async def _remove(self, names: list[str], remove: Callable[[Path], _Outcome]) -> None:
         going = self._outbox.going = set(names)
-        outcomes = await self._in_turn(lambda: [self._tried(remove, name) for name in names])
+        outcomes = await asyncio.to_thread(lambda: [self._tried(remove, name) for name in names])
         for name, outcome in zip(names, outcomes, strict=True):
             if outcome is None:
                 if name in going:

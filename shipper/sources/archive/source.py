@@ -17,7 +17,6 @@ from logship.errors import Code, LogshipError
 from logship.identity import Profile
 from logship.lsn import Lsn, Position
 from logship.postgres.replication import ReplicationConnection
-from logship.threads import IdleExecutor
 from logship.wal import History, WalLine, history_name, segment_start
 from shipper.backoff import Reminder
 from shipper.sources import HistoryFile, Observation, SourceEvent, SourceIdentity, WalBytes
@@ -93,7 +92,6 @@ class ArchiveSource:
         self._missing_since: tuple[Piece, float] | None = None
         self._removal: Removal | None = None
         self._removing: asyncio.Task[None] | None = None
-        self._removing_thread = IdleExecutor("outbox-removal")
 
     # --- what the primary is ------------------------------------------------------------------
 
@@ -216,7 +214,6 @@ class ArchiveSource:
             _line(profile),
             self._memory_file,
             keep=self._keep,
-            thread=self._removing_thread,
             conflict=self._changed.set,
         )
         self._removing = asyncio.create_task(self._removal.run())
