@@ -125,14 +125,22 @@ class DaemonThreads(Executor):
         self._lock = threading.Lock()
 
     def submit(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Raises RuntimeError where a thread is wanted and can't be started: `work` is dropped."""
+        """Raises RuntimeError where none runs and none can be started: `work` is dropped."""
         future: Future[_T] = Future()
         with self._lock:  # the new thread waits for it, and then finds its work
             if self._running < self._most:
-                threading.Thread(target=self._work, name=self._name, daemon=True).start()
-                self._running += 1
+                self._start_another()
             self._queue.append((future, partial(work, *args, **kwargs)))
         return future
+
+    def _start_another(self) -> None:
+        try:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        except RuntimeError:
+            if not self._running:
+                raise
+        else:
+            self._running += 1
 
     def _work(self) -> None:
         while True:

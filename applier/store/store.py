@@ -425,8 +425,11 @@ class Store:
         wanted = self._core.segments.spare_wanted and not self._closed
         if wanted and not self._spare_running:
             loop = asyncio.get_running_loop()
-            future = loop.run_in_executor(self._spare_thread, self._core.segments.make_spare)
-            self._spare_running = True  # only now: there may be no thread for it
+            try:
+                future = loop.run_in_executor(self._spare_thread, self._core.segments.make_spare)
+            except RuntimeError:  # no thread could be started; without a spare it goes on as well
+                return
+            self._spare_running = True
             future.add_done_callback(self._spare_done)
 
     def _spare_done(self, done: asyncio.Future[None]) -> None:

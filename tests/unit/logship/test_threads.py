@@ -124,3 +124,23 @@ async def test_a_thread_that_could_not_be_started_once_fails_who_asked_and_nobod
     async with asyncio.timeout(10):
         await asyncio.wrap_future(executor.submit(done.append, 2))
     assert done == [2]
+
+
+async def test_where_no_further_thread_can_be_started_those_that_run_do_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executor = DaemonThreads(2, "late")
+    running, gate = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        running.set()
+        return gate.wait(10)
+
+    first = executor.submit(work)
+    await until(running.is_set, "the work began")
+    refuse_next_thread(monkeypatch, "late")
+    second = executor.submit(threading.get_ident)
+    gate.set()
+    async with asyncio.timeout(10):
+        assert await asyncio.wrap_future(first)
+        await asyncio.wrap_future(second)

@@ -373,8 +373,7 @@ async def test_a_spare_that_got_no_thread_is_made_later(
 ) -> None:
     store = open_store(tmp_path)
     refuse_next_thread(monkeypatch, "store-spare")
-    with pytest.raises(RuntimeError, match="can't start"):
-        await store.begin_chain(1, START)
+    await store.begin_chain(1, START)
     await append(store, START, START + 10)
     await until(lambda: not store._core.segments.spare_wanted, "the spare is made")
     store.close()
