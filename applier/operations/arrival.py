@@ -76,10 +76,26 @@ class Arrival:
 
     async def begin(self, frame: SeedBegin, *, from_bucket: bool = False) -> None:
         """Make room for the seed and begin its chain of WAL.  Raises LogshipError: no seed."""
-        async with self._beginning:  # they come by two roads, and have one place to work in
-            await self.give_up("another seed began")
-            await self.removed()
-            await self._begin(frame, from_bucket)
+        instance = self._instance
+        incarnation = instance.record.incarnation
+        try:
+            async with self._beginning:  # they come by two roads, and have one place to work in
+                await self.give_up("another seed began")
+                await self.removed()
+                # That may have taken long.
+                instance.check_fence()
+                if instance.record.incarnation != incarnation:
+                    raise LogshipError(
+                        Code.SEED_FAILED,
+                        f"the seed {frame.seed_id} is of another cluster than {instance.name} is "
+                        "by now",
+                        retryable=True,
+                    )
+                await self._begin(frame, from_bucket)
+        except BaseException:
+            if self.seeder is None:
+                instance.budget.turn.done("seed")
+            raise
 
     async def _begin(self, frame: SeedBegin, from_bucket: bool) -> None:
         instance = self._instance
@@ -102,10 +118,10 @@ class Arrival:
             ):
                 # The swap of the seed before this one had failed, and is finished now.
                 await instance.following.seeded()
+            instance.check_fence()
             await instance.opened_store.begin_chain(frame.timeline, start, seed_id=frame.seed_id)
         except BaseException:
             # Without its chain the seed must not go on, not on the next connection either.
-            instance.budget.turn.done("seed")
             self._removing = asyncio.create_task(self._remove(seeder))
             await self.removed()
             raise
@@ -222,7 +238,6 @@ class Arrival:
     async def _put_in_place(self, seeder: SeedReceiver, frame: SeedEnd) -> None:
         async def before_swap() -> None:
             await self._wait_until_recoverable(frame)
-            await self._instance.following.leave_previous()
             await self._instance.following.stop()
 
         for tries_left in reversed(range(SWAP_TRIES)):
@@ -243,7 +258,8 @@ class Arrival:
 
     async def _wait_until_recoverable(self, frame: SeedEnd) -> None:
         """What a standby runs on now is not given up for a seed that could not be opened yet:
-        it needs WAL up to the backup's end to be consistent."""
+        it needs WAL up to the backup's end to be consistent.  Nor while what was there before is
+        still being removed: the swap removes the same."""
         if self._instance.following.placed is None:
             return
         wanted = Position(frame.timeline, Lsn(frame.end_lsn))
@@ -253,6 +269,7 @@ class Arrival:
                 store = self._instance.store
                 durable = store.durable_of(frame.seed_id) if store is not None else None
                 if durable is not None and durable >= wanted:
+                    await self._instance.following.leave_previous()
                     return
                 await asyncio.sleep(DURABLE_POLL_SECONDS)
         finally:

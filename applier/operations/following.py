@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import structlog
@@ -59,8 +60,9 @@ class Following:
         self._runs_on: Installation | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._discarding: asyncio.Task[None] | None = None
-        self._removal: asyncio.Future[None] | None = None
-        """Of what the last seed replaced, in its thread; it goes on when `_discarding` ends."""
+        self._removal: Future[None] | None = None
+        """Of what the last seed replaced, in its thread: it goes on when `_discarding` ends, once
+        it has begun."""
         self._turn = asyncio.Lock()
 
     @property
@@ -109,14 +111,14 @@ class Following:
             self.placed = await asyncio.to_thread(read_placement, directory)
             if self._instance.record.promotion is not None:
                 await self._adopt_promoted()
+                self._discard_in_background()
                 return
             if self._instance.record.fence is None:
                 await self._prepare_again()
             await self._check()
             if self._instance.record.fence is None:
                 await self._start()
-                if self.placed is not None:
-                    self._discarding = self._instance.spawn(self._discard_previous())
+                self._discard_in_background()
 
     async def _prepare_again(self) -> None:
         """A crash may have come between the seed's arrival and its becoming a standby."""
@@ -254,6 +256,10 @@ class Following:
             await asyncio.to_thread(prepare, layout, self._instance.host.run_as)
             await self._check()
             await self._start()
+            self._discard_in_background()
+
+    def _discard_in_background(self) -> None:
+        if self.placed is not None:
             self._discarding = self._instance.spawn(self._discard_previous())
 
     async def _discard_previous(self) -> None:
@@ -270,10 +276,8 @@ class Following:
         if self.placed is not placed:
             return
         directory = self._instance.incarnation_directory
-        self._removal = asyncio.get_running_loop().run_in_executor(
-            self._instance.host.removals, discard_previous, directory
-        )
-        await asyncio.shield(self._removal)
+        self._removal = self._instance.host.removals.submit(discard_previous, directory)
+        await asyncio.wrap_future(self._removal)
 
     async def leave_previous(self) -> None:
         """The next seed is about to be swapped in, which removes the same: from the return on
@@ -281,8 +285,8 @@ class Following:
         if self._discarding is not None:
             self._discarding.cancel()
             await asyncio.wait({self._discarding})
-        if self._removal is not None:
-            await asyncio.wait({self._removal})
+        if self._removal is not None and not self._removal.done():
+            await asyncio.gather(asyncio.wrap_future(self._removal), return_exceptions=True)
 
     async def stop(self) -> None:
         """Take the server down, as its data directory is about to be replaced."""

@@ -12,11 +12,14 @@ import pytest
 
 from applier.operations import following as following_module
 from applier.operations.instance import Instance
+from applier.operations.record import Fence
+from applier.receivers import FencedError
 from applier.receivers.seed import placement
 from applier.receivers.seed.placement import SeedPlaced
 from applier.receivers.seed.receiver import SeedReceiver
 from logship.errors import Code, RefusedError
 from logship.frames import SeedBegin, SeedChunk, SeedEnd
+from logship.lsn import Lsn, Position
 from tests.support.link_frames import SEGMENT_BYTES, hello, profile
 from tests.support.waiting import until
 from tests.unit.applier.operations.conftest import Listener
@@ -104,6 +107,38 @@ async def test_a_seed_waits_until_what_was_given_up_before_it_is_removed(
     assert (instance.incarnation_directory / "tablespaces.seeding").is_dir()
 
 
+async def test_a_seed_that_waited_does_not_begin_on_what_is_fenced_by_then(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await instance.hello(hello(), listener)
+    overlap, discard = Overlap(), placement.discard_arriving
+    monkeypatch.setattr(placement, "discard_arriving", partial(overlap.slow, discard))
+    await give_up_in_background(instance, listener)
+    await asyncio.to_thread(overlap.entered.wait, 10)
+    beginning = asyncio.create_task(instance.seed_begin(SECOND))
+    await asyncio.sleep(0)
+    await instance.remember(fence=Fence(at=1.0, reason="promotion"))
+    with pytest.raises(FencedError):
+        await beginning
+    assert instance.arrival.seeder is None
+    assert not (instance.incarnation_directory / "data.seeding").exists()
+
+
+async def test_who_ends_while_a_seed_waits_to_begin_leaves_its_turn(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await instance.hello(hello(), listener)
+    overlap, discard = Overlap(), placement.discard_arriving
+    monkeypatch.setattr(placement, "discard_arriving", partial(overlap.slow, discard))
+    await give_up_in_background(instance, listener)
+    await asyncio.to_thread(overlap.entered.wait, 10)
+    beginning = asyncio.create_task(instance.seed_begin(SECOND, from_bucket=True))
+    await until(lambda: instance.record.bucket_seed_id == "second", "it waits to begin")
+    beginning.cancel()
+    await asyncio.wait([beginning])
+    assert not instance.budget.turn.wants("seed")
+
+
 async def test_of_two_seeds_that_begin_at_once_the_later_one_takes_the_place(
     instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,10 +182,9 @@ async def test_a_swap_waits_until_what_the_last_seed_replaced_is_removed(
     """Both remove the same files; a swap that fails in between leaves no standby."""
     await instance.hello(hello(profile=profile(system_identifier=SYSTEM_IDENTIFIER)), listener)
 
-    async def recoverable(_: object) -> None:
-        """No WAL is shipped here."""
-
-    monkeypatch.setattr(instance.arrival, "_wait_until_recoverable", recoverable)
+    # No WAL is shipped here.
+    durable = Position(1, Lsn(1 << 40))
+    monkeypatch.setattr(instance.opened_store, "durable_of", lambda _: durable)
     monkeypatch.setattr(following_module, "prepare", lambda *_: None)
     overlap = Overlap()
     discard, roll = placement.discard_previous, placement._roll_forward

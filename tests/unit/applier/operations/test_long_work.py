@@ -13,13 +13,13 @@ from applier.operations import budget as budget_module
 from applier.operations import following as following_module
 from applier.operations.former import FormerClusters
 from applier.operations.instance import Instance
-from applier.operations.record import KeptIncarnation
+from applier.operations.record import Fence, KeptIncarnation
 from applier.receivers.seed.placement import SeedPlaced, swap_in
 from applier.service import Service
 from applier.settings import ApplierSettings
 from tests.support.link_frames import profile
 from tests.support.waiting import until
-from tests.unit.applier.operations.conftest import change_settings
+from tests.unit.applier.operations.conftest import change_settings, promotion
 
 PLACED = SeedPlaced(seed_id="s1", timeline=1, start_lsn=1, end_lsn=2, bytes=3, files=4)
 
@@ -80,8 +80,9 @@ def test_the_applier_ends_without_it(
     assert begun[0].daemon
 
 
+@pytest.mark.parametrize("promoted", [False, True])
 async def test_the_rest_of_what_a_seed_replaced_is_removed_at_the_next_start(
-    service: Service, instance: Instance, settings: ApplierSettings
+    service: Service, instance: Instance, settings: ApplierSettings, promoted: bool
 ) -> None:
     await instance.remember(incarnation=profile().incarnation, profile=profile())
     for _ in range(2):
@@ -90,6 +91,8 @@ async def test_the_rest_of_what_a_seed_replaced_is_removed_at_the_next_start(
         swap_in(instance.incarnation_directory, PLACED)
     old = instance.incarnation_directory / "tablespaces.old"
     assert old.exists()
+    if promoted:
+        await instance.remember(fence=Fence(at=1.0, reason="promotion"), promotion=promotion())
     await service.close()
     again = Service(settings)
     await again.open(["orders"])
