@@ -56,11 +56,11 @@ def open_engine(name: str) -> Engine:
 
 def close(engine: Engine, say: Callable[[str], None]) -> None:
     """Remove all that was made on `engine`.  What can't be is told by `say`, and that is all: what
-    was seen is of more interest, and the next rehearsal tries again."""
+    was seen is of more interest."""
     try:
         engine.close()
     except Exception as error:  # whoever it is of
-        say(f"not all that was made could be removed, the next rehearsal tries again: {error}")
+        say(f"not all that was made could be removed: {error}")
 
 
 def rehearse(plan: Plan, engine: Engine, say: Callable[[str], None]) -> Report:

@@ -16,6 +16,7 @@ _END_SECONDS = 30.0
 # A volume may have many files that get another owner.
 _EXECUTE_SECONDS = 900.0
 _POLL_SECONDS = 0.02
+_PIECE_BYTES = 1 << 16
 
 
 class Call(NamedTuple):
@@ -76,7 +77,9 @@ class Conversation:
     def send(self, data: bytes, silence_seconds: float) -> None:
         # A road that was cut need not say so.
         self._road.settimeout(silence_seconds)
-        self._road.sendall(data)
+        for begin in range(0, len(data), _PIECE_BYTES):
+            # Of one call it is the limit for all.
+            self._road.sendall(data[begin : begin + _PIECE_BYTES])
 
     def receive(self) -> bytes:
         pieces = [self._unread]

@@ -98,8 +98,10 @@ class Measure:
         self._exposed_bytes = self._watch.stop()
         try:
             self._writes_seconds = self._stage.end_writes()
-        except LogshipError:  # what ended the writer is of more interest, and is told
+        except LogshipError as failure:
             self._writes_seconds = None
+            if error is None:  # it is of more interest, and is told
+                self._stage.say(f"  {failure}")
 
     def wait_protected(self) -> None:
         """Once the change is made.  Raises LogshipError: the primary does not answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import cast
 
@@ -134,3 +135,29 @@ def test_a_recovery_server_that_is_down_for_all_of_the_step_was_somewhere_before
     with Measure(stage) as measure:
         measure.wait_protected()
     assert measure.outage(is_new_cluster=False).exposed_bytes == 10
+
+
+class Lost(Committing):
+    def stop_writer(self) -> Written:
+        raise LogshipError(Code.REHEARSAL_FAILED, "the writer ended with 137: nothing")
+
+
+@pytest.mark.parametrize("step_fails", [False, True])
+def test_a_writer_that_is_lost_is_told_unless_the_step_itself_failed(
+    clock: Clock, step_fails: bool
+) -> None:
+    told: list[str] = []
+    stage = Stage(
+        cast(Engine, None),
+        cast(Primary, Lost(clock)),
+        cast(Recovery, Following()),
+        told.append,
+        60.0,
+    )
+    measure = Measure(stage)
+    with contextlib.suppress(ZeroDivisionError), measure:
+        if step_fails:
+            raise ZeroDivisionError
+        measure.wait_protected()
+    assert measure.outage(is_new_cluster=False).writes_seconds is None
+    assert any("ended with 137" in each for each in told) is not step_fails
