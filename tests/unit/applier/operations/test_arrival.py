@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,17 +109,36 @@ async def test_a_seed_waits_until_what_was_given_up_before_it_is_removed(
     assert (instance.incarnation_directory / "tablespaces.seeding").is_dir()
 
 
+@contextlib.asynccontextmanager
+async def waiting_seed(
+    instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[asyncio.Task[None]]:
+    """One that waits to begin, until the block ends, for the removal of one that was given up."""
+    await instance.hello(hello(), listener)
+    removing, goes_on = threading.Event(), threading.Event()
+    discard = placement.discard_arriving
+
+    def discard_slowly(directory: Path) -> None:
+        removing.set()
+        assert goes_on.wait(60), "the block ends"
+        discard(directory)
+
+    monkeypatch.setattr(placement, "discard_arriving", discard_slowly)
+    await give_up_in_background(instance, listener)
+    try:
+        await asyncio.to_thread(removing.wait, 60)
+        beginning = asyncio.create_task(instance.seed_begin(SECOND, from_bucket=True))
+        await until(lambda: instance.record.bucket_seed_id == "second", "it waits to begin")
+        yield beginning
+    finally:
+        goes_on.set()
+
+
 async def test_a_seed_that_waited_does_not_begin_on_what_is_fenced_by_then(
     instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await instance.hello(hello(), listener)
-    overlap, discard = Overlap(), placement.discard_arriving
-    monkeypatch.setattr(placement, "discard_arriving", partial(overlap.slow, discard))
-    await give_up_in_background(instance, listener)
-    await asyncio.to_thread(overlap.entered.wait, 10)
-    beginning = asyncio.create_task(instance.seed_begin(SECOND))
-    await asyncio.sleep(0)
-    await instance.remember(fence=Fence(at=1.0, reason="promotion"))
+    async with waiting_seed(instance, listener, monkeypatch) as beginning:
+        await instance.remember(fence=Fence(at=1.0, reason="promotion"))
     with pytest.raises(FencedError):
         await beginning
     assert instance.arrival.seeder is None
@@ -127,16 +148,10 @@ async def test_a_seed_that_waited_does_not_begin_on_what_is_fenced_by_then(
 async def test_who_ends_while_a_seed_waits_to_begin_leaves_its_turn(
     instance: Instance, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await instance.hello(hello(), listener)
-    overlap, discard = Overlap(), placement.discard_arriving
-    monkeypatch.setattr(placement, "discard_arriving", partial(overlap.slow, discard))
-    await give_up_in_background(instance, listener)
-    await asyncio.to_thread(overlap.entered.wait, 10)
-    beginning = asyncio.create_task(instance.seed_begin(SECOND, from_bucket=True))
-    await until(lambda: instance.record.bucket_seed_id == "second", "it waits to begin")
-    beginning.cancel()
-    await asyncio.wait([beginning])
-    assert not instance.budget.turn.wants("seed")
+    async with waiting_seed(instance, listener, monkeypatch) as beginning:
+        beginning.cancel()
+        await asyncio.wait([beginning])
+        assert not instance.budget.turn.wants("seed")
 
 
 async def test_of_two_seeds_that_begin_at_once_the_later_one_takes_the_place(

@@ -56,7 +56,7 @@ def test_the_applier_ends_without_it(
 
     def take_long(*_: object) -> int:
         begun.append(threading.current_thread())
-        go_on.wait(5.0)
+        go_on.wait(30.0)
         came_to_its_end.set()
         return 0
 
